@@ -1,0 +1,1 @@
+//! ONNX to Tensor IR.

@@ -1,0 +1,1 @@
+//! Intermediate representations of the compiler.

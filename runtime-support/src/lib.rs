@@ -1,0 +1,1 @@
+//! Loads compiled models: the safe Rust face of the C ABI in `include/onnxc.h`.
