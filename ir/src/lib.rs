@@ -1,1 +1,2 @@
 //! Intermediate representations of the compiler.
+pub mod machine;

@@ -1,0 +1,67 @@
+//! What lowering may know about the machine it schedules for.
+//!
+//! A plain record of numbers that the backend's target fills in from its table of named processors, never from the
+//! host, so that one model and one target name give the same program everywhere.
+
+/// The facts about a processor that schedules and the cost model read.
+///
+/// The vector facts come twice: what the instruction set has (`vector_bits`, `vector_registers`), and what the code
+/// generator in use makes of it (`kernel_lanes_f32`, `kernel_vector_registers`). Schedules size their tiles by the
+/// second pair; the first says what a wider backend could reach.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MachineModel {
+    /// Bytes of a pointer.
+    pub pointer_bytes: u32,
+    /// Bits of the widest vector register of the instruction set.
+    pub vector_bits: u32,
+    /// Architectural vector registers at that width.
+    pub vector_registers: u32,
+    /// f32 lanes of the vectors that kernels are generated with.
+    pub kernel_lanes_f32: u32,
+    /// Vector registers that kernels are generated with.
+    pub kernel_vector_registers: u32,
+    /// Level-1 data cache of one core, in bytes.
+    pub l1d_bytes: u64,
+    /// Level-2 cache that one core can count on, in bytes.
+    pub l2_bytes: u64,
+    /// Last-level cache shared by the cores, in bytes; equal to `l2_bytes` where there is no third level.
+    pub l3_bytes: u64,
+    /// Cores assumed when a task grid is cut; never the number that happens to run the model.
+    pub cores: u32,
+    /// A fused multiply-add instruction exists.
+    pub has_fma: bool,
+    /// A four-way int8 dot product instruction exists.
+    pub has_dot4_i8: bool,
+    /// A bf16 dot product instruction exists.
+    pub has_dot2_bf16: bool,
+}
+
+impl MachineModel {
+    /// The least processor that onnxc serves: 16 vector registers of 128 bits, no fused multiply-add, small caches.
+    /// Tests that do not care about a target use it.
+    pub const BASELINE: MachineModel = MachineModel {
+        pointer_bytes: 8,
+        vector_bits: 128,
+        vector_registers: 16,
+        kernel_lanes_f32: 4,
+        kernel_vector_registers: 16,
+        l1d_bytes: 32 << 10,
+        l2_bytes: 256 << 10,
+        l3_bytes: 4 << 20,
+        cores: 4,
+        has_fma: false,
+        has_dot4_i8: false,
+        has_dot2_bf16: false,
+    };
+
+    /// Lanes of a kernel vector whose elements have `element_bytes` bytes, at least 1.
+    ///
+    /// ```
+    /// use onnxc_ir::machine::MachineModel;
+    /// assert_eq!(MachineModel::BASELINE.kernel_lanes(4), 4);
+    /// assert_eq!(MachineModel::BASELINE.kernel_lanes(8), 2);
+    /// ```
+    pub fn kernel_lanes(&self, element_bytes: u32) -> u32 {
+        (self.kernel_lanes_f32 * 4 / element_bytes.max(1)).max(1)
+    }
+}
