@@ -1,2 +1,45 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask TASK`.
+//!
+//! `cargo xtask ci` is the one command that passes all tests on a fresh machine; CI runs nothing else. It sets up what
+//! it needs in ignored folders of the checkout: a Python environment in `.venv`, generated models in `build/`.
+
+mod ci;
+mod setup;
+mod shell;
+
+use std::process::ExitCode;
+
+use shell::Error;
+
+const USAGE: &str = "\
+cargo xtask TASK
+
+  ci       set up, then check formatting, lint, and run every test
+  setup    make what the tests need: .venv, build/suite, build/zoo, cross compilers
+  lint     rustfmt --check and clippy with warnings denied
+  test     every test, once `setup` has run
+  bless    run the ONNX suite and write its snapshot anew
+  zoo      grow all benchmark models into build/zoo (4 GB)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["ci"] => ci::ci(),
+        ["setup"] => setup::setup(),
+        ["lint"] => ci::lint(),
+        ["test"] => ci::test(),
+        ["bless"] => ci::bless(),
+        ["zoo"] => setup::python().and_then(|python| setup::zoo(&python, &[])),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error(message)) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

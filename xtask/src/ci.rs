@@ -1,0 +1,35 @@
+//! Checks and tests, in the order that fails soonest.
+//!
+//! Everything is built in the release profile: the suite and the models take most of the time, and one build serves all.
+
+use std::time::Instant;
+
+use crate::setup::setup;
+use crate::shell::{Result, cargo, run, run_with};
+
+/// Everything.
+pub fn ci() -> Result<()> {
+    let started = Instant::now();
+    lint()?;
+    setup()?;
+    test()?;
+    println!("ci: {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Formatting and clippy.
+pub fn lint() -> Result<()> {
+    run(cargo(), &["fmt", "--all", "--check"])?;
+    run(cargo(), &["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])
+}
+
+/// Every test of the workspace: text, execution, ONNX suite against its snapshot, models against ONNX Runtime, cross.
+pub fn test() -> Result<()> {
+    run(cargo(), &["test", "--workspace", "--release", "--locked", "--no-fail-fast"])
+}
+
+/// Writes `tests/conformance/snapshot.txt` from what the suite does now.
+pub fn bless() -> Result<()> {
+    setup()?;
+    run_with(cargo(), &["test", "--release", "--test", "conformance"], &[("BLESS", "1".as_ref())])
+}

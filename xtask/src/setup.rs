@@ -1,0 +1,127 @@
+//! What the tests need and the checkout does not hold: Python packages, generated models, cross compilers.
+//!
+//! Every step looks first whether its result is already there, so that a second run takes no time.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::shell::{Error, Result, on_path, root, run};
+
+/// The models that the tests compare with ONNX Runtime.
+pub const TESTED_MODELS: &[&str] = &[
+    "bert_base_s128",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "gpt2_s64",
+    "lstm_tagger",
+    "minilm_l6_s128",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "unet_small",
+    "vgg11",
+    "vit_b_16",
+    "wavconv_1s",
+    "yolov8n_like",
+];
+
+/// `(program, Debian packages that bring it)`; the cross test needs them all.
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("gcc", &["gcc", "libc6-dev"]),
+    ("qemu-aarch64-static", &["qemu-user-static"]),
+    ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
+];
+
+/// Everything.
+pub fn setup() -> Result<()> {
+    programs()?;
+    let python = python()?;
+    run(&python, &["tests/conformance/generate.py", "build/suite"])?;
+    zoo(&python, TESTED_MODELS)
+}
+
+/// Installs the programs that are missing, on Debian as root; elsewhere says which ones.
+fn programs() -> Result<()> {
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !on_path(program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().flat_map(|(_, packages)| packages.iter().copied()).collect();
+    if !on_path("apt-get") || !is_root() {
+        let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+        return Err(Error(format!("missing: {}; on Debian: apt-get install {}", names.join(", "), packages.join(" "))));
+    }
+    run("apt-get", &["update", "-qq"])?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(packages);
+    run("apt-get", &arguments)
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").stderr(Stdio::null()).output();
+    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// The interpreter of `.venv`, with the packages of `tests/requirements.txt`.
+pub fn python() -> Result<OsString> {
+    let venv = root().join(".venv");
+    let python = venv.join("bin/python");
+    let wanted = read(&root().join("tests/requirements.txt"))?;
+    let stamp = venv.join("requirements.installed");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python.into_os_string());
+    }
+    if run("python3", &["-m", "venv", "--clear", ".venv"]).is_err() {
+        if !on_path("apt-get") || !is_root() {
+            return Err(Error("python3 with venv is needed; on Debian: apt-get install python3-venv".into()));
+        }
+        run("apt-get", &["update", "-qq"])?;
+        run("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "python3-venv"])?;
+        run("python3", &["-m", "venv", "--clear", ".venv"])?;
+    }
+    run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "tests/requirements.txt"])?;
+    std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))?;
+    Ok(python.into_os_string())
+}
+
+/// Grows the named models into `build/zoo`, all of them when none is named. A model is there when its stamp holds the
+/// text of its recipe.
+pub fn zoo(python: &OsString, names: &[&str]) -> Result<()> {
+    let recipes = root().join("bench/zoo/recipes");
+    let out = root().join("build/zoo");
+    let names: Vec<String> =
+        if names.is_empty() { all_recipes(&recipes)? } else { names.iter().map(|n| (*n).into()).collect() };
+    let mut stale = Vec::new();
+    for name in names {
+        let recipe = read(&recipes.join(format!("{name}.json")))?;
+        if !std::fs::read_to_string(out.join(&name).join("recipe.json")).is_ok_and(|made| made == recipe) {
+            stale.push((name, recipe));
+        }
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let mut arguments = vec!["bench/zoo/make_zoo.py".to_string(), "build/zoo".to_string()];
+    arguments.extend(stale.iter().map(|(name, _)| name.clone()));
+    run(python, &arguments)?;
+    for (name, recipe) in stale {
+        let stamp = out.join(name).join("recipe.json");
+        std::fs::write(&stamp, recipe).map_err(|e| Error(format!("{}: {e}", stamp.display())))?;
+    }
+    Ok(())
+}
+
+fn all_recipes(recipes: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(recipes).map_err(|e| Error(format!("{}: {e}", recipes.display())))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json").map(str::to_string))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn read(path: &PathBuf) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error(format!("{}: {e}", path.display())))
+}
