@@ -1,0 +1,352 @@
+//! The operations of the Tensor IR with their meaning. This set is closed and small: ONNX operators desugar into it in
+//! the frontend and no later stage knows their names.
+//!
+//! Conventions: `in0`, `in1`, ... are the inputs; shapes are row-major; an axis is an index into the shape, never negative.
+//! Index inputs are clamped into range when they are used, so no value of an input can reach outside a tensor.
+
+use smallvec::SmallVec;
+
+use super::{Constant, Region, Shape};
+use crate::dim::Dim;
+use crate::dtype::DType;
+use crate::scalar::ScalarExpr;
+
+/// How a reduction combines elements, starting from its identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceOp {
+    /// Sum; identity 0. Floats accumulate in `f32` (or `f64`) whatever the element type.
+    Sum,
+    /// Product; identity 1.
+    Prod,
+    /// Least; identity the greatest value of the type (`inf`, or `true` on `Bool`). NaN wins.
+    Min,
+    /// Greatest; identity the least value of the type. NaN wins.
+    Max,
+    /// Index (`i64`) of the least element along the one reduced axis; the first of equals, or the last.
+    ArgMin {
+        /// Whether the last of equal elements is taken.
+        last: bool,
+    },
+    /// Index (`i64`) of the greatest element along the one reduced axis; the first of equals, or the last.
+    ArgMax {
+        /// Whether the last of equal elements is taken.
+        last: bool,
+    },
+}
+
+/// The label of an index in a contraction.
+pub type Label = u8;
+
+/// `out[o] = sum over labels in neither output of in0[l] * in1[r]`, an einsum of two operands. A label names one index; it
+/// appears at most once in each operand. Labels in both operands and `out` are batch labels, in one operand and `out`
+/// free labels, in both operands only contracted labels, in one operand only are summed over it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Contract {
+    /// Labels of the left operand's axes.
+    pub lhs: SmallVec<[Label; 5]>,
+    /// Labels of the right operand's axes.
+    pub rhs: SmallVec<[Label; 5]>,
+    /// Labels of the output's axes.
+    pub out: SmallVec<[Label; 5]>,
+    /// The type of products, sums and output; operands are converted to it first (`i32` for int8 products, `f32` for f32).
+    pub acc: DType,
+    /// `Some(nr)`: the right operand, logically a matrix [K, N], is stored as panels [ceil(N/nr), K, nr], padded with zeros;
+    /// `rhs` keeps its logical labels [k, n], and N is the output's dimension. See the pass `pack_weights`.
+    pub panel: Option<u32>,
+}
+
+/// Cross-correlation of `in0` with the filter `in1` over any number of spatial dimensions.
+///
+/// `in0` is [N, C, spatial...], or [N, spatial..., C] if `channels_last`; the output alike with M channels. The filter is
+/// [M, C / groups, kernel...]. Every vector has one entry per spatial dimension. With i the input coordinate:
+/// `i * lhs_dilation = o * stride + k * rhs_dilation - pad_lo`; other input positions are zero. Transposed convolutions
+/// are convolutions with `lhs_dilation` and a flipped filter. Output size:
+/// `floor(((in - 1) * lhs_dilation + 1 + pad_lo + pad_hi - ((k - 1) * rhs_dilation + 1)) / stride) + 1`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conv {
+    /// Step of the window.
+    pub strides: SmallVec<[i64; 3]>,
+    /// Padding before the first element; negative crops.
+    pub pad_lo: SmallVec<[i64; 3]>,
+    /// Padding after the last element; negative crops.
+    pub pad_hi: SmallVec<[i64; 3]>,
+    /// Distance between input elements.
+    pub lhs_dilation: SmallVec<[i64; 3]>,
+    /// Distance between filter elements.
+    pub rhs_dilation: SmallVec<[i64; 3]>,
+    /// Channel groups.
+    pub groups: i64,
+    /// Whether channels are the last dimension of input and output.
+    pub channels_last: bool,
+    /// The type of products, sums and output.
+    pub acc: DType,
+    /// `Some(nr)`: the filter is stored as panels [ceil(M/nr), kernel..., C/groups, nr], padded with zeros (groups = 1), or
+    /// for depthwise filters (groups = C = M) as [kernel..., M]; `kernel` then gives the kernel's size.
+    pub panel: Option<u32>,
+    /// The kernel's size per spatial dimension; always what the unpacked filter's shape says.
+    pub kernel: SmallVec<[i64; 3]>,
+}
+
+/// Reduction over sliding windows. Every vector has one entry per dimension of `in0` (1, 1, 1, 0, 0 where there is no
+/// window). Padding contributes the identity. Output size as for [`Conv`] with `lhs_dilation` 1.
+/// `ArgMin` and `ArgMax` give the row-major index (`i64`) of the element in the whole of `in0`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// How elements combine.
+    pub op: ReduceOp,
+    /// Size of the window.
+    pub sizes: SmallVec<[i64; 5]>,
+    /// Step of the window.
+    pub strides: SmallVec<[i64; 5]>,
+    /// Distance between elements of the window.
+    pub dilations: SmallVec<[i64; 5]>,
+    /// Padding before.
+    pub pad_lo: SmallVec<[i64; 5]>,
+    /// Padding after.
+    pub pad_hi: SmallVec<[i64; 5]>,
+}
+
+/// Where the coordinate of one dimension of the indexed tensor comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Coord {
+    /// The position along this axis of the index space.
+    Axis(u32),
+    /// The element of this input (2nd and later inputs count from 0) at the position, broadcast to the index space.
+    Input(u32),
+}
+
+/// What a scatter does where something is already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScatterOp {
+    /// Overwrites; of several updates of one place the last in row-major order holds.
+    Set,
+    /// Adds.
+    Add,
+    /// Multiplies.
+    Mul,
+    /// Keeps the lesser.
+    Min,
+    /// Keeps the greater.
+    Max,
+}
+
+/// A structure that a schedule may want whole. The body, in primitives, defines the meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CompositeKind {
+    /// `exp(x - max) / sum(exp(x - max))` over the trailing axes from `axis` (merged as one).
+    Softmax {
+        /// First normalised axis; all later axes are normalised with it.
+        axis: u32,
+    },
+    /// Logarithm of Softmax.
+    LogSoftmax {
+        /// First normalised axis.
+        axis: u32,
+    },
+    /// Inputs x, scale, then bias if there is one: `(x - mean) / sqrt(var + epsilon) * scale + bias` over the trailing axes
+    /// from `axis`; scale and bias have the shape of these axes.
+    LayerNorm {
+        /// First normalised axis.
+        axis: u32,
+        /// The epsilon's `f32` bits.
+        epsilon: u32,
+    },
+    /// Inputs x, scale: `x / sqrt(mean(x^2) + epsilon) * scale` over the trailing axes from `axis`.
+    RmsNorm {
+        /// First normalised axis.
+        axis: u32,
+        /// The epsilon's `f32` bits.
+        epsilon: u32,
+    },
+    /// One direction of a recurrent layer. The body is a [`Op::Loop`] over time with the cell in primitives.
+    Recurrent {
+        /// Which cell: `lstm`, `gru` or `rnn`.
+        cell: RecurrentCell,
+    },
+    /// A named ONNX function or model-local function kept together for readability of dumps; inlined by lowering.
+    Function(String),
+}
+
+/// The cell of a recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum RecurrentCell {
+    Rnn,
+    Gru,
+    Lstm,
+}
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `() -> tensor`: a constant.
+    Constant(Constant),
+    /// `() -> i64 scalar`: the value of a dimension expression.
+    DimValue(Dim),
+    /// `(tensor...) -> tensor`: computes each output element from the inputs' elements at the same position. Inputs are
+    /// broadcast to the output's shape: aligned at the last dimension, each of their dimensions is 1 or equal. The
+    /// output's shape is stated by the node's type.
+    Elementwise(ScalarExpr),
+    /// `(x) -> tensor`: reduces the axes and removes them from the shape.
+    Reduce {
+        /// How elements combine.
+        op: ReduceOp,
+        /// The axes, ascending. `ArgMin` and `ArgMax` take one.
+        axes: SmallVec<[u32; 4]>,
+    },
+    /// `(x) -> tensor`: running reduction along an axis (`Sum` or `Prod`); same shape.
+    Cumulate {
+        /// `Sum` or `Prod`.
+        op: ReduceOp,
+        /// The axis.
+        axis: u32,
+        /// Whether an element's own value is left out.
+        exclusive: bool,
+        /// Whether it runs from the end.
+        reverse: bool,
+    },
+    /// `(lhs, rhs) -> tensor`. See [`Contract`].
+    Contract(Contract),
+    /// `(x, filter) -> tensor`. See [`Conv`].
+    Conv(Conv),
+    /// `(x) -> tensor`. See [`Window`].
+    Window(Window),
+    /// `(x) -> tensor`: same elements in row-major order; the output's type states the shape, whose product is equal.
+    Reshape,
+    /// `(x) -> tensor`: output axis `i` is input axis `perm[i]`.
+    Transpose {
+        /// The permutation.
+        perm: SmallVec<[u32; 5]>,
+    },
+    /// `(x) -> tensor`: repeats along dimensions of 1 and new leading dimensions, to the shape that the node's type states.
+    Broadcast,
+    /// `(x) -> tensor`: `out[i] = in0[start + i * step]` in each dimension; the node's type states the sizes. The frontend
+    /// has clamped starts and sizes, so that every index is in range.
+    Slice {
+        /// First index per dimension.
+        starts: Shape,
+        /// Step per dimension, not 0.
+        steps: SmallVec<[i64; 5]>,
+    },
+    /// `(x, fill) -> tensor`: surrounds by the scalar `fill`. Amounts are at least 0.
+    Pad {
+        /// Elements before, per dimension.
+        lo: Shape,
+        /// Elements after, per dimension.
+        hi: Shape,
+    },
+    /// `(tensor...) -> tensor`: joins along an axis.
+    Concat {
+        /// The axis.
+        axis: u32,
+    },
+    /// `(data, index...) -> tensor`: `out[p] = data[c0(p), c1(p), ...]` with one [`Coord`] per dimension of `data`. The
+    /// index space is the output's shape, stated by the node's type. Covers Gather, GatherElements and GatherND.
+    Gather {
+        /// One per dimension of `data`.
+        coords: SmallVec<[Coord; 5]>,
+    },
+    /// `(data, updates, index...) -> tensor`: a copy of `data`, changed at `[c0(p), c1(p), ...]` by `updates[p]` for each
+    /// position `p` of `updates` in row-major order. Positions with an index outside of `data` are skipped.
+    Scatter {
+        /// One per dimension of `data`; `Input(0)` is the first index input, the third input.
+        coords: SmallVec<[Coord; 5]>,
+        /// How an update meets what is there.
+        op: ScatterOp,
+    },
+    /// `(x) -> (values, indices i64)`: sorts along an axis; stable, NaN as greater than every number.
+    Sort {
+        /// The axis.
+        axis: u32,
+        /// Greatest first.
+        descending: bool,
+    },
+    /// `(cond bool scalar, captures...) -> values`: one of two regions over the captures.
+    If {
+        /// Run if the condition holds.
+        then: Region,
+        /// Run otherwise.
+        otherwise: Region,
+    },
+    /// `(trip count i64 scalar, cond bool scalar, carried..., captures...) -> (carried..., scanned...)`. The body takes
+    /// `(iteration i64 scalar, carried..., captures...)` and gives `(cond, carried..., scanned...)`. It runs while the
+    /// condition holds and the iteration is below the trip count; each scanned result is stacked along a new leading
+    /// axis, whose size the node's type states.
+    Loop {
+        /// The body.
+        body: Region,
+        /// How many values are carried.
+        carried: u32,
+    },
+    /// `(inputs...) -> outputs`: the region applied to the inputs; `kind` tells what it is.
+    Composite {
+        /// What it is.
+        kind: CompositeKind,
+        /// What it means.
+        body: Region,
+    },
+    /// `(inputs...) -> outputs`: a region that is scheduled as one kernel or a few. Made by the pass `fuse`.
+    Group {
+        /// The fused nodes.
+        body: Region,
+    },
+}
+
+impl Op {
+    /// The regions that the operation owns.
+    pub fn regions(&self) -> SmallVec<[Region; 2]> {
+        match self {
+            Op::If { then, otherwise } => SmallVec::from_slice(&[*then, *otherwise]),
+            Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => SmallVec::from_slice(&[*body]),
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::Elementwise(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. } => SmallVec::new(),
+        }
+    }
+
+    /// Whether the operation must run even when no result is used. None has effects now: all are pure functions.
+    pub fn has_effect(&self) -> bool {
+        false
+    }
+
+    /// The name in textual IR.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Constant(_) => "constant",
+            Op::DimValue(_) => "dim_value",
+            Op::Elementwise(_) => "elementwise",
+            Op::Reduce { .. } => "reduce",
+            Op::Cumulate { .. } => "cumulate",
+            Op::Contract(_) => "contract",
+            Op::Conv(_) => "conv",
+            Op::Window(_) => "window",
+            Op::Reshape => "reshape",
+            Op::Transpose { .. } => "transpose",
+            Op::Broadcast => "broadcast",
+            Op::Slice { .. } => "slice",
+            Op::Pad { .. } => "pad",
+            Op::Concat { .. } => "concat",
+            Op::Gather { .. } => "gather",
+            Op::Scatter { .. } => "scatter",
+            Op::Sort { .. } => "sort",
+            Op::If { .. } => "if",
+            Op::Loop { .. } => "loop",
+            Op::Composite { .. } => "composite",
+            Op::Group { .. } => "group",
+        }
+    }
+}
