@@ -1,1 +1,3 @@
 //! Loop IR to machine code.
+
+pub mod target;

@@ -1,0 +1,600 @@
+//! Targets: what a compilation is for, by name.
+//!
+//! A target is a platform (a triple), a set of instruction-set features and the [`MachineModel`] that schedules read.
+//! Its facts come from a table of named records, one per line of [`RECORDS`], never from the host: `native` only
+//! *chooses* a record by what the running processor supports, so that a compilation can be repeated elsewhere under the
+//! name it resolved to. Short names stand for Linux; a full triple takes the baseline record of its architecture, and
+//! `+feature` adds to either.
+
+use std::fmt;
+use std::str::FromStr;
+
+use onnxc_ir::machine::MachineModel;
+use target_lexicon::{Aarch64Architecture, Architecture, BinaryFormat, OperatingSystem, Triple};
+use thiserror::Error;
+
+/// An instruction-set extension that code generation or scheduling can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Feature {
+    /// x86-64-v2's additions as one: SSE3, SSSE3, SSE4.1, SSE4.2, POPCNT, CMPXCHG16B.
+    V2,
+    /// AVX.
+    Avx,
+    /// AVX2.
+    Avx2,
+    /// Three-operand fused multiply-add on x86.
+    Fma,
+    /// F16C half-precision conversions.
+    F16c,
+    /// BMI1, BMI2 and LZCNT.
+    Bmi,
+    /// AVX-512 F, BW, CD, DQ and VL.
+    Avx512,
+    /// AVX-512 VNNI: int8 dot products.
+    Avx512Vnni,
+    /// AVX-512 BF16 dot products.
+    Avx512Bf16,
+    /// AArch64 int8 dot products.
+    Dotprod,
+    /// AArch64 int8 matrix multiply.
+    I8mm,
+    /// AArch64 half-precision arithmetic.
+    Fp16,
+    /// AArch64 bf16 dot products.
+    Bf16,
+    /// AArch64 large-system extensions (atomics).
+    Lse,
+}
+
+struct FeatureRow {
+    feature: Feature,
+    name: &'static str,
+    /// Features that come with this one.
+    implies: &'static [Feature],
+    /// Cranelift's settings for it.
+    cranelift: &'static [&'static str],
+    aarch64: bool,
+}
+
+const fn x86(
+    feature: Feature,
+    name: &'static str,
+    implies: &'static [Feature],
+    cranelift: &'static [&'static str],
+) -> FeatureRow {
+    FeatureRow { feature, name, implies, cranelift, aarch64: false }
+}
+
+const fn arm(feature: Feature, name: &'static str, cranelift: &'static [&'static str]) -> FeatureRow {
+    FeatureRow { feature, name, implies: &[], cranelift, aarch64: true }
+}
+
+/// Features in the order of their discriminants.
+const FEATURES: [FeatureRow; 14] = [
+    x86(Feature::V2, "v2", &[], &["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"]),
+    x86(Feature::Avx, "avx", &[Feature::V2], &["has_avx"]),
+    x86(Feature::Avx2, "avx2", &[Feature::Avx], &["has_avx2"]),
+    x86(Feature::Fma, "fma", &[Feature::Avx], &["has_fma"]),
+    x86(Feature::F16c, "f16c", &[Feature::Avx], &[]),
+    x86(Feature::Bmi, "bmi", &[], &["has_bmi1", "has_bmi2", "has_lzcnt"]),
+    x86(
+        Feature::Avx512,
+        "avx512",
+        &[Feature::Avx2, Feature::Fma, Feature::F16c, Feature::Bmi],
+        &["has_avx512f", "has_avx512dq", "has_avx512vl"],
+    ),
+    x86(Feature::Avx512Vnni, "avx512vnni", &[Feature::Avx512], &["has_avx512vnni"]),
+    x86(Feature::Avx512Bf16, "avx512bf16", &[Feature::Avx512], &[]),
+    arm(Feature::Dotprod, "dotprod", &["has_dotprod"]),
+    arm(Feature::I8mm, "i8mm", &["has_i8mm"]),
+    arm(Feature::Fp16, "fp16", &["has_fp16"]),
+    arm(Feature::Bf16, "bf16", &[]),
+    arm(Feature::Lse, "lse", &["has_lse"]),
+];
+
+/// A set of features, closed under implication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FeatureSet(u32);
+
+impl FeatureSet {
+    /// The least closed set that holds `features`.
+    pub fn of(features: &[Feature]) -> Self {
+        let mut set = Self(0);
+        for &feature in features {
+            set.insert(feature);
+        }
+        set
+    }
+
+    /// Adds a feature and all that it implies.
+    pub fn insert(&mut self, feature: Feature) {
+        self.0 |= 1 << feature as u8;
+        for &implied in FEATURES[feature as usize].implies {
+            self.insert(implied);
+        }
+    }
+
+    /// Whether the feature is in the set.
+    pub fn has(self, feature: Feature) -> bool {
+        self.0 & (1 << feature as u8) != 0
+    }
+
+    /// Whether every feature of `other` is in the set.
+    pub fn covers(self, other: FeatureSet) -> bool {
+        other.0 & !self.0 == 0
+    }
+
+    /// The features in declaration order.
+    pub fn iter(self) -> impl Iterator<Item = Feature> {
+        FEATURES.iter().map(|row| row.feature).filter(move |&feature| self.has(feature))
+    }
+}
+
+/// The cache and core figures of a named processor class.
+struct Record {
+    name: &'static str,
+    about: &'static str,
+    aarch64: bool,
+    features: &'static [Feature],
+    l1d_kib: u64,
+    l2_kib: u64,
+    l3_kib: u64,
+    cores: u32,
+}
+
+/// The named processors. Within an architecture, later rows need more features.
+const RECORDS: [Record; 5] = [
+    Record {
+        name: "x86_64",
+        about: "x86-64-v2: any processor since about 2010",
+        aarch64: false,
+        features: &[Feature::V2],
+        l1d_kib: 32,
+        l2_kib: 256,
+        l3_kib: 4096,
+        cores: 4,
+    },
+    Record {
+        name: "x86_64-avx2",
+        about: "AVX2 and FMA: Haswell, Zen and later",
+        aarch64: false,
+        features: &[Feature::Avx2, Feature::Fma, Feature::F16c, Feature::Bmi],
+        l1d_kib: 32,
+        l2_kib: 512,
+        l3_kib: 8192,
+        cores: 8,
+    },
+    Record {
+        name: "x86_64-avx512",
+        about: "AVX-512 with VNNI: Ice Lake, Zen 4 and later",
+        aarch64: false,
+        features: &[Feature::Avx512Vnni],
+        l1d_kib: 32,
+        l2_kib: 1024,
+        l3_kib: 16384,
+        cores: 8,
+    },
+    Record {
+        name: "aarch64",
+        about: "ARMv8.0 with NEON: any 64-bit ARM",
+        aarch64: true,
+        features: &[],
+        l1d_kib: 32,
+        l2_kib: 256,
+        l3_kib: 1024,
+        cores: 4,
+    },
+    Record {
+        name: "aarch64-dotprod",
+        about: "ARMv8.2 with int8 dot products: Cortex-A55/A76, Neoverse N1, Apple M1 and later",
+        aarch64: true,
+        features: &[Feature::Dotprod, Feature::Fp16, Feature::Lse],
+        l1d_kib: 64,
+        l2_kib: 512,
+        l3_kib: 4096,
+        cores: 4,
+    },
+];
+
+/// Names that the design has and this version does not serve.
+const PLANNED: [&str; 3] = ["riscv64", "nvptx64", "nvptx"];
+
+/// Why a target name is refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum TargetError {
+    /// A target of a later version.
+    #[error("target `{name}` is not yet available; available: {}", available_names())]
+    NotYetAvailable {
+        /// The name as given.
+        name: String,
+    },
+    /// A 32-bit or otherwise unserved architecture, or a name that is no target at all.
+    #[error(
+        "unknown target `{name}`{hint}; available: {}, or a triple of one of these architectures",
+        available_names()
+    )]
+    Unknown {
+        /// The name as given.
+        name: String,
+        /// A suggestion, or why the architecture cannot be served; may be empty.
+        hint: String,
+    },
+    /// A feature that the architecture does not have.
+    #[error("unknown feature `+{feature}` of target `{target}`; known: {}", .known.join(", "))]
+    UnknownFeature {
+        /// The target's name without features.
+        target: String,
+        /// The feature as given, without `+`.
+        feature: String,
+        /// The features that exist for the architecture.
+        known: Vec<&'static str>,
+    },
+    /// `native` on a processor below the baseline.
+    #[error("this machine's processor has no target record: {reason}")]
+    UnsupportedHost {
+        /// What it lacks.
+        reason: &'static str,
+    },
+}
+
+fn available_names() -> String {
+    let names: Vec<&str> = std::iter::once("native").chain(RECORDS.iter().map(|record| record.name)).collect();
+    names.join(", ")
+}
+
+/// A line of `onnxc targets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetInfo {
+    /// The name `--target` takes.
+    pub name: &'static str,
+    /// Which machines it is for.
+    pub about: &'static str,
+    /// The target it stands for.
+    pub target: Target,
+}
+
+/// A resolved compilation target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    name: String,
+    triple: Triple,
+    features: FeatureSet,
+    machine: MachineModel,
+}
+
+impl Target {
+    /// Resolves a target name: `native`, a record's name or a full triple, each with any number of `+feature`.
+    ///
+    /// ```
+    /// use onnxc_backend::target::Target;
+    /// assert_eq!(Target::parse("x86_64")?.machine().kernel_lanes_f32, 4);
+    /// assert!(Target::parse("x86_64-pc-windows-gnu+avx2+fma")?.machine().has_fma);
+    /// assert!(Target::parse("riscv64-v").is_err());
+    /// # Ok::<(), onnxc_backend::target::TargetError>(())
+    /// ```
+    pub fn parse(name: &str) -> Result<Self, TargetError> {
+        let mut parts = name.split('+');
+        let base = parts.next().unwrap_or_default();
+        let mut target = Self::parse_base(base)?;
+        let aarch64 = target.is_aarch64();
+        for feature in parts {
+            let row = FEATURES.iter().find(|row| row.aarch64 == aarch64 && row.name == feature).ok_or_else(|| {
+                TargetError::UnknownFeature {
+                    target: base.to_owned(),
+                    feature: feature.to_owned(),
+                    known: FEATURES.iter().filter(|row| row.aarch64 == aarch64).map(|row| row.name).collect(),
+                }
+            })?;
+            target.features.insert(row.feature);
+        }
+        let record = best_record(aarch64, target.features);
+        target.machine = machine_of(record, target.features);
+        Ok(target.named(base, record))
+    }
+
+    /// The target that `native` stands for on this machine: the host's platform and the best record it supports.
+    pub fn native() -> Result<Self, TargetError> {
+        let record = host_record()?;
+        let features = FeatureSet::of(record.features);
+        let target =
+            Self { name: String::new(), triple: Triple::host(), features, machine: machine_of(record, features) };
+        Ok(target.named("native", record))
+    }
+
+    /// Every named target, for `onnxc targets`.
+    pub fn all() -> Vec<TargetInfo> {
+        RECORDS
+            .iter()
+            .map(|record| TargetInfo {
+                name: record.name,
+                about: record.about,
+                target: Self::parse(record.name).expect("every record's name is a target"),
+            })
+            .collect()
+    }
+
+    /// The canonical name: [`Target::parse`] of it gives this target again, on any machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Architecture, operating system and object format.
+    pub fn triple(&self) -> &Triple {
+        &self.triple
+    }
+
+    /// The instruction-set features, closed under implication.
+    pub fn features(&self) -> FeatureSet {
+        self.features
+    }
+
+    /// The facts that schedules read.
+    pub fn machine(&self) -> &MachineModel {
+        &self.machine
+    }
+
+    /// The format of the target's object files.
+    pub fn binary_format(&self) -> BinaryFormat {
+        self.triple.binary_format
+    }
+
+    /// Whether the architecture is 64-bit ARM.
+    pub fn is_aarch64(&self) -> bool {
+        matches!(self.triple.architecture, Architecture::Aarch64(_))
+    }
+
+    /// Names of the boolean settings of Cranelift's instruction set that the features switch on.
+    pub fn cranelift_settings(&self) -> impl Iterator<Item = &'static str> {
+        self.features.iter().flat_map(|feature| FEATURES[feature as usize].cranelift.iter().copied())
+    }
+
+    /// Whether the machine that runs this process can run the target's code in process.
+    pub fn runs_on_host(&self) -> bool {
+        let host = Triple::host();
+        let same_architecture = host.architecture == self.triple.architecture;
+        same_architecture && host_features().covers(self.features)
+    }
+
+    fn parse_base(base: &str) -> Result<Self, TargetError> {
+        if base == "native" {
+            return Self::native();
+        }
+        if let Some(record) = RECORDS.iter().find(|record| record.name == base) {
+            let architecture = if record.aarch64 { "aarch64" } else { "x86_64" };
+            let triple = Triple::from_str(&format!("{architecture}-unknown-linux-gnu")).expect("a valid triple");
+            let features = FeatureSet::of(record.features);
+            return Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) });
+        }
+        let architecture = base.split('-').next().unwrap_or_default();
+        if PLANNED.contains(&architecture) || architecture.starts_with("riscv64") {
+            return Err(TargetError::NotYetAvailable { name: base.to_owned() });
+        }
+        let unknown = |hint: &str| TargetError::Unknown { name: base.to_owned(), hint: hint.to_owned() };
+        let mut triple = match Triple::from_str(base) {
+            Ok(triple) if base.contains('-') => triple,
+            Ok(_) | Err(_) => return Err(unknown(&suggestion(base))),
+        };
+        match triple.architecture {
+            Architecture::X86_64 | Architecture::Aarch64(Aarch64Architecture::Aarch64) => {}
+            Architecture::Arm(_) | Architecture::X86_32(_) => {
+                return Err(unknown(" (there is no code generator for 32-bit processors; use a 64-bit system)"));
+            }
+            _ => return Err(unknown("")),
+        }
+        if triple.operating_system == OperatingSystem::None_ && triple.binary_format == BinaryFormat::Unknown {
+            triple.binary_format = BinaryFormat::Elf;
+        }
+        if !matches!(triple.binary_format, BinaryFormat::Elf | BinaryFormat::Coff | BinaryFormat::Macho) {
+            return Err(unknown(" (its object format is not ELF, COFF or Mach-O)"));
+        }
+        let aarch64 = !matches!(triple.architecture, Architecture::X86_64);
+        let record = RECORDS.iter().find(|record| record.aarch64 == aarch64).expect("a record per architecture");
+        let features = FeatureSet::of(record.features);
+        Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) })
+    }
+
+    /// Gives the target its canonical name: the shortest base and the features that the base does not bring.
+    fn named(mut self, base: &str, record: &Record) -> Self {
+        let plain = is_plain_linux(&self.triple);
+        let (base, brought) = if plain {
+            (record.name.to_owned(), FeatureSet::of(record.features))
+        } else {
+            let first = RECORDS.iter().find(|row| row.aarch64 == self.is_aarch64()).expect("a record per architecture");
+            let base = if base == "native" { self.triple.to_string() } else { base.to_owned() };
+            (base, FeatureSet::of(first.features))
+        };
+        self.name = base;
+        let mut named = brought;
+        for feature in self.features.iter().collect::<Vec<_>>().into_iter().rev() {
+            if !named.has(feature) {
+                named.insert(feature);
+                self.name.push('+');
+                self.name.push_str(FEATURES[feature as usize].name);
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(name: &str) -> Result<Self, TargetError> {
+        Self::parse(name)
+    }
+}
+
+/// Whether short names stand for this platform.
+fn is_plain_linux(triple: &Triple) -> bool {
+    triple.operating_system == OperatingSystem::Linux && triple.environment == target_lexicon::Environment::Gnu
+}
+
+/// The last record of the architecture whose features are all there.
+fn best_record(aarch64: bool, features: FeatureSet) -> &'static Record {
+    RECORDS
+        .iter()
+        .rev()
+        .find(|record| record.aarch64 == aarch64 && features.covers(FeatureSet::of(record.features)))
+        .expect("every target has its architecture's baseline features")
+}
+
+fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
+    let (vector_bits, vector_registers) = match record.aarch64 {
+        true => (128, 32),
+        false if features.has(Feature::Avx512) => (512, 32),
+        false if features.has(Feature::Avx2) => (256, 16),
+        false => (128, 16),
+    };
+    MachineModel {
+        pointer_bytes: 8,
+        vector_bits,
+        vector_registers,
+        kernel_lanes_f32: 4,
+        kernel_vector_registers: if record.aarch64 { 32 } else { 16 },
+        l1d_bytes: record.l1d_kib << 10,
+        l2_bytes: record.l2_kib << 10,
+        l3_bytes: record.l3_kib << 10,
+        cores: record.cores,
+        has_fma: record.aarch64 || features.has(Feature::Fma),
+        has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
+        has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
+    }
+}
+
+/// A known name that shares a beginning with what was typed.
+fn suggestion(base: &str) -> String {
+    let spelled = base.replace('_', "-").to_lowercase();
+    let close = RECORDS.iter().rev().find(|record| {
+        let name = record.name.replace('_', "-");
+        name == spelled || (spelled.len() >= 3 && name.starts_with(&spelled)) || spelled.starts_with(&name)
+    });
+    match (close, base) {
+        (Some(record), _) => format!(" (did you mean `{}`?)", record.name),
+        (None, "amd64" | "x64") => " (did you mean `x86_64`?)".to_owned(),
+        (None, "arm64") => " (did you mean `aarch64`?)".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// The features of the running processor, as far as targets know them.
+fn host_features() -> FeatureSet {
+    let mut set = FeatureSet::default();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let rows = [
+            (Feature::V2, has!("sse4.2") && has!("ssse3") && has!("popcnt") && has!("cmpxchg16b")),
+            (Feature::Avx, has!("avx")),
+            (Feature::Avx2, has!("avx2")),
+            (Feature::Fma, has!("fma")),
+            (Feature::F16c, has!("f16c")),
+            (Feature::Bmi, has!("bmi1") && has!("bmi2") && has!("lzcnt")),
+            (
+                Feature::Avx512,
+                has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl"),
+            ),
+            (Feature::Avx512Vnni, has!("avx512vnni")),
+            (Feature::Avx512Bf16, has!("avx512bf16")),
+        ];
+        // A bit is set by itself, not with what it implies: the implied ones are tested too.
+        set.0 = rows.iter().filter(|(_, found)| *found).fold(0, |bits, (feature, _)| bits | 1 << *feature as u8);
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        let rows = [
+            (Feature::Dotprod, has!("dotprod")),
+            (Feature::I8mm, has!("i8mm")),
+            (Feature::Fp16, has!("fp16")),
+            (Feature::Bf16, has!("bf16")),
+            (Feature::Lse, has!("lse")),
+        ];
+        set.0 = rows.iter().filter(|(_, found)| *found).fold(0, |bits, (feature, _)| bits | 1 << *feature as u8);
+    }
+    set
+}
+
+fn host_record() -> Result<&'static Record, TargetError> {
+    let aarch64 = match Triple::host().architecture {
+        Architecture::X86_64 => false,
+        Architecture::Aarch64(_) => true,
+        _ => return Err(TargetError::UnsupportedHost { reason: "it is neither x86-64 nor 64-bit ARM" }),
+    };
+    let features = host_features();
+    RECORDS
+        .iter()
+        .rev()
+        .find(|record| record.aarch64 == aarch64 && features.covers(FeatureSet::of(record.features)))
+        .ok_or(TargetError::UnsupportedHost { reason: "it lacks SSE4.2 and POPCNT (x86-64-v2)" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_names_parse_to_the_same_target() {
+        let names = [
+            "native",
+            "x86_64",
+            "x86_64-avx2",
+            "x86_64-avx512+avx512bf16",
+            "aarch64",
+            "aarch64-dotprod+i8mm",
+            "x86_64+avx2",
+            "x86_64-pc-windows-gnu+avx2+fma",
+            "aarch64-apple-darwin",
+            "aarch64-unknown-none",
+            "x86_64-unknown-linux-musl",
+        ];
+        for name in names {
+            let target = Target::parse(name).unwrap();
+            assert_eq!(Target::parse(target.name()).unwrap(), target, "{name} -> {target}");
+        }
+        assert_eq!(Target::parse("x86_64+avx2+fma+f16c+bmi").unwrap().name(), "x86_64-avx2");
+        assert_eq!(Target::parse("x86_64-unknown-linux-gnu").unwrap().name(), "x86_64");
+    }
+
+    #[test]
+    fn features_bring_what_they_imply_and_the_fitting_record() {
+        let target = Target::parse("x86_64+avx512vnni").unwrap();
+        assert_eq!(target, Target::parse("x86_64-avx512").unwrap());
+        assert_eq!((target.machine().vector_bits, target.machine().vector_registers), (512, 32));
+        assert!(target.cranelift_settings().any(|setting| setting == "has_fma"));
+        let baseline = Target::parse("x86_64").unwrap();
+        assert!(!baseline.machine().has_fma);
+        assert!(baseline.cranelift_settings().all(|setting| !setting.contains("avx")));
+        assert_eq!(*baseline.machine(), MachineModel::BASELINE);
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let message = |name| Target::parse(name).unwrap_err().to_string();
+        assert!(message("riscv64-v").contains("not yet available; available: native, x86_64,"));
+        assert!(message("nvptx64-sm_90a").contains("not yet available"));
+        assert!(message("armv7-unknown-linux-gnueabihf").contains("32-bit"));
+        assert!(message("x86-64-avx2").contains("did you mean `x86_64-avx2`?"));
+        assert!(message("arm64").contains("did you mean `aarch64`?"));
+        assert!(message("x86_64+dotprod").contains("known: v2, avx, avx2"));
+        assert!(message("").contains("unknown target"));
+    }
+
+    #[test]
+    fn the_native_record_runs_here() {
+        assert!(Target::native().unwrap().runs_on_host());
+    }
+
+    #[test]
+    fn feature_rows_stand_at_their_discriminants() {
+        for (index, row) in FEATURES.iter().enumerate() {
+            assert_eq!(row.feature as usize, index);
+        }
+    }
+}
