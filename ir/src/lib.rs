@@ -8,5 +8,7 @@
 pub mod dim;
 pub mod dtype;
 pub mod machine;
+pub mod loops;
+pub mod program;
 pub mod scalar;
 pub mod tensor;

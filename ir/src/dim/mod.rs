@@ -256,6 +256,12 @@ impl Dim {
     }
 }
 
+impl Default for Dim {
+    fn default() -> Dim {
+        Dim::from(0)
+    }
+}
+
 impl From<i64> for Dim {
     fn from(value: i64) -> Dim {
         Dim::constant(value)

@@ -1,0 +1,475 @@
+//! Builds kernels: blocks nest as closures do, index arithmetic on constants folds at once, and constants and parameters
+//! live at the start of the body, where every block sees them. (Backends materialise constants where they are used.)
+
+use std::collections::HashMap;
+
+use cranelift_entity::{PrimaryMap, SecondaryMap};
+use smallvec::SmallVec;
+
+use super::{
+    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel, LaneType,
+    Locality, LoopKind, Stride, Val,
+};
+use crate::dtype::DType;
+use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
+
+/// An index that may be known: the operand of index arithmetic and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Index {
+    /// A constant.
+    Const(i64),
+    /// An `i64` scalar.
+    Val(Val),
+}
+
+impl From<i64> for Index {
+    fn from(i: i64) -> Index {
+        Index::Const(i)
+    }
+}
+
+impl From<Val> for Index {
+    fn from(v: Val) -> Index {
+        Index::Val(v)
+    }
+}
+
+impl Index {
+    /// The constant, if it is one.
+    pub fn as_const(self) -> Option<i64> {
+        match self {
+            Index::Const(c) => Some(c),
+            Index::Val(_) => None,
+        }
+    }
+}
+
+/// Builds one kernel.
+pub struct KernelBuilder {
+    kernel: Kernel,
+    /// The blocks being filled, innermost last.
+    open: Vec<Block>,
+    /// How many instructions of the body's start are constants and parameters.
+    prefix: usize,
+    constants: HashMap<(Scalar, u16), Val>,
+    params: Vec<Val>,
+    known: SecondaryMap<Val, Option<i64>>,
+    body_params: [Val; 3],
+}
+
+impl KernelBuilder {
+    /// Starts a kernel.
+    pub fn new(name: impl Into<String>) -> KernelBuilder {
+        let mut vals = PrimaryMap::new();
+        let body_params = [vals.push(INDEX), vals.push(INDEX), vals.push(INDEX)];
+        let mut blocks = PrimaryMap::new();
+        let body = blocks.push(BlockData { params: SmallVec::from_slice(&body_params), insts: Vec::new() });
+        let kernel = Kernel {
+            name: name.into(),
+            buffers: PrimaryMap::new(),
+            params: Vec::new(),
+            vals,
+            insts: PrimaryMap::new(),
+            blocks,
+            body,
+        };
+        KernelBuilder {
+            kernel,
+            open: vec![body],
+            prefix: 0,
+            constants: HashMap::new(),
+            params: Vec::new(),
+            known: SecondaryMap::new(),
+            body_params,
+        }
+    }
+
+    /// Ends the kernel.
+    pub fn finish(mut self) -> Kernel {
+        assert_eq!(self.open.len(), 1, "a block is still open");
+        self.emit(InstData::Yield(SmallVec::new()), &[]);
+        self.kernel
+    }
+
+    /// Declares a buffer. Arguments come before scratch in the order of declaration.
+    pub fn buffer(&mut self, name: impl Into<String>, dtype: DType, access: Access, len: Option<u64>) -> Buffer {
+        self.kernel.buffers.push(BufferData { name: name.into(), dtype, access, len, in_place: None })
+    }
+
+    /// States that `written` may share memory with `read`; see [`BufferData::in_place`].
+    pub fn allow_in_place(&mut self, written: Buffer, read: Buffer) {
+        self.kernel.buffers[written].in_place = Some(read);
+    }
+
+    /// Declares an `i64` parameter.
+    pub fn param(&mut self, name: impl Into<String>) -> Val {
+        let number = self.kernel.params.len() as u32;
+        self.kernel.params.push(name.into());
+        let val = self.emit_prefix(InstData::Param(number), INDEX);
+        self.params.push(val);
+        val
+    }
+
+    /// The number of the worker that runs the task.
+    pub fn worker(&self) -> Val {
+        self.body_params[2]
+    }
+
+    /// Runs `body` for each task of this launch.
+    pub fn task_loop(&mut self, body: impl FnOnce(&mut KernelBuilder, Val)) {
+        let [begin, end, _] = self.body_params;
+        self.for_(LoopKind::Serial, begin.into(), end.into(), 1, &[], |b, task, _| {
+            body(b, task);
+            vec![]
+        });
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, val: Val) -> LaneType {
+        self.kernel.vals[val]
+    }
+
+    /// The element type of a buffer.
+    pub fn buffer_dtype(&self, buffer: Buffer) -> DType {
+        self.kernel.buffers[buffer].dtype
+    }
+
+    fn emit_prefix(&mut self, data: InstData, ty: LaneType) -> Val {
+        let val = self.kernel.vals.push(ty);
+        let inst = self.kernel.insts.push(InstRecord { data, results: SmallVec::from_slice(&[val]) });
+        let body = self.kernel.body;
+        self.kernel.blocks[body].insts.insert(self.prefix, inst);
+        self.prefix += 1;
+        val
+    }
+
+    fn emit(&mut self, data: InstData, types: &[LaneType]) -> SmallVec<[Val; 2]> {
+        let results: SmallVec<[Val; 2]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
+        let inst: Inst = self.kernel.insts.push(InstRecord { data, results: results.clone() });
+        let block = *self.open.last().expect("the body is open");
+        self.kernel.blocks[block].insts.push(inst);
+        results
+    }
+
+    fn emit1(&mut self, data: InstData, ty: LaneType) -> Val {
+        self.emit(data, &[ty])[0]
+    }
+
+    /// A constant in `lanes` lanes.
+    pub fn constant(&mut self, scalar: Scalar, lanes: u16) -> Val {
+        if let Some(&v) = self.constants.get(&(scalar, lanes)) {
+            return v;
+        }
+        let v = self.emit_prefix(InstData::Const(scalar), LaneType::vector(scalar.dtype, lanes));
+        self.constants.insert((scalar, lanes), v);
+        if scalar.dtype == DType::I64 && lanes == 1 {
+            self.known[v] = Some(scalar.bits as i64);
+        }
+        v
+    }
+
+    /// An `i64` scalar constant.
+    pub fn i64(&mut self, value: i64) -> Val {
+        self.constant(Scalar::i64(value), 1)
+    }
+
+    /// The index as a value.
+    pub fn val(&mut self, index: Index) -> Val {
+        match index {
+            Index::Const(c) => self.i64(c),
+            Index::Val(v) => v,
+        }
+    }
+
+    fn index(&self, val: Val) -> Index {
+        self.known[val].map_or(Index::Val(val), Index::Const)
+    }
+
+    /// `op(a, b)` on indices, folded if both are constants or one is neutral.
+    pub fn index_op(&mut self, op: BinaryOp, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        use BinaryOp::*;
+        let (a, b) = (a.into(), b.into());
+        let fold = |i: Index| match i {
+            Index::Val(v) => self.index(v),
+            c => c,
+        };
+        let (a, b) = (fold(a), fold(b));
+        match (op, a, b) {
+            (_, Index::Const(x), Index::Const(y)) => {
+                let folded = match op {
+                    Add => x.checked_add(y),
+                    Sub => x.checked_sub(y),
+                    Mul => x.checked_mul(y),
+                    Div if y != 0 => x.checked_div(y),
+                    Rem if y != 0 => x.checked_rem(y),
+                    Min => Some(x.min(y)),
+                    Max => Some(x.max(y)),
+                    _ => None,
+                };
+                if let Some(c) = folded {
+                    return Index::Const(c);
+                }
+            }
+            (Add, x, Index::Const(0)) | (Add, Index::Const(0), x) | (Sub, x, Index::Const(0)) => return x,
+            (Mul, x, Index::Const(1)) | (Mul, Index::Const(1), x) | (Div, x, Index::Const(1)) => return x,
+            (Mul, _, Index::Const(0)) | (Mul, Index::Const(0), _) | (Rem, _, Index::Const(1)) => return Index::Const(0),
+            _ => {}
+        }
+        let (a, b) = (self.val(a), self.val(b));
+        Index::Val(self.emit1(InstData::Binary(op, a, b), INDEX))
+    }
+
+    /// `a + b`.
+    pub fn iadd(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Add, a, b)
+    }
+
+    /// `a - b`.
+    pub fn isub(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Sub, a, b)
+    }
+
+    /// `a * b`.
+    pub fn imul(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Mul, a, b)
+    }
+
+    /// `a / b` truncated; for operands that are not negative, rounded down.
+    pub fn idiv(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Div, a, b)
+    }
+
+    /// Remainder of [`KernelBuilder::idiv`].
+    pub fn irem(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Rem, a, b)
+    }
+
+    /// The lesser.
+    pub fn imin(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Min, a, b)
+    }
+
+    /// The greater.
+    pub fn imax(&mut self, a: impl Into<Index>, b: impl Into<Index>) -> Index {
+        self.index_op(BinaryOp::Max, a, b)
+    }
+
+    /// `address + index * stride`, folded into the offset where both are constants.
+    pub fn advance(&mut self, address: Address, index: impl Into<Index>, stride: impl Into<Index>) -> Address {
+        let fold = |i: Index| match i {
+            Index::Val(v) => self.index(v),
+            c => c,
+        };
+        match (fold(index.into()), fold(stride.into())) {
+            (Index::Const(i), Index::Const(s)) => address.offset_by(i * s),
+            (Index::Val(v), Index::Const(s)) | (Index::Const(s), Index::Val(v)) => address.plus(v, Stride::Const(s)),
+            (Index::Val(v), Index::Val(s)) => {
+                if address.terms.iter().any(|(t, _)| *t == v) {
+                    let product = self.imul(v, s);
+                    let product = self.val(product);
+                    address.plus(product, Stride::Const(1))
+                } else {
+                    address.plus(v, Stride::Value(s))
+                }
+            }
+        }
+    }
+
+    /// `op(a)`.
+    pub fn unary(&mut self, op: UnaryOp, a: Val) -> Val {
+        self.emit1(InstData::Unary(op, a), self.ty(a))
+    }
+
+    /// `op(a, b)`.
+    pub fn binary(&mut self, op: BinaryOp, a: Val, b: Val) -> Val {
+        debug_assert_eq!(self.ty(a), self.ty(b));
+        self.emit1(InstData::Binary(op, a, b), self.ty(a))
+    }
+
+    /// `a op b`, a mask.
+    pub fn compare(&mut self, op: CmpOp, a: Val, b: Val) -> Val {
+        let lanes = self.ty(a).lanes;
+        self.emit1(InstData::Compare(op, a, b), LaneType::vector(DType::Bool, lanes))
+    }
+
+    /// `mask ? a : b`.
+    pub fn select(&mut self, mask: Val, a: Val, b: Val) -> Val {
+        self.emit1(InstData::Select(mask, a, b), self.ty(a))
+    }
+
+    /// `a * b + acc`.
+    pub fn mul_add(&mut self, a: Val, b: Val, acc: Val, mode: FmaMode) -> Val {
+        self.emit1(InstData::MulAdd { a, b, acc, mode }, self.ty(acc))
+    }
+
+    /// Conversion by value.
+    pub fn cast(&mut self, to: DType, a: Val) -> Val {
+        let ty = self.ty(a);
+        if ty.dtype == to { a } else { self.emit1(InstData::Cast(a), LaneType::vector(to, ty.lanes)) }
+    }
+
+    /// Reinterpretation.
+    pub fn bitcast(&mut self, to: DType, a: Val) -> Val {
+        let ty = self.ty(a);
+        if ty.dtype == to { a } else { self.emit1(InstData::Bitcast(a), LaneType::vector(to, ty.lanes)) }
+    }
+
+    /// A scalar in `lanes` lanes.
+    pub fn splat(&mut self, a: Val, lanes: u16) -> Val {
+        if lanes == 1 { a } else { self.emit1(InstData::Splat(a), LaneType::vector(self.ty(a).dtype, lanes)) }
+    }
+
+    /// `[0, 1, 2, ...]`.
+    pub fn iota(&mut self, dtype: DType, lanes: u16) -> Val {
+        self.emit1(InstData::Iota, LaneType::vector(dtype, lanes))
+    }
+
+    /// All lanes combined.
+    pub fn reduce_lanes(&mut self, op: BinaryOp, a: Val) -> Val {
+        let ty = self.ty(a);
+        if ty.lanes == 1 { a } else { self.emit1(InstData::ReduceLanes(op, a), LaneType::scalar(ty.dtype)) }
+    }
+
+    /// One lane.
+    pub fn extract(&mut self, a: Val, lane: u16) -> Val {
+        let ty = self.ty(a);
+        if ty.lanes == 1 { a } else { self.emit1(InstData::Extract(a, lane), LaneType::scalar(ty.dtype)) }
+    }
+
+    /// Lanes picked from the concatenation of two vectors.
+    pub fn shuffle(&mut self, a: Val, b: Val, lanes: &[u16]) -> Val {
+        let ty = LaneType::vector(self.ty(a).dtype, lanes.len() as u16);
+        self.emit1(InstData::Shuffle(a, b, lanes.into()), ty)
+    }
+
+    /// Consecutive elements, the first `count` of them.
+    pub fn load(&mut self, buffer: Buffer, address: Address, lanes: u16, count: Option<Val>) -> Val {
+        let ty = LaneType::vector(self.buffer_dtype(buffer), lanes);
+        self.emit1(InstData::Load { buffer, address, count }, ty)
+    }
+
+    /// One element in all lanes.
+    pub fn load_splat(&mut self, buffer: Buffer, address: Address, lanes: u16) -> Val {
+        let ty = LaneType::vector(self.buffer_dtype(buffer), lanes);
+        if lanes == 1 {
+            return self.emit1(InstData::Load { buffer, address, count: None }, ty);
+        }
+        self.emit1(InstData::LoadSplat { buffer, address }, ty)
+    }
+
+    /// Elements at `address + indices[lane]`.
+    pub fn gather(&mut self, buffer: Buffer, address: Address, indices: Val, count: Option<Val>) -> Val {
+        let ty = LaneType::vector(self.buffer_dtype(buffer), self.ty(indices).lanes);
+        self.emit1(InstData::Gather { buffer, address, indices, count }, ty)
+    }
+
+    /// Writes consecutive elements, the first `count` of them.
+    pub fn store(&mut self, buffer: Buffer, address: Address, value: Val, count: Option<Val>) {
+        self.emit(InstData::Store { buffer, address, value, count }, &[]);
+    }
+
+    /// Writes elements at `address + indices[lane]`.
+    pub fn scatter(&mut self, buffer: Buffer, address: Address, indices: Val, value: Val, count: Option<Val>) {
+        self.emit(InstData::Scatter { buffer, address, indices, value, count }, &[]);
+    }
+
+    /// Hints a coming read.
+    pub fn prefetch(&mut self, buffer: Buffer, address: Address, locality: Locality) {
+        self.emit(InstData::Prefetch { buffer, address, locality }, &[]);
+    }
+
+    fn block(&mut self, types: &[LaneType], fill: impl FnOnce(&mut KernelBuilder, &[Val]) -> Vec<Val>) -> (Block, Vec<LaneType>) {
+        let params: SmallVec<[Val; 8]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
+        let block = self.kernel.blocks.push(BlockData { params: params.clone(), insts: Vec::new() });
+        self.open.push(block);
+        let yielded = fill(self, &params);
+        let types = yielded.iter().map(|&v| self.ty(v)).collect();
+        self.emit(InstData::Yield(yielded.into()), &[]);
+        self.open.pop();
+        (block, types)
+    }
+
+    /// A loop; `body` gets the induction variable and what is carried, and gives what is carried on. A loop without
+    /// iterations is left out if that is known, and one with exactly one iteration is laid out flat.
+    pub fn for_(
+        &mut self,
+        kind: LoopKind,
+        lo: Index,
+        hi: Index,
+        step: i64,
+        init: &[Val],
+        body: impl FnOnce(&mut KernelBuilder, Val, &[Val]) -> Vec<Val>,
+    ) -> Vec<Val> {
+        assert!(step > 0, "the step of a loop is positive");
+        if let (Some(lo), Some(hi)) = (lo.as_const(), hi.as_const()) {
+            if hi <= lo {
+                return init.to_vec();
+            }
+            if hi - lo <= step {
+                let i = self.i64(lo);
+                return body(self, i, init);
+            }
+        }
+        let types: Vec<LaneType> = init.iter().map(|&v| self.ty(v)).collect();
+        let all: Vec<LaneType> = std::iter::once(INDEX).chain(types.iter().copied()).collect();
+        let (lo, hi) = (self.val(lo), self.val(hi));
+        let (block, yielded) = self.block(&all, |b, params| body(b, params[0], &params[1..]));
+        assert_eq!(yielded, types, "a loop carries values of fixed types");
+        let init = init.into();
+        self.emit(InstData::For { kind, lo, hi, step, init, body: block }, &types).to_vec()
+    }
+
+    /// A loop that carries nothing.
+    pub fn each(&mut self, lo: impl Into<Index>, hi: impl Into<Index>, step: i64, body: impl FnOnce(&mut KernelBuilder, Val)) {
+        self.for_(LoopKind::Serial, lo.into(), hi.into(), step, &[], |b, i, _| {
+            body(b, i);
+            vec![]
+        });
+    }
+
+    /// A loop that runs while its body says so; the body gives `(again, carried)`.
+    pub fn while_(
+        &mut self,
+        init: &[Val],
+        body: impl FnOnce(&mut KernelBuilder, &[Val]) -> (Val, Vec<Val>),
+    ) -> Vec<Val> {
+        let types: Vec<LaneType> = init.iter().map(|&v| self.ty(v)).collect();
+        let (block, yielded) = self.block(&types, |b, params| {
+            let (again, carried) = body(b, params);
+            std::iter::once(again).chain(carried).collect()
+        });
+        assert_eq!(yielded[1..], types[..], "a loop carries values of fixed types");
+        self.emit(InstData::While { init: init.into(), body: block }, &types).to_vec()
+    }
+
+    /// One of two blocks.
+    pub fn if_(
+        &mut self,
+        cond: Val,
+        then: impl FnOnce(&mut KernelBuilder) -> Vec<Val>,
+        otherwise: impl FnOnce(&mut KernelBuilder) -> Vec<Val>,
+    ) -> Vec<Val> {
+        let (then, types) = self.block(&[], |b, _| then(b));
+        let (otherwise, other) = self.block(&[], |b, _| otherwise(b));
+        assert_eq!(types, other, "both sides of an if give values of the same types");
+        self.emit(InstData::If { cond, then, otherwise }, &types).to_vec()
+    }
+
+    /// Runs `then` if the condition holds.
+    pub fn when(&mut self, cond: Val, then: impl FnOnce(&mut KernelBuilder)) {
+        self.if_(
+            cond,
+            |b| {
+                then(b);
+                vec![]
+            },
+            |_| vec![],
+        );
+    }
+
+    /// `a op b` on indices, a `Bool` scalar.
+    pub fn index_compare(&mut self, op: CmpOp, a: impl Into<Index>, b: impl Into<Index>) -> Val {
+        let (a, b) = (self.val(a.into()), self.val(b.into()));
+        self.compare(op, a, b)
+    }
+}

@@ -1,0 +1,1 @@
+//! interp: see the module list in `loops`.

@@ -1,0 +1,1 @@
+//! legalize: see the module list in `loops`.

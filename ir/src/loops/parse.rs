@@ -1,0 +1,1 @@
+//! parse: see the module list in `loops`.

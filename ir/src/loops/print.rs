@@ -1,0 +1,1 @@
+//! print: see the module list in `loops`.

@@ -1,0 +1,1 @@
+//! verify: see the module list in `loops`.

@@ -1,0 +1,116 @@
+//! A whole model after lowering: kernels, the steps that launch them, where each tensor lies, and the constants that make
+//! up the weight section. Backends turn it into code without another decision about the model.
+//!
+//! Invariant: the steps run in order and each sees what the ones before it wrote. Sizes are [`Dim`] expressions over the
+//! symbols, whose values the entry function takes from the inputs' shapes.
+//! Invariant: arena offsets and weight offsets are multiples of 64 bytes; no two tensors that are alive at one time overlap.
+
+use cranelift_entity::{PrimaryMap, entity_impl};
+
+use crate::dim::{Dim, Symbols};
+use crate::loops::Kernel;
+use crate::tensor::{Constant, ConstantData, Origin, OriginData, Origins, TensorType};
+
+/// A kernel of the program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelRef(u32);
+entity_impl!(KernelRef, "k");
+
+/// A model input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its ONNX name.
+    pub name: String,
+    /// Its type; dims may be symbolic.
+    pub ty: TensorType,
+}
+
+/// Where a tensor's elements begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's input of this number.
+    Input(u32),
+    /// The caller's output of this number.
+    Output(u32),
+    /// In the weight section, at this byte offset.
+    Weights(u64),
+    /// In the arena, at this byte offset.
+    Arena(Dim),
+}
+
+/// What the host program does, one after the other.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Runs a kernel over tasks `0..tasks`, split over the workers.
+    Launch(Launch),
+    /// Copies memory; the two places do not overlap.
+    Copy {
+        /// From where.
+        from: Place,
+        /// To where.
+        to: Place,
+        /// How many bytes.
+        bytes: Dim,
+        /// The ONNX nodes that it stands for.
+        origins: Origins,
+    },
+}
+
+/// The launch of a kernel.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which kernel.
+    pub kernel: KernelRef,
+    /// One place for each argument buffer.
+    pub buffers: Vec<Place>,
+    /// One value for each parameter.
+    pub params: Vec<Dim>,
+    /// The number of tasks; it depends on shapes and target only.
+    pub tasks: Dim,
+    /// The ONNX nodes that it computes.
+    pub origins: Origins,
+    /// Floating-point operations, for profiles; a multiply-add counts two.
+    pub flops: Dim,
+}
+
+/// A constant in the weight section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// The constant.
+    pub constant: Constant,
+    /// Its byte offset.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// A lowered model.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// The model's name; prefix of its symbols.
+    pub name: String,
+    /// The named dimensions.
+    pub symbols: Symbols,
+    /// Inputs in the model's order.
+    pub inputs: Vec<Port>,
+    /// Outputs in the model's order.
+    pub outputs: Vec<Port>,
+    /// Pairs of dimensions that the model says are equal; tested at entry.
+    pub assumptions: Vec<(Dim, Dim)>,
+    /// Kernels; several launches may share one.
+    pub kernels: PrimaryMap<KernelRef, Kernel>,
+    /// What to do.
+    pub steps: Vec<Step>,
+    /// The constants, referred to by `weights` and by each other.
+    pub constants: PrimaryMap<Constant, ConstantData>,
+    /// The weight section, ascending offsets without overlap.
+    pub weights: Vec<Weight>,
+    /// The size of the weight section in bytes.
+    pub weight_bytes: u64,
+    /// The size of the tensors' part of the arena in bytes; the workers' scratch follows it.
+    pub arena_bytes: Dim,
+    /// Scratch of one worker in bytes, a multiple of 64: the greatest of the kernels'.
+    pub scratch_bytes: u64,
+    /// The ONNX nodes.
+    pub origins: PrimaryMap<Origin, OriginData>,
+}
