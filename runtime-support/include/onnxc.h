@@ -125,7 +125,9 @@ typedef struct onnxc_string {
  * on). run sets ndim, dims, tensor.shape = dims and tensor.strides = NULL; what the caller left there is not read.
  * A capacity below the output's size gives ONNXC_MORE: the dims of every output whose shape is known by then are set,
  * and for static and dims models that is all of them, before any kernel runs. In a data model, an output whose data
- * is NULL and capacity 0 is allocated by onnxc_call.alloc. Outputs overlap neither each other, inputs nor arena. */
+ * is NULL and capacity 0 is allocated by onnxc_call.alloc: data, items and string_bytes are then what alloc returned
+ * (byte_offset is 0), capacity_bytes, item_capacity and string_capacity what it was asked for, and flags say so.
+ * Outputs overlap neither each other, inputs nor arena. */
 typedef struct onnxc_value {
     DLTensor tensor;
     uint64_t capacity_bytes;

@@ -1,0 +1,266 @@
+/* A session owns what a model borrows: the arena, the outputs and, where wanted, the threads. */
+#include "onnxc_support.h"
+
+#include <stdlib.h>
+
+struct onnxc_session {
+    const onnxc_model *model;
+    onnxc_pool *pool;
+    onnxc_pool *own_pool;
+    onnxc_call call;
+    onnxc_fault fault;
+    onnxc_trace_fn trace;
+    void *trace_user;
+    onnxc_value *inputs;
+    onnxc_value *outputs;
+};
+
+static void session_parallel_for(void *user, onnxc_task_fn fn, void *arg, int64_t tasks) {
+    const onnxc_session *const session = user;
+    onnxc_pool_parallel_for(session->pool, fn, arg, tasks);
+}
+
+static void session_trace(void *user, int64_t step, int begin) {
+    const onnxc_session *const session = user;
+    session->trace(session->trace_user, step, begin);
+}
+
+/* The bytes of a dense tensor; false when they do not fit size_t. */
+static int tensor_bytes(const DLTensor *tensor, size_t *bytes) {
+    const size_t bits = (size_t)tensor->dtype.bits * tensor->dtype.lanes;
+    size_t elements = 1;
+    int32_t axis;
+    for (axis = 0; axis < tensor->ndim; axis++) {
+        const int64_t dim = tensor->shape[axis];
+        if (dim < 0 || (dim != 0 && elements > (SIZE_MAX / 2) / (size_t)dim)) {
+            return 0;
+        }
+        elements *= (size_t)dim;
+    }
+    if (bits == 0 || elements > (SIZE_MAX / 2) / bits) {
+        return 0;
+    }
+    *bytes = (elements * bits + 7) / 8;
+    return 1;
+}
+
+/* Data models allocate their outputs by call.alloc; the others write to buffers that only the session replaces. */
+static int outputs_come_from_alloc(const onnxc_session *session) {
+    return session->model->memory == ONNXC_MEMORY_DATA;
+}
+
+static void forget_outputs(onnxc_session *session) {
+    uint32_t index;
+    for (index = 0; index < session->model->output_count; index++) {
+        onnxc_value *const output = &session->outputs[index];
+        if (outputs_come_from_alloc(session)) {
+            onnxc_value_release(output, &session->call);
+        } else {
+            onnxc_arena_free(output->tensor.data);
+            output->tensor.data = NULL;
+            output->capacity_bytes = 0;
+        }
+    }
+}
+
+static int grow_output(onnxc_value *output, size_t bytes) {
+    if (output->tensor.data != NULL && bytes <= output->capacity_bytes) {
+        return ONNXC_OK;
+    }
+    onnxc_arena_free(output->tensor.data);
+    output->capacity_bytes = 0;
+    output->tensor.data = onnxc_arena_alloc(bytes);
+    if (output->tensor.data == NULL) {
+        return ONNXC_NO_MEMORY;
+    }
+    output->capacity_bytes = bytes;
+    return ONNXC_OK;
+}
+
+int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
+    const onnxc_model *model;
+    size_t bytes = 0;
+    uint32_t index;
+    int status;
+    if (session == NULL || (dims == NULL && session->model->symbol_count != 0)) {
+        return ONNXC_NULL;
+    }
+    model = session->model;
+    status = model->plan(dims, session->call.max_workers, &bytes);
+    if (status != ONNXC_OK) {
+        return status;
+    }
+    forget_outputs(session);
+    if (session->call.arena == NULL || bytes > session->call.arena_bytes) {
+        onnxc_arena_free(session->call.arena);
+        session->call.arena_bytes = 0;
+        session->call.arena = onnxc_arena_alloc(bytes);
+        if (session->call.arena == NULL) {
+            return ONNXC_NO_MEMORY;
+        }
+        session->call.arena_bytes = bytes;
+    }
+    for (index = 0; index < model->input_count; index++) {
+        const onnxc_port *const port = &model->inputs[index];
+        onnxc_value *const input = &session->inputs[index];
+        int32_t axis;
+        onnxc_value_init(input, port, NULL, 0);
+        for (axis = 0; axis < port->ndim; axis++) {
+            if (port->dims[axis] < 0 && port->symbols[axis] >= 0) {
+                input->dims[axis] = dims[port->symbols[axis]];
+            }
+        }
+    }
+    for (index = 0; index < model->output_count; index++) {
+        const onnxc_port *const port = &model->outputs[index];
+        onnxc_value *const output = &session->outputs[index];
+        onnxc_value_init(output, port, NULL, 0);
+        if (!outputs_come_from_alloc(session)) {
+            status = grow_output(output, port->bytes < 0 ? 0 : (size_t)port->bytes);
+            if (status != ONNXC_OK) {
+                return status;
+            }
+        }
+    }
+    return ONNXC_OK;
+}
+
+int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool, onnxc_session **result) {
+    onnxc_session *session;
+    int status;
+    if (model == NULL || result == NULL) {
+        return ONNXC_NULL;
+    }
+    *result = NULL;
+    if (model->abi_version != ONNXC_ABI_VERSION) {
+        return ONNXC_ABI;
+    }
+    if (model->struct_size < sizeof *model) {
+        return ONNXC_STRUCT_SIZE;
+    }
+    session = calloc(1, sizeof *session);
+    if (session == NULL) {
+        return ONNXC_NO_MEMORY;
+    }
+    session->model = model;
+    session->pool = pool;
+    session->call = ONNXC_CALL_INIT;
+    session->call.user = session;
+    session->call.max_workers = pool == NULL ? 1 : onnxc_pool_workers(pool);
+    session->call.parallel_for = session->call.max_workers == 1 ? NULL : session_parallel_for;
+    session->call.alloc = onnxc_heap_alloc;
+    session->call.release = onnxc_heap_release;
+    session->call.fault = &session->fault;
+    session->inputs = calloc((size_t)model->input_count + 1, sizeof *session->inputs);
+    session->outputs = calloc((size_t)model->output_count + 1, sizeof *session->outputs);
+    status = ONNXC_NO_MEMORY;
+    if (session->inputs != NULL && session->outputs != NULL) {
+        status = onnxc_session_set_dims(session, dims);
+    }
+    if (status != ONNXC_OK) {
+        onnxc_session_destroy(session);
+        return status;
+    }
+    *result = session;
+    return ONNXC_OK;
+}
+
+int onnxc_session_create(const onnxc_model *model, const int64_t *dims, int threads, onnxc_session **result) {
+    onnxc_pool *pool = NULL;
+    int status;
+    if (model == NULL || result == NULL) {
+        return ONNXC_NULL;
+    }
+    *result = NULL;
+    if (threads != 1) {
+        status = onnxc_pool_create(threads, &pool);
+        if (status != ONNXC_OK) {
+            return status;
+        }
+    }
+    status = onnxc_session_create_on(model, dims, pool, result);
+    if (status != ONNXC_OK) {
+        onnxc_pool_destroy(pool);
+        return status;
+    }
+    (*result)->own_pool = pool;
+    return ONNXC_OK;
+}
+
+void onnxc_session_destroy(onnxc_session *session) {
+    if (session == NULL) {
+        return;
+    }
+    if (session->outputs != NULL) {
+        forget_outputs(session);
+    }
+    onnxc_arena_free(session->call.arena);
+    onnxc_pool_destroy(session->own_pool);
+    free(session->inputs);
+    free(session->outputs);
+    free(session);
+}
+
+onnxc_value *onnxc_session_inputs(onnxc_session *session) {
+    return session->inputs;
+}
+
+const onnxc_value *onnxc_session_outputs(const onnxc_session *session) {
+    return session->outputs;
+}
+
+onnxc_call *onnxc_session_call(onnxc_session *session) {
+    return &session->call;
+}
+
+void onnxc_session_set_trace(onnxc_session *session, onnxc_trace_fn trace, void *user) {
+    session->trace = trace;
+    session->trace_user = user;
+    session->call.trace = trace == NULL ? NULL : session_trace;
+}
+
+const onnxc_fault *onnxc_session_fault(const onnxc_session *session) {
+    return &session->fault;
+}
+
+/* Gives every output the room that its dims, as a run that returned ONNXC_MORE left them, ask for. */
+static int grow_outputs(onnxc_session *session) {
+    uint32_t index;
+    for (index = 0; index < session->model->output_count; index++) {
+        onnxc_value *const output = &session->outputs[index];
+        size_t bytes;
+        int status;
+        if (output->kind != ONNXC_KIND_TENSOR) {
+            continue;
+        }
+        if (!tensor_bytes(&output->tensor, &bytes)) {
+            return ONNXC_SIZE_LIMIT;
+        }
+        status = grow_output(output, bytes);
+        if (status != ONNXC_OK) {
+            return status;
+        }
+    }
+    return ONNXC_OK;
+}
+
+int onnxc_session_run(onnxc_session *session) {
+    int status;
+    if (session == NULL) {
+        return ONNXC_NULL;
+    }
+    if (outputs_come_from_alloc(session)) {
+        forget_outputs(session);
+    }
+    session->fault.output = 0;
+    session->fault.port = session->fault.axis = session->fault.step = -1;
+    session->fault.expected = session->fault.actual = -1;
+    status = session->model->run(session->inputs, session->outputs, &session->call);
+    if (status == ONNXC_MORE && !outputs_come_from_alloc(session)) {
+        status = grow_outputs(session);
+        if (status == ONNXC_OK) {
+            status = session->model->run(session->inputs, session->outputs, &session->call);
+        }
+    }
+    return status;
+}

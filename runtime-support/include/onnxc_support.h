@@ -1,0 +1,74 @@
+/* onnxc_support.h: the small library over onnxc.h that allocates, starts threads and owns what a model only borrows.
+ *
+ * A model does not need it. It is C11 over POSIX threads: compile the files of csrc with any compiler of the target, link
+ * with -pthread. Functions that return int return 0 or a negative ONNXC_* status. */
+#ifndef ONNXC_SUPPORT_H
+#define ONNXC_SUPPORT_H
+
+#include "onnxc.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The message of a status, also of one that this version does not know. Never NULL. */
+const char *onnxc_status_message(int status);
+
+/* ------------------------------------------------------------------------------------------------------- memory */
+
+/* Memory aligned to ONNXC_ALIGN, NULL when there is none; never NULL for 0 bytes. Contents are unspecified. */
+void *onnxc_arena_alloc(size_t bytes);
+void onnxc_arena_free(void *arena);
+
+/* onnxc_call.alloc and release over the C heap. user is not looked at; align is a power of two up to ONNXC_ALIGN. */
+void *onnxc_heap_alloc(void *user, size_t bytes, size_t align);
+void onnxc_heap_release(void *user, void *pointer, size_t bytes);
+
+/* Gives back what run allocated for value (ONNXC_VALUE_OWNS_*), items included, and clears those fields. */
+void onnxc_value_release(onnxc_value *value, const onnxc_call *call);
+
+/* ------------------------------------------------------------------------------------------------------- threads */
+
+/* Threads that sleep between jobs. The thread that calls onnxc_pool_parallel_for works too, as worker 0. */
+typedef struct onnxc_pool onnxc_pool;
+
+/* workers counts the caller: 1 starts no thread, 0 asks for one worker per processor that the process may use. */
+int onnxc_pool_create(int workers, onnxc_pool **pool);
+/* No parallel_for may be under way. NULL is allowed. */
+void onnxc_pool_destroy(onnxc_pool *pool);
+int onnxc_pool_workers(const onnxc_pool *pool);
+/* An onnxc_parallel_for_fn whose user is the pool. Tasks are claimed one by one, in order. A call while another is
+ * under way, from a task of it or from another thread, runs its tasks on its own thread as worker 0. */
+void onnxc_pool_parallel_for(void *pool, onnxc_task_fn fn, void *arg, int64_t tasks);
+
+/* ------------------------------------------------------------------------------------------------------ sessions */
+
+/* A model with an arena, outputs and perhaps threads of its own. One thread at a time may use a session. */
+typedef struct onnxc_session onnxc_session;
+
+/* threads: 1 runs on the calling thread, more start a pool, 0 takes one per processor. dims: see onnxc_plan_fn. */
+int onnxc_session_create(const onnxc_model *model, const int64_t *dims, int threads, onnxc_session **session);
+/* The same on a pool that outlives the session and may serve others; NULL runs on the calling thread. */
+int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool, onnxc_session **session);
+void onnxc_session_destroy(onnxc_session *session);
+/* Plans again for other values of the symbols; outputs of earlier runs are gone. */
+int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims);
+/* Input index as an array of input_count values, already of the right dtype and shape: set tensor.data of each (and
+ * dims where the port fixes none) before the run. The session does not own input data. */
+onnxc_value *onnxc_session_inputs(onnxc_session *session);
+/* The outputs of the last successful run, owned by the session and valid until its next run. */
+const onnxc_value *onnxc_session_outputs(const onnxc_session *session);
+/* The call that runs use: set weights, or take parallel_for away. arena, user and fault are the session's. */
+onnxc_call *onnxc_session_call(onnxc_session *session);
+/* Reports steps to trace with this user from now on; NULL stops it. */
+void onnxc_session_set_trace(onnxc_session *session, onnxc_trace_fn trace, void *user);
+/* Runs on the inputs. Output buffers grow as the model asks. */
+int onnxc_session_run(onnxc_session *session);
+/* What the last failed run said about its failure. */
+const onnxc_fault *onnxc_session_fault(const onnxc_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,190 @@
+//! Runs a model with an arena, outputs and, where wanted, threads of its own.
+
+use std::ffi::{c_int, c_void};
+use std::fmt::Write;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::abi::{self, onnxc_fault, onnxc_session, onnxc_value};
+use crate::error::Error;
+use crate::model::Model;
+use crate::pool::Pool;
+use crate::status::Status;
+use crate::tensor::{DataType, TensorView};
+
+/// Told of a step's begin (`true`) and end (`false`): an index into [`Model::steps`].
+pub type Trace = Box<dyn FnMut(usize, bool) + Send>;
+
+/// A model that is ready to run.
+pub struct Session {
+    raw: NonNull<onnxc_session>,
+    model: Model,
+    /// Boxed twice, so that the library can hold a thin pointer to it.
+    trace: Option<Box<Trace>>,
+    ran: bool,
+    /// Dropped after the session: fields drop after `Drop::drop`.
+    _pool: Option<Arc<Pool>>,
+}
+
+// SAFETY: the library's session has no ties to a thread; &Session only reads what no run is writing.
+unsafe impl Send for Session {}
+
+impl Session {
+    /// A session for these values of the model's symbols (none for a static model). `threads`: 1 runs on the calling
+    /// thread, more start a pool, 0 takes one worker per processor.
+    pub fn new(model: &Model, dims: &[i64], threads: usize) -> Result<Self, Error> {
+        let pool = if threads == 1 { None } else { Some(Arc::new(Pool::new(threads)?)) };
+        Self::with_pool(model, dims, pool)
+    }
+
+    /// A session on a pool that others may use too; `None` runs on the calling thread.
+    pub fn with_pool(model: &Model, dims: &[i64], pool: Option<Arc<Pool>>) -> Result<Self, Error> {
+        model.check_symbol_count(dims)?;
+        let mut raw = std::ptr::null_mut();
+        let pool_pointer = pool.as_ref().map_or(std::ptr::null_mut(), |pool| pool.as_ptr());
+        // SAFETY: the model is checked, has a dim per symbol, and outlives the session as the pool does.
+        let status = unsafe { abi::onnxc_session_create_on(model.raw(), dims.as_ptr(), pool_pointer, &mut raw) };
+        match NonNull::new(raw) {
+            Some(raw) if status == 0 => Ok(Self { raw, model: model.clone(), trace: None, ran: false, _pool: pool }),
+            _ => Err(Error::status(status)),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Plans again for other values of the symbols.
+    pub fn set_dims(&mut self, dims: &[i64]) -> Result<(), Error> {
+        self.model.check_symbol_count(dims)?;
+        self.ran = false;
+        // SAFETY: one dim per symbol.
+        let status = unsafe { abi::onnxc_session_set_dims(self.raw.as_ptr(), dims.as_ptr()) };
+        if status == 0 { Ok(()) } else { Err(Error::status(status)) }
+    }
+
+    /// The bytes of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        // SAFETY: the session's call lives as long as the session.
+        unsafe { (*abi::onnxc_session_call(self.raw.as_ptr())).arena_bytes }
+    }
+
+    /// Reports the steps of runs to come; `None` stops it. A panic in the callback aborts the process.
+    pub fn set_trace(&mut self, trace: Option<Trace>) {
+        unsafe extern "C" fn call(user: *mut c_void, step: i64, begin: c_int) {
+            // SAFETY: user is the boxed Trace of a session that is running, which nobody else touches meanwhile.
+            let trace = unsafe { &mut *user.cast::<Trace>() };
+            trace(step as usize, begin != 0);
+        }
+        let mut boxed = trace.map(Box::new);
+        let (function, user) = match &mut boxed {
+            Some(trace) => (Some(call as abi::onnxc_trace_fn), (&raw mut **trace).cast::<c_void>()),
+            None => (None, std::ptr::null_mut()),
+        };
+        // SAFETY: the box lives until it is replaced here or the session is dropped.
+        unsafe { abi::onnxc_session_set_trace(self.raw.as_ptr(), function, user) };
+        self.trace = boxed;
+    }
+
+    /// Runs on tensors in the order of the model's inputs.
+    pub fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<(), Error> {
+        let expected = self.model.inputs().len();
+        if inputs.len() != expected {
+            return Err(Error::InputCount { expected, actual: inputs.len() });
+        }
+        self.ran = false;
+        // SAFETY: the session has as many input values as the model has inputs, and nothing else refers to them.
+        let values =
+            unsafe { std::slice::from_raw_parts_mut(abi::onnxc_session_inputs(self.raw.as_ptr()), expected) };
+        for (value, input) in values.iter_mut().zip(inputs) {
+            set_input(value, input);
+        }
+        // SAFETY: the inputs' data, shapes and sizes are those of the views, which outlive the run.
+        let status = unsafe { abi::onnxc_session_run(self.raw.as_ptr()) };
+        if status != 0 {
+            return Err(self.failure(status));
+        }
+        self.ran = true;
+        Ok(())
+    }
+
+    /// Output `index` of the last run.
+    ///
+    /// # Panics
+    /// When there is no such output, or the last run failed or never was.
+    pub fn output(&self, index: usize) -> Result<TensorView<'_>, Error> {
+        assert!(self.ran, "outputs exist after a successful run");
+        let count = self.model.outputs().len();
+        assert!(index < count, "the model has {count} outputs");
+        // SAFETY: the session has as many output values as the model has outputs.
+        let value = unsafe { &*abi::onnxc_session_outputs(self.raw.as_ptr()).add(index) };
+        let dtype = DataType::from_dlpack(value.tensor.dtype);
+        let (abi::KIND_TENSOR, Some(dtype)) = (value.kind, dtype) else {
+            return Err(Error::NotATensor(index));
+        };
+        let shape = &value.dims[..value.tensor.ndim as usize];
+        let length = dtype.tensor_bytes(shape).expect("a model's outputs have sizes");
+        let bytes = if length == 0 {
+            &[]
+        } else {
+            // SAFETY: a successful run fills its outputs, which stay until the next run: &self holds that off.
+            unsafe {
+                let first = value.tensor.data.cast::<u8>().add(value.tensor.byte_offset as usize);
+                std::slice::from_raw_parts(first, length)
+            }
+        };
+        TensorView::from_bytes(dtype, shape, bytes)
+    }
+
+    /// Puts the session's record of a failure into words.
+    fn failure(&self, code: i32) -> Error {
+        // SAFETY: the record lives as long as the session.
+        let fault = unsafe { *abi::onnxc_session_fault(self.raw.as_ptr()) };
+        let status = Status::from_code(code);
+        Error::Call { status, place: self.place(&fault), detail: detail(&fault) }
+    }
+
+    fn place(&self, fault: &onnxc_fault) -> String {
+        let mut place = String::new();
+        let (word, ports) =
+            if fault.output == 0 { ("input", self.model.inputs()) } else { ("output", self.model.outputs()) };
+        if let Some(port) = usize::try_from(fault.port).ok().and_then(|index| ports.get(index)) {
+            write!(place, "{word} {} ({:?})", fault.port, port.name).expect("a String takes all");
+            if fault.axis >= 0 {
+                write!(place, ", axis {}", fault.axis).expect("a String takes all");
+            }
+            place.push_str(": ");
+        } else if let Some(step) = usize::try_from(fault.step).ok().and_then(|index| self.model.steps().get(index)) {
+            write!(place, "{step}: ").expect("a String takes all");
+        }
+        place
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: created by the library, and nobody else holds it.
+        unsafe { abi::onnxc_session_destroy(self.raw.as_ptr()) }
+    }
+}
+
+fn detail(fault: &onnxc_fault) -> String {
+    if fault.expected < 0 && fault.actual == -1 {
+        return String::new();
+    }
+    format!(" (expected {}, got {})", fault.expected, fault.actual)
+}
+
+fn set_input(value: &mut onnxc_value, input: &TensorView<'_>) {
+    let shape = input.shape();
+    value.kind = abi::KIND_TENSOR;
+    value.dims[..shape.len()].copy_from_slice(shape);
+    value.capacity_bytes = input.bytes().len() as u64;
+    value.tensor.data = input.bytes().as_ptr().cast_mut().cast();
+    value.tensor.ndim = shape.len() as i32;
+    value.tensor.dtype = input.dtype().dlpack();
+    value.tensor.shape = value.dims.as_mut_ptr();
+    value.tensor.strides = std::ptr::null_mut();
+    value.tensor.byte_offset = 0;
+}
