@@ -1,3 +1,4 @@
 //! Loop IR to machine code.
 
+pub mod object;
 pub mod target;
