@@ -148,6 +148,105 @@ impl Scalar {
     pub fn bool(value: bool) -> Scalar {
         Scalar { dtype: DType::Bool, bits: u64::from(value) }
     }
+
+    /// Zero, or false.
+    pub fn zero(dtype: DType) -> Scalar {
+        Scalar { dtype, bits: 0 }
+    }
+
+    /// One, or true.
+    ///
+    /// # Panics
+    /// For strings and complex types.
+    pub fn one(dtype: DType) -> Scalar {
+        use DType::*;
+        let bits = match dtype {
+            F64 => 1f64.to_bits(),
+            F32 => u64::from(1f32.to_bits()),
+            F16 => 0x3c00,
+            BF16 => 0x3f80,
+            F8E4M3FN => 0x38,
+            F8E4M3FNUZ => 0x40,
+            F8E5M2 => 0x3c,
+            F8E5M2FNUZ => 0x40,
+            F8E8M0 => 0x7f,
+            F4E2M1 => 0x2,
+            I64 | I32 | I16 | I8 | I4 | I2 | U64 | U32 | U16 | U8 | U4 | U2 | Bool => 1,
+            String | C64 | C128 => panic!("{dtype} has no scalar constants"),
+        };
+        Scalar { dtype, bits }
+    }
+
+    /// The greatest value of the type: infinity where it has one.
+    ///
+    /// # Panics
+    /// For strings and complex types.
+    pub fn greatest(dtype: DType) -> Scalar {
+        use DType::*;
+        let bits = match dtype {
+            F64 => f64::INFINITY.to_bits(),
+            F32 => u64::from(f32::INFINITY.to_bits()),
+            F16 => 0x7c00,
+            BF16 => 0x7f80,
+            F8E4M3FN => 0x7e,
+            F8E4M3FNUZ | F8E5M2FNUZ => 0x7f,
+            F8E5M2 => 0x7c,
+            F8E8M0 => 0xfe,
+            F4E2M1 => 0x7,
+            I64 | I32 | I16 | I8 | I4 | I2 => (1u64 << (dtype.bits() - 1)) - 1,
+            U64 | U32 | U16 | U8 | U4 | U2 => u64::MAX >> (64 - dtype.bits()),
+            Bool => 1,
+            String | C64 | C128 => panic!("{dtype} has no scalar constants"),
+        };
+        Scalar { dtype, bits }
+    }
+
+    /// The least value of the type: negative infinity where it has one.
+    ///
+    /// # Panics
+    /// For strings and complex types.
+    pub fn least(dtype: DType) -> Scalar {
+        use DType::*;
+        let bits = match dtype {
+            F8E8M0 | Bool => 0,
+            U64 | U32 | U16 | U8 | U4 | U2 => 0,
+            I64 | I32 | I16 | I8 | I4 | I2 => 1u64 << (dtype.bits() - 1),
+            // The sign bit makes the greatest float the least.
+            _ => Scalar::greatest(dtype).bits | 1u64 << (dtype.bits() - 1),
+        };
+        Scalar { dtype, bits }
+    }
+
+    /// A number as a constant of any type, rounded and saturated to it. `None` for text, complex numbers and floats of
+    /// 8 bits and fewer.
+    pub fn number(dtype: DType, value: f64) -> Option<Scalar> {
+        let bits = match dtype {
+            DType::F64 => value.to_bits(),
+            DType::F32 => u64::from((value as f32).to_bits()),
+            DType::F16 => u64::from(half::f16::from_f64(value).to_bits()),
+            DType::BF16 => u64::from(half::bf16::from_f64(value).to_bits()),
+            DType::Bool => u64::from(value != 0.0),
+            DType::U64 => value as u64,
+            _ if dtype.is_unsigned_int() => (value as u64).min((1 << dtype.bits()) - 1),
+            _ if dtype.is_signed_int() => {
+                let shift = 64 - dtype.bits();
+                (value as i64).clamp(i64::MIN >> shift, i64::MAX >> shift) as u64 & (u64::MAX >> shift)
+            }
+            _ => return None,
+        };
+        Some(Scalar { dtype, bits })
+    }
+
+    /// The value of an integer or `bool` constant; `None` for other types and beyond the range.
+    pub fn as_i64(self) -> Option<i64> {
+        let shift = 64 - self.dtype.bits();
+        match self.dtype {
+            DType::Bool => Some((self.bits != 0).into()),
+            t if t.is_signed_int() => Some(((self.bits << shift) as i64) >> shift),
+            t if t.is_unsigned_int() => i64::try_from(self.bits).ok(),
+            _ => None,
+        }
+    }
 }
 
 /// The index of an instruction in its expression.
@@ -415,5 +514,14 @@ mod tests {
         assert_eq!(both.result_type(&[DType::F32, DType::F32]), Ok(DType::F32));
         assert_eq!(both.insts.len(), 5);
         assert!(both.result_type(&[DType::F32, DType::I64]).is_err());
+    }
+
+    #[test]
+    fn numbers_saturate_and_read_back() {
+        assert_eq!(Scalar::number(DType::I8, -200.0).and_then(Scalar::as_i64), Some(-128));
+        assert_eq!(Scalar::number(DType::U4, 99.0).and_then(Scalar::as_i64), Some(15));
+        assert_eq!(Scalar::number(DType::I32, -7.0), Some(Scalar { dtype: DType::I32, bits: 0xffff_fff9 }));
+        assert_eq!(Scalar::number(DType::F16, 1.0).map(|s| s.bits), Some(0x3c00));
+        assert_eq!(Scalar::number(DType::String, 1.0), None);
     }
 }

@@ -13,12 +13,14 @@
 
 pub mod build;
 pub mod constant;
+pub mod dot;
 pub mod infer;
 pub mod interp;
 pub mod known;
 pub mod op;
 pub mod parse;
 pub mod print;
+pub mod shape;
 pub mod verify;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
@@ -26,6 +28,7 @@ use smallvec::SmallVec;
 
 pub use build::Builder;
 pub use constant::{ConstantData, ConstantSource, TensorBytes};
+pub use known::KnownValue;
 pub use op::{CompositeKind, Op};
 
 use crate::dim::{Dim, Symbols};
@@ -204,6 +207,11 @@ pub struct Graph {
     pub input_names: Vec<String>,
     /// The names of the outputs, in order.
     pub output_names: Vec<String>,
+    /// Pairs of different expressions that the model cannot work with unless they are equal, such as the sizes of two
+    /// operands of an addition. A run tests them on entry. Add to it with [`Graph::assume_equal`].
+    pub assumptions: Vec<(Dim, Dim)>,
+    /// What is known about the elements of small integer values; see [`known`].
+    pub known: SecondaryMap<Value, Option<KnownValue>>,
     /// Replacements that wait for `commit`.
     replaced: SecondaryMap<Value, Option<Value>>,
 }
