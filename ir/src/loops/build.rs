@@ -44,6 +44,15 @@ impl Index {
     }
 }
 
+/// A loop whose body is being built.
+pub struct LoopScope {
+    data: InstData,
+    /// The induction variable.
+    pub index: Val,
+    /// What is carried, at the start of an iteration.
+    pub carried: Vec<Val>,
+}
+
 /// Builds one kernel.
 pub struct KernelBuilder {
     kernel: Kernel,
@@ -113,6 +122,11 @@ impl KernelBuilder {
     /// The number of the worker that runs the task.
     pub fn worker(&self) -> Val {
         self.body_params[2]
+    }
+
+    /// The first task of this launch and the bound after the last.
+    pub fn task_range(&self) -> [Val; 2] {
+        [self.body_params[0], self.body_params[1]]
     }
 
     /// Runs `body` for each task of this launch.
@@ -379,13 +393,11 @@ impl KernelBuilder {
     }
 
     fn block(&mut self, types: &[LaneType], fill: impl FnOnce(&mut KernelBuilder, &[Val]) -> Vec<Val>) -> (Block, Vec<LaneType>) {
-        let params: SmallVec<[Val; 8]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
-        let block = self.kernel.blocks.push(BlockData { params: params.clone(), insts: Vec::new() });
-        self.open.push(block);
+        let block = self.open_block(types);
+        let params = self.kernel.blocks[block].params.clone();
         let yielded = fill(self, &params);
         let types = yielded.iter().map(|&v| self.ty(v)).collect();
-        self.emit(InstData::Yield(yielded.into()), &[]);
-        self.open.pop();
+        self.close_block(&yielded);
         (block, types)
     }
 
@@ -410,13 +422,56 @@ impl KernelBuilder {
                 return body(self, i, init);
             }
         }
-        let types: Vec<LaneType> = init.iter().map(|&v| self.ty(v)).collect();
-        let all: Vec<LaneType> = std::iter::once(INDEX).chain(types.iter().copied()).collect();
+        let scope = self.begin_for(kind, lo, hi, step, init);
+        let yielded = body(self, scope.index, &scope.carried);
+        self.end_for(scope, &yielded)
+    }
+
+    /// Opens a loop's body; [`KernelBuilder::end_for`] closes it. For builders that wrap this one and cannot lend it to
+    /// the closure of [`KernelBuilder::for_`].
+    pub fn begin_for(&mut self, kind: LoopKind, lo: Index, hi: Index, step: i64, init: &[Val]) -> LoopScope {
+        assert!(step > 0, "the step of a loop is positive");
         let (lo, hi) = (self.val(lo), self.val(hi));
-        let (block, yielded) = self.block(&all, |b, params| body(b, params[0], &params[1..]));
-        assert_eq!(yielded, types, "a loop carries values of fixed types");
-        let init = init.into();
-        self.emit(InstData::For { kind, lo, hi, step, init, body: block }, &types).to_vec()
+        let types: Vec<LaneType> = std::iter::once(INDEX).chain(init.iter().map(|&v| self.ty(v))).collect();
+        let body = self.open_block(&types);
+        let params = self.kernel.blocks[body].params.clone();
+        let data = InstData::For { kind, lo, hi, step, init: init.into(), body };
+        LoopScope { data, index: params[0], carried: params[1..].to_vec() }
+    }
+
+    /// Closes a loop's body with what it carries on and gives the loop's results.
+    pub fn end_for(&mut self, scope: LoopScope, yielded: &[Val]) -> Vec<Val> {
+        let types: Vec<LaneType> = scope.carried.iter().map(|&v| self.ty(v)).collect();
+        let given: Vec<LaneType> = yielded.iter().map(|&v| self.ty(v)).collect();
+        assert_eq!(given, types, "a loop carries values of fixed types");
+        self.close_block(yielded);
+        self.emit(scope.data, &types).to_vec()
+    }
+
+    /// Opens a block with parameters of these types; what is built next goes into it.
+    pub fn open_block(&mut self, types: &[LaneType]) -> Block {
+        let params: SmallVec<[Val; 8]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
+        let block = self.kernel.blocks.push(BlockData { params, insts: Vec::new() });
+        self.open.push(block);
+        block
+    }
+
+    /// Ends the block opened last.
+    pub fn close_block(&mut self, yielded: &[Val]) {
+        self.emit(InstData::Yield(yielded.into()), &[]);
+        self.open.pop();
+    }
+
+    /// Chooses between two closed blocks that yield values of the same types.
+    pub fn choose(&mut self, cond: Val, then: Block, otherwise: Block) -> Vec<Val> {
+        let yields = |k: &Kernel, b: Block| -> Vec<LaneType> {
+            let last = *k.blocks[b].insts.last().expect("the block is closed");
+            let InstData::Yield(vals) = &k.insts[last].data else { panic!("the block is closed") };
+            vals.iter().map(|&v| k.vals[v]).collect()
+        };
+        let types = yields(&self.kernel, then);
+        assert_eq!(types, yields(&self.kernel, otherwise), "both sides of an if give values of the same types");
+        self.emit(InstData::If { cond, then, otherwise }, &types).to_vec()
     }
 
     /// A loop that carries nothing.
@@ -449,10 +504,9 @@ impl KernelBuilder {
         then: impl FnOnce(&mut KernelBuilder) -> Vec<Val>,
         otherwise: impl FnOnce(&mut KernelBuilder) -> Vec<Val>,
     ) -> Vec<Val> {
-        let (then, types) = self.block(&[], |b, _| then(b));
-        let (otherwise, other) = self.block(&[], |b, _| otherwise(b));
-        assert_eq!(types, other, "both sides of an if give values of the same types");
-        self.emit(InstData::If { cond, then, otherwise }, &types).to_vec()
+        let (then, _) = self.block(&[], |b, _| then(b));
+        let (otherwise, _) = self.block(&[], |b, _| otherwise(b));
+        self.choose(cond, then, otherwise)
     }
 
     /// Runs `then` if the condition holds.

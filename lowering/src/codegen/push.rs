@@ -1,0 +1,54 @@
+//! Pushing: an element of the anchor goes through the operations after it to the group's result.
+//!
+//! After its anchor a group is a chain of segments: elementwise operations at one position, then a reshape or transpose
+//! that moves the position on. Inside of a segment the result is pulled, with the anchor's element as a given.
+
+use onnxc_ir::loops::Val;
+use onnxc_ir::tensor::{Op, Value};
+
+use super::pull::{Position, Pulled};
+use super::GroupKernel;
+
+impl GroupKernel<'_> {
+    /// The reshapes and transposes through which `anchor` reaches the group's result, in order.
+    pub fn spine(&self, anchor: Value) -> Vec<Value> {
+        let mut reached = vec![anchor];
+        let mut views = Vec::new();
+        for &node in &self.graph.regions[self.region].nodes {
+            let data = &self.graph.nodes[node];
+            if !data.inputs.iter().any(|v| reached.contains(v)) {
+                continue;
+            }
+            reached.extend(data.outputs.iter().copied());
+            if matches!(data.op, Op::Reshape | Op::Transpose { .. }) {
+                views.push(data.outputs[0]);
+            }
+        }
+        views
+    }
+
+    /// Takes `val`, the elements of `anchor` at a position, through the rest of the group and stores them. Operands of
+    /// the operations on the way come from `memo` or are loaded.
+    pub fn push(&mut self, anchor: Value, at: &Position, val: Val, memo: &mut Pulled) {
+        let mut position = at.clone();
+        let (mut value, mut val) = (anchor, val);
+        for view in self.spine(anchor) {
+            let graph = self.graph;
+            let node = graph.def_node(view).expect("a view is a node's output");
+            let data = &graph.nodes[node];
+            memo.insert(value, &position.coords, val);
+            val = self.pull(data.inputs[0], &position, memo);
+            position = match &data.op {
+                Op::Transpose { perm } => position.at(perm.iter().map(|&p| position.coords[p as usize]).collect()),
+                _ => position.at(self.reshape_coords(data.inputs[0], view, &position.coords, position.lanes)),
+            };
+            value = view;
+        }
+        let result = self.results()[0];
+        memo.insert(value, &position.coords, val);
+        let val = self.pull(result, &position, memo);
+        let strides = self.strides(result);
+        let buffer = self.output(result);
+        self.store(buffer, &strides, &position, val);
+    }
+}

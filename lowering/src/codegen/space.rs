@@ -1,0 +1,161 @@
+//! Loops over index spaces: full vectors and what is left over, and task grids cut from the outer dimensions.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::{LoopKind, Val};
+use onnxc_ir::scalar::BinaryOp;
+use onnxc_ir::tensor::Type;
+
+use super::{Coord, GroupKernel};
+
+/// How many elements a task of an elementwise kernel computes at least: enough to pay for handing it to a worker.
+pub const TASK_ELEMENTS: i64 = 16 << 10;
+
+impl GroupKernel<'_> {
+    /// A loop; see `KernelBuilder::for_`.
+    pub fn for_(
+        &mut self,
+        kind: LoopKind,
+        lo: impl Into<Index>,
+        hi: impl Into<Index>,
+        step: i64,
+        init: &[Val],
+        body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
+    ) -> Vec<Val> {
+        let (lo, hi) = (lo.into(), hi.into());
+        if let (Some(first), Some(bound)) = (lo.as_const(), hi.as_const()) {
+            if bound <= first {
+                return init.to_vec();
+            }
+            if bound - first <= step {
+                let i = self.b.i64(first);
+                return body(self, i, init);
+            }
+        }
+        let scope = self.b.begin_for(kind, lo, hi, step, init);
+        let yielded = body(self, scope.index, &scope.carried.clone());
+        self.b.end_for(scope, &yielded)
+    }
+
+    /// A serial loop that carries nothing.
+    pub fn each(&mut self, lo: impl Into<Index>, hi: impl Into<Index>, step: i64, body: impl FnOnce(&mut Self, Val)) {
+        self.for_(LoopKind::Serial, lo, hi, step, &[], |k, i, _| {
+            body(k, i);
+            vec![]
+        });
+    }
+
+    /// Runs `body` if the condition holds.
+    pub fn when(&mut self, cond: Val, body: impl FnOnce(&mut Self)) {
+        let then = self.b.open_block(&[]);
+        body(self);
+        self.b.close_block(&[]);
+        let otherwise = self.b.open_block(&[]);
+        self.b.close_block(&[]);
+        self.b.choose(cond, then, otherwise);
+    }
+
+    /// Runs `body` for each task of the launch.
+    pub fn tasks(&mut self, body: impl FnOnce(&mut Self, Val)) {
+        let [begin, end] = self.b.task_range();
+        self.each(begin, end, 1, body);
+    }
+
+    /// Covers `lo..hi` by vectors of `lanes` elements and then what is left, one by one. `body` is built once for each; it gets the coordinate, the lanes and
+    /// the count of valid lanes. `lo` is a multiple of `lanes`.
+    pub fn vectors(
+        &mut self,
+        lo: impl Into<Index>,
+        hi: impl Into<Index>,
+        lanes: u16,
+        mut body: impl FnMut(&mut Self, Coord, u16, Option<Val>),
+    ) {
+        let (lo, hi) = (lo.into(), hi.into());
+        let step = i64::from(lanes);
+        if lanes == 1 {
+            self.each(lo, hi, 1, |k, i| body(k, Coord::uniform(i), 1, None));
+            return;
+        }
+        let length = self.b.isub(hi, lo);
+        let full = self.b.idiv(length, step);
+        let full = self.b.imul(full, step);
+        let middle = self.b.iadd(lo, full);
+        self.each(lo, middle, step, |k, i| body(k, Coord::consecutive(i, step), lanes, None));
+        self.each(middle, hi, 1, |k, i| body(k, Coord::uniform(i), 1, None));
+    }
+
+    /// Like [`GroupKernel::vectors`], with values carried from one piece to the next: `body` combines vectors into the
+    /// accumulators `init` (of `lanes` lanes), `rest` scalars into the accumulators `scalar_init`. Gives both.
+    pub fn vectors_carrying(
+        &mut self,
+        hi: impl Into<Index>,
+        lanes: u16,
+        init: &[Val],
+        scalar_init: &[Val],
+        mut body: impl FnMut(&mut Self, Coord, u16, &[Val]) -> Vec<Val>,
+    ) -> (Vec<Val>, Vec<Val>) {
+        let hi = hi.into();
+        let step = i64::from(lanes);
+        let full = self.b.idiv(hi, step);
+        let middle = self.b.imul(full, step);
+        let wide = if lanes == 1 {
+            init.to_vec()
+        } else {
+            self.for_(LoopKind::Serial, 0, middle, step, init, |k, i, c| body(k, Coord::consecutive(i, step), lanes, c))
+        };
+        let start = if lanes == 1 { Index::Const(0) } else { middle };
+        let narrow =
+            self.for_(LoopKind::Serial, start, hi, 1, scalar_init, |k, i, c| body(k, Coord::uniform(i), 1, c));
+        (wide, narrow)
+    }
+
+    /// Splits a flat index into coordinates of these dimensions, the last fastest.
+    pub fn unflatten(&mut self, flat: impl Into<Index>, dims: &[Index]) -> Vec<Index> {
+        let mut flat = flat.into();
+        let mut coords = vec![Index::Const(0); dims.len()];
+        for (i, &dim) in dims.iter().enumerate().rev() {
+            if i == 0 {
+                coords[i] = flat;
+            } else {
+                coords[i] = self.b.irem(flat, dim);
+                flat = self.b.idiv(flat, dim);
+            }
+        }
+        coords
+    }
+
+    /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory.
+    pub fn lanes(&self) -> u16 {
+        let narrow = |ty: &Type| matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::F32 | DType::I32 | DType::U32));
+        let region = &self.graph.regions[self.region];
+        let mut in_memory = region.params.iter().chain(&region.results);
+        let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);
+        let computed = |ty: &Type| narrow(ty) || matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::Bool | DType::I64));
+        let all_narrow = in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
+        if all_narrow { self.machine.kernel_lanes_f32 as u16 } else { 1 }
+    }
+
+    /// `lo + part * size .. min(that + size, bound)`: the range of a part.
+    pub fn part(&mut self, part: Val, size: impl Into<Index>, bound: impl Into<Index>) -> (Index, Index) {
+        let size = size.into();
+        let lo = self.b.imul(part, size);
+        let end = self.b.iadd(lo, size);
+        let bound = bound.into();
+        (lo, self.b.imin(end, bound))
+    }
+
+    /// The tree of a lane reduction over several accumulators: pairs until one is left.
+    pub fn combine(&mut self, op: BinaryOp, accumulators: &[Val]) -> Val {
+        let mut level = accumulators.to_vec();
+        while level.len() > 1 {
+            level = level.chunks(2).map(|pair| if let [a, b] = *pair { self.b.binary(op, a, b) } else { pair[0] }).collect();
+        }
+        level[0]
+    }
+}
+
+/// The product of dimensions; checked when the graph was built.
+pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
+    Dim::product(dims).expect("sizes were checked when the graph was built")
+}

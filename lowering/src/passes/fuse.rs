@@ -1,0 +1,260 @@
+//! Cuts the graph into groups, each of which becomes one kernel or a few.
+//!
+//! Before: the operations of the model. After: the body holds only `Group`, `Constant` and `Reshape` nodes; a `Reshape`
+//! there is a second name of the same memory and costs nothing.
+//!
+//! A group has at most one *anchor*, the operation that decides its loops (see [`schedules::is_anchor`]). Forward from the
+//! anchor it takes in elementwise operations, transposes and reshapes while each value has one user: they are computed
+//! on the anchor's elements before those are stored. Backward it takes in what its operations pull element by element.
+//! Views that several groups use are copied into each of them.
+
+use std::collections::HashMap;
+
+use cranelift_entity::SecondaryMap;
+use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
+use smallvec::SmallVec;
+
+use crate::schedules;
+
+/// Runs the pass on the body.
+pub fn run(graph: &mut Graph) {
+    let groups = Cut::new(graph).cut();
+    for group in groups {
+        build(graph, &group);
+    }
+    graph.commit();
+}
+
+/// The index of a group that is being formed.
+type GroupIndex = usize;
+
+/// The state of the pass.
+struct Cut<'g> {
+    graph: &'g Graph,
+    body: Region,
+    users: SecondaryMap<Value, SmallVec<[Node; 2]>>,
+    is_result: SecondaryMap<Value, bool>,
+    groups_of: SecondaryMap<Node, SmallVec<[GroupIndex; 1]>>,
+    groups: Vec<Forming>,
+}
+
+/// A group that is being formed.
+#[derive(Default)]
+struct Forming {
+    nodes: Vec<Node>,
+    root: Option<Value>,
+}
+
+/// A group's nodes in order with its results.
+struct Finished {
+    nodes: Vec<Node>,
+    results: Vec<Value>,
+}
+
+impl<'g> Cut<'g> {
+    fn new(graph: &'g Graph) -> Cut<'g> {
+        let body = graph.body();
+        let mut users: SecondaryMap<Value, SmallVec<[Node; 2]>> = SecondaryMap::new();
+        for &node in &graph.regions[body].nodes {
+            for &v in &graph.nodes[node].inputs {
+                if users[v].last() != Some(&node) {
+                    users[v].push(node);
+                }
+            }
+        }
+        let mut is_result = SecondaryMap::new();
+        graph.regions[body].results.iter().for_each(|&v| is_result[v] = true);
+        Cut { graph, body, users, is_result, groups_of: SecondaryMap::new(), groups: Vec::new() }
+    }
+
+    fn cut(mut self) -> Vec<Finished> {
+        let nodes = self.graph.regions[self.body].nodes.clone();
+        for &node in &nodes {
+            if schedules::is_anchor(&self.graph.nodes[node].op) {
+                self.grow_forward(node);
+            }
+        }
+        for &node in nodes.iter().rev() {
+            if self.groups_of[node].is_empty() {
+                self.place(node);
+            }
+        }
+        // In the order of the region, so that each group's nodes are sorted.
+        for &node in &nodes {
+            for &g in &self.groups_of[node] {
+                self.groups[g].nodes.push(node);
+            }
+        }
+        self.groups
+            .into_iter()
+            .map(|g| {
+                let results = match g.root {
+                    Some(root) => vec![root],
+                    None => self.graph.nodes[g.nodes[0]].outputs.to_vec(),
+                };
+                Finished { nodes: g.nodes, results }
+            })
+            .collect()
+    }
+
+    /// Makes a group of an anchor and the operations that can be computed on its elements.
+    fn grow_forward(&mut self, anchor: Node) {
+        let group = self.groups.len();
+        self.groups.push(Forming::default());
+        self.groups_of[anchor].push(group);
+        let data = &self.graph.nodes[anchor];
+        if !takes_epilogue(&data.op) {
+            return;
+        }
+        let mut last = data.outputs[0];
+        let mut value = last;
+        let mut waiting: SmallVec<[Node; 2]> = SmallVec::new();
+        while let ([user], false) = (&self.users[value][..], self.is_result[value]) {
+            let next = &self.graph.nodes[*user];
+            let output = next.outputs[0];
+            let same_shape = || self.graph.tensor_ty(output).shape == self.graph.tensor_ty(value).shape;
+            match &next.op {
+                Op::Elementwise(_) if same_shape() => {}
+                Op::Transpose { .. } => {}
+                Op::Reshape => {
+                    // Worth taking in only if something after it is.
+                    waiting.push(*user);
+                    value = output;
+                    continue;
+                }
+                _ => break,
+            }
+            for node in waiting.drain(..).chain([*user]) {
+                self.groups_of[node].push(group);
+            }
+            value = output;
+            last = output;
+        }
+        self.groups[group].root = Some(last);
+    }
+
+    /// Puts a node that is in no group into its users' groups, or into one of its own.
+    fn place(&mut self, node: Node) {
+        let data = &self.graph.nodes[node];
+        if matches!(data.op, Op::Constant(_) | Op::Reshape) {
+            return;
+        }
+        let output = data.outputs[0];
+        if !self.is_result[output] {
+            let groups = self.users_groups(output);
+            let joins = |g: &GroupIndex| self.users[output].iter().all(|&u| !self.groups_of[u].contains(g) || self.pulls(u, node));
+            let copies = is_view(&data.op) || groups.len() == 1;
+            if let (true, false, true) = (copies, groups.is_empty(), groups.iter().all(joins)) {
+                self.groups_of[node] = groups;
+                return;
+            }
+        }
+        self.groups_of[node].push(self.groups.len());
+        self.groups.push(Forming { nodes: Vec::new(), root: Some(output) });
+    }
+
+    /// The groups of all users of a value; none if a user is in no group.
+    fn users_groups(&self, value: Value) -> SmallVec<[GroupIndex; 1]> {
+        let mut groups: SmallVec<[GroupIndex; 1]> = SmallVec::new();
+        for &user in &self.users[value] {
+            if self.groups_of[user].is_empty() {
+                return SmallVec::new();
+            }
+            groups.extend(self.groups_of[user].iter().copied());
+        }
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// Whether `user` can compute its operand from `node` element by element, at no more work than before.
+    fn pulls(&self, user: Node, node: Node) -> bool {
+        let (op, by) = (&self.graph.nodes[node].op, &self.graph.nodes[user].op);
+        let elements = |n: Node| &self.graph.tensor_ty(self.graph.nodes[n].outputs[0]).shape;
+        let strided = matches!(op, Op::Transpose { .. } | Op::Broadcast | Op::Slice { .. });
+        let cheap = is_view(op) || matches!(op, Op::DimValue(_));
+        match by {
+            Op::Elementwise(_) => cheap || elements(node) == elements(user),
+            Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Gather { .. } => {
+                cheap || matches!(op, Op::Elementwise(_)) && !self.repeats(user, node)
+            }
+            Op::Broadcast => cheap,
+            // After an anchor, operands come at the anchor's coordinates; a reshape there is not one that is pulled.
+            Op::Reshape => false,
+            Op::Reduce { .. } | Op::Concat { .. } => cheap || matches!(op, Op::Elementwise(_)),
+            Op::Composite { kind, .. } => match kind {
+                CompositeKind::Softmax { .. }
+                | CompositeKind::LogSoftmax { .. }
+                | CompositeKind::LayerNorm { .. }
+                | CompositeKind::RmsNorm { .. } => {
+                    (cheap || matches!(op, Op::Elementwise(_))) && self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0]
+                }
+                CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => false,
+            },
+            Op::Contract(_) | Op::Conv(_) | Op::Window(_) => strided,
+            Op::Cumulate { .. } | Op::Scatter { .. } | Op::Sort { .. } => strided,
+            Op::Constant(_) | Op::DimValue(_) | Op::If { .. } | Op::Loop { .. } | Op::Group { .. } => false,
+        }
+    }
+
+    /// Whether `user` may read an element of `node` more than once.
+    fn repeats(&self, user: Node, node: Node) -> bool {
+        match &self.graph.nodes[user].op {
+            Op::Gather { .. } => true,
+            Op::Pad { .. } => self.graph.nodes[user].inputs[0] != self.graph.nodes[node].outputs[0],
+            _ => false,
+        }
+    }
+}
+
+/// Operations that only move elements: copying one into several groups costs nothing but index arithmetic.
+fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Transpose { .. } | Op::Broadcast | Op::Slice { .. } | Op::Pad { .. } | Op::Gather { .. })
+}
+
+/// Anchors whose schedule can go on with the elements that it computes.
+fn takes_epilogue(op: &Op) -> bool {
+    match op {
+        Op::Reduce { .. } | Op::Contract(_) | Op::Conv(_) | Op::Window(_) => true,
+        Op::Composite { kind, .. } => matches!(
+            kind,
+            CompositeKind::Softmax { .. }
+                | CompositeKind::LogSoftmax { .. }
+                | CompositeKind::LayerNorm { .. }
+                | CompositeKind::RmsNorm { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// Replaces the nodes of a group by one `Group` node.
+fn build(graph: &mut Graph, group: &Finished) {
+    let region = graph.add_region();
+    let mut inside: HashMap<Value, Value> = HashMap::new();
+    let mut inputs = Vec::new();
+    for &node in &group.nodes {
+        let data = graph.nodes[node].clone();
+        let mut mapped = Vec::with_capacity(data.inputs.len());
+        for &v in &data.inputs {
+            let outer = v;
+            mapped.push(*inside.entry(outer).or_insert_with(|| {
+                inputs.push(outer);
+                let ty = graph.values[outer].ty.clone();
+                graph.add_param(region, ty)
+            }));
+        }
+        let types: Vec<_> = data.outputs.iter().map(|&v| graph.ty(v).clone()).collect();
+        let copy = graph.add_node(region, data.op.clone(), mapped, types, &data.origins);
+        let outputs = graph.nodes[copy].outputs.clone();
+        inside.extend(data.outputs.iter().copied().zip(outputs));
+    }
+    graph.regions[region].results = group.results.iter().map(|v| inside[v]).collect();
+    let types: Vec<_> = group.results.iter().map(|&v| graph.ty(v).clone()).collect();
+    let origins = graph.merged_origins(group.nodes.iter().copied());
+    let body = graph.body();
+    let node = graph.add_node(body, Op::Group { body: region }, inputs, types, &origins);
+    for (i, &v) in group.results.iter().enumerate() {
+        let new = graph.nodes[node].outputs[i];
+        graph.replace(v, new);
+    }
+}

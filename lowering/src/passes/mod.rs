@@ -1,0 +1,5 @@
+//! Passes over the Tensor IR. A pass is one file; its name is its flag, its filetest folder and its verb. The order in
+//! which they run is in [`crate::pipeline`].
+
+pub mod fuse;
+pub mod fuse_elementwise;

@@ -1,0 +1,86 @@
+//! Places tensors in the arena so that those that are alive together do not overlap.
+//!
+//! Each tensor lives from the step that writes it to the last step that reads it. Greedy by size: the largest first, each
+//! at the lowest offset that is free for its whole life. Tensors whose size depends on symbols follow the others, one
+//! after the other.
+
+use onnxc_ir::dim::Dim;
+
+/// Alignment of every tensor in bytes: a cache line, and the widest vector register.
+pub const ALIGNMENT: u64 = 64;
+
+/// A tensor that needs room.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Size in bytes.
+    pub bytes: Dim,
+    /// The first step that needs it.
+    pub first: usize,
+    /// The last step that needs it.
+    pub last: usize,
+}
+
+/// The offsets of the tenants in bytes, in their order, and the size of the arena.
+pub fn plan(tenants: &[Tenant]) -> (Vec<Dim>, Dim) {
+    let mut offsets = vec![Dim::from(0); tenants.len()];
+    let mut fixed: Vec<(usize, u64)> = Vec::new();
+    let mut symbolic = Vec::new();
+    for (i, tenant) in tenants.iter().enumerate() {
+        match tenant.bytes.as_const() {
+            Some(bytes) => fixed.push((i, (bytes.max(1) as u64).next_multiple_of(ALIGNMENT))),
+            None => symbolic.push(i),
+        }
+    }
+    fixed.sort_by_key(|&(i, bytes)| (std::cmp::Reverse(bytes), tenants[i].first, i));
+    // Placed so far, by offset: (offset, end, tenant).
+    let mut placed: Vec<(u64, u64, usize)> = Vec::new();
+    let mut size = 0;
+    for (i, bytes) in fixed {
+        let mut offset = 0;
+        for &(start, end, other) in &placed {
+            let alive_together = tenants[i].first <= tenants[other].last && tenants[other].first <= tenants[i].last;
+            if !alive_together {
+                continue;
+            }
+            if offset + bytes <= start {
+                break;
+            }
+            offset = offset.max(end);
+        }
+        let at = placed.partition_point(|&(start, ..)| start < offset);
+        placed.insert(at, (offset, offset + bytes, i));
+        offsets[i] = Dim::from(offset as i64);
+        size = size.max(offset + bytes);
+    }
+    let mut end = Dim::from(size as i64);
+    for i in symbolic {
+        offsets[i] = end.clone();
+        let lines = tenants[i].bytes.ceil_div(&Dim::from(ALIGNMENT as i64)).expect("the divisor is a constant");
+        let bytes = (&lines * &Dim::from(ALIGNMENT as i64)).expect("sizes were checked when the graph was built");
+        end = (&end + &bytes).expect("sizes were checked when the graph was built");
+    }
+    (offsets, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(bytes: i64, first: usize, last: usize) -> Tenant {
+        Tenant { bytes: Dim::from(bytes), first, last }
+    }
+
+    #[test]
+    fn a_chain_needs_its_two_largest_neighbours() {
+        let chain = [tenant(100, 0, 1), tenant(200, 1, 2), tenant(300, 2, 3), tenant(50, 3, 4)];
+        let (offsets, size) = plan(&chain);
+        assert_eq!(size, Dim::from(320 + 256));
+        for (i, a) in chain.iter().enumerate() {
+            for (j, b) in chain.iter().enumerate().skip(i + 1) {
+                let (x, y) = (offsets[i].as_const().unwrap(), offsets[j].as_const().unwrap());
+                let apart = x + a.bytes.as_const().unwrap() <= y || y + b.bytes.as_const().unwrap() <= x;
+                assert!(apart || a.last < b.first || b.last < a.first, "{i} and {j} overlap");
+            }
+        }
+    }
+}

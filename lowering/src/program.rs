@@ -1,0 +1,264 @@
+//! From groups to a program: kernels, launches, places and the weight section.
+//!
+//! Before: a body of `Group`, `Constant` and `Reshape` nodes, as the pass `fuse` leaves it. After: a [`Program`].
+
+use std::collections::HashMap;
+
+use cranelift_entity::SecondaryMap;
+use onnxc_ir::dim::Dim;
+use onnxc_ir::loops::Kernel;
+use onnxc_ir::machine::MachineModel;
+use onnxc_ir::program::{KernelRef, Launch, Place, Port, Program, Step, Weight};
+use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, Value};
+
+use crate::LowerError;
+use crate::codegen::{Argument, GroupLaunch};
+use crate::plan_memory::{self, ALIGNMENT, Tenant};
+use crate::schedules;
+
+/// Lowers a cut graph.
+pub fn lower(graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
+    let mut lowering = Lowering::new(&graph, machine)?;
+    lowering.assign_ports();
+    for &node in &graph.regions[graph.body()].nodes {
+        lowering.lower_node(node)?;
+    }
+    lowering.copy_results();
+    let mut program = lowering.finish();
+    program.constants = graph.constants;
+    program.origins = graph.origins;
+    Ok(program)
+}
+
+/// Where the bytes of a value are, before the memory plan.
+#[derive(Clone, Debug)]
+enum Home {
+    Place(Place),
+    /// A tensor of the arena, by its number.
+    Tenant(usize),
+}
+
+struct Lowering<'g> {
+    graph: &'g Graph,
+    machine: &'g MachineModel,
+    program: Program,
+    homes: SecondaryMap<Value, Option<Home>>,
+    tenants: Vec<Tenant>,
+    /// Steps whose places wait for the memory plan.
+    steps: Vec<PlannedStep>,
+    kernels: HashMap<String, KernelRef>,
+    weights: HashMap<Constant, u64>,
+}
+
+enum PlannedStep {
+    Launch { kernel: KernelRef, buffers: Vec<Home>, params: Vec<Dim>, tasks: Dim, origins: Origins, flops: Dim },
+    Copy { from: Home, to: Home, bytes: Dim, origins: Origins },
+}
+
+impl<'g> Lowering<'g> {
+    fn new(graph: &'g Graph, machine: &'g MachineModel) -> Result<Lowering<'g>, LowerError> {
+        let body = &graph.regions[graph.body()];
+        let port = |names: &[String], i: usize, v: Value| -> Result<Port, LowerError> {
+            let name = names.get(i).cloned().unwrap_or_default();
+            match graph.ty(v).as_tensor() {
+                Some(ty) => Ok(Port { name, ty: ty.clone() }),
+                None => Err(LowerError::NotTensor { name }),
+            }
+        };
+        let ports = |names: &[String], values: &[Value]| {
+            values.iter().enumerate().map(|(i, &v)| port(names, i, v)).collect::<Result<Vec<_>, _>>()
+        };
+        let program = Program {
+            name: graph.name.clone(),
+            symbols: graph.symbols.clone(),
+            inputs: ports(&graph.input_names, &body.params)?,
+            outputs: ports(&graph.output_names, &body.results)?,
+            assumptions: graph.assumptions.clone(),
+            ..Program::default()
+        };
+        Ok(Lowering {
+            graph,
+            machine,
+            program,
+            homes: SecondaryMap::new(),
+            tenants: Vec::new(),
+            steps: Vec::new(),
+            kernels: HashMap::new(),
+            weights: HashMap::new(),
+        })
+    }
+
+    /// Inputs are where the caller has them; a result that is computed goes straight to the caller's output.
+    fn assign_ports(&mut self) {
+        let body = &self.graph.regions[self.graph.body()];
+        for (i, &v) in body.params.iter().enumerate() {
+            self.homes[v] = Some(Home::Place(Place::Input(i as u32)));
+        }
+        for (i, &v) in body.results.iter().enumerate() {
+            // Through reshapes to the node that computes the elements.
+            let mut source = v;
+            while let Some(node) = self.graph.def_node(source).filter(|&n| matches!(self.graph.nodes[n].op, Op::Reshape)) {
+                source = self.graph.nodes[node].inputs[0];
+            }
+            let computed = self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
+            if computed && self.homes[source].is_none() {
+                self.homes[source] = Some(Home::Place(Place::Output(i as u32)));
+            }
+        }
+    }
+
+    fn lower_node(&mut self, node: Node) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let data = &graph.nodes[node];
+        match &data.op {
+            Op::Constant(c) => {
+                let offset = self.weight(*c)?;
+                self.homes[data.outputs[0]] = Some(Home::Place(Place::Weights(offset)));
+            }
+            Op::Reshape => {
+                let home = self.home(data.inputs[0]);
+                if self.homes[data.outputs[0]].is_none() {
+                    self.homes[data.outputs[0]] = Some(home);
+                }
+            }
+            Op::Group { body } => self.lower_group(node, *body)?,
+            other => panic!("`{}` is left in the body after fusion", other.name()),
+        }
+        Ok(())
+    }
+
+    fn lower_group(&mut self, node: Node, region: Region) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let data = &graph.nodes[node];
+        let first = self.steps.len();
+        for &v in &data.outputs {
+            if self.homes[v].is_none() {
+                let tenant = Tenant { bytes: bytes_of(graph.tensor_ty(v))?, first, last: first };
+                self.homes[v] = Some(Home::Tenant(self.tenants.len()));
+                self.tenants.push(tenant);
+            }
+        }
+        let empty = |v: &Value| graph.tensor_ty(*v).static_len() == Some(0);
+        if data.outputs.iter().all(empty) {
+            return Ok(());
+        }
+        let name = self.kernel_name(node, region);
+        let params = &graph.regions[region].params;
+        let results = &graph.regions[region].results;
+        for launch in schedules::schedule(graph, region, self.machine, &name) {
+            let GroupLaunch { kernel, arguments, params: sizes, tasks, flops } = launch;
+            let buffers = arguments
+                .iter()
+                .map(|argument| match *argument {
+                    Argument::Input(v) => {
+                        let i = params.iter().position(|&p| p == v).expect("an input of the region");
+                        self.home(data.inputs[i])
+                    }
+                    Argument::Output(v) => {
+                        let i = results.iter().position(|&r| r == v).expect("a result of the region");
+                        self.home(data.outputs[i])
+                    }
+                })
+                .collect::<Vec<Home>>();
+            let step = self.steps.len();
+            buffers.iter().for_each(|home| self.touch(home, step));
+            self.program.scratch_bytes = self.program.scratch_bytes.max(kernel.scratch_layout().1);
+            let kernel = self.kernel(kernel);
+            let origins = data.origins.clone();
+            self.steps.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
+        }
+        Ok(())
+    }
+
+    /// A kernel of the program; an equal one is shared.
+    fn kernel(&mut self, kernel: Kernel) -> KernelRef {
+        let key = format!("{:?}", Kernel { name: String::new(), ..kernel.clone() });
+        if let Some(&shared) = self.kernels.get(&key) {
+            return shared;
+        }
+        let kernel = self.program.kernels.push(kernel);
+        self.kernels.insert(key, kernel);
+        kernel
+    }
+
+    /// The schedule's family and the ONNX node: `conv_layer1.0.conv1`.
+    fn kernel_name(&self, node: Node, region: Region) -> String {
+        let family = schedules::anchor(self.graph, region).map_or("map", |n| self.graph.nodes[n].op.name());
+        let origin = &self.graph.origins[self.graph.nodes[node].origins[0]];
+        format!("{family}_{}", origin.path)
+    }
+
+    fn home(&self, value: Value) -> Home {
+        self.homes[value].clone().expect("values are defined before they are used")
+    }
+
+    /// Keeps a tensor alive up to a step.
+    fn touch(&mut self, home: &Home, step: usize) {
+        if let Home::Tenant(t) = *home {
+            self.tenants[t].first = self.tenants[t].first.min(step);
+            self.tenants[t].last = self.tenants[t].last.max(step);
+        }
+    }
+
+    /// The offset of a constant in the weight section.
+    fn weight(&mut self, constant: Constant) -> Result<u64, LowerError> {
+        if let Some(&offset) = self.weights.get(&constant) {
+            return Ok(offset);
+        }
+        let bytes = bytes_of(&self.graph.constants[constant].ty)?.as_const().expect("constants have constant shapes") as u64;
+        let offset = self.program.weight_bytes;
+        self.program.weights.push(Weight { constant, offset, bytes });
+        self.program.weight_bytes = (offset + bytes.max(1)).next_multiple_of(ALIGNMENT);
+        self.weights.insert(constant, offset);
+        Ok(offset)
+    }
+
+    /// Outputs whose elements are not computed into them: inputs, constants, and values that are several outputs.
+    fn copy_results(&mut self) {
+        let graph = self.graph;
+        for (i, &v) in graph.regions[graph.body()].results.iter().enumerate() {
+            let from = self.home(v);
+            let to = Place::Output(i as u32);
+            if matches!(&from, Home::Place(place) if *place == to) {
+                continue;
+            }
+            let bytes = bytes_of(graph.tensor_ty(v)).expect("the size was checked with the port");
+            let origins = graph.def_node(v).map(|n| graph.nodes[n].origins.clone()).unwrap_or_default();
+            let step = self.steps.len();
+            self.touch(&from, step);
+            self.steps.push(PlannedStep::Copy { from, to: Home::Place(to), bytes, origins });
+        }
+    }
+
+    fn finish(mut self) -> Program {
+        let (offsets, arena) = plan_memory::plan(&self.tenants);
+        let place = |home: Home| match home {
+            Home::Place(place) => place,
+            Home::Tenant(t) => Place::Arena(offsets[t].clone()),
+        };
+        self.program.steps = self
+            .steps
+            .into_iter()
+            .map(|step| match step {
+                PlannedStep::Launch { kernel, buffers, params, tasks, origins, flops } => {
+                    let buffers = buffers.into_iter().map(place).collect();
+                    Step::Launch(Launch { kernel, buffers, params, tasks, origins, flops })
+                }
+                PlannedStep::Copy { from, to, bytes, origins } => {
+                    Step::Copy { from: place(from), to: place(to), bytes, origins }
+                }
+            })
+            .collect();
+        self.program.arena_bytes = arena;
+        self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
+        self.program
+    }
+}
+
+/// The size of a tensor in bytes.
+fn bytes_of(ty: &TensorType) -> Result<Dim, LowerError> {
+    let elements = Dim::product(&ty.shape).map_err(|_| LowerError::TooLarge)?;
+    let bits = i64::from(ty.dtype.bits());
+    let bits = (&elements * &Dim::from(bits)).map_err(|_| LowerError::TooLarge)?;
+    bits.ceil_div(&Dim::from(8)).map_err(|_| LowerError::TooLarge)
+}

@@ -1,0 +1,52 @@
+//! Schedules: from a group of operations to the loops of a kernel. A family is one file; [`schedule`] picks it by the
+//! group's anchor, the operation that decides the loops.
+
+pub mod map;
+pub mod reduce;
+
+use onnxc_ir::machine::MachineModel;
+use onnxc_ir::tensor::{Graph, Node, Op, Region};
+
+use crate::codegen::{GroupKernel, GroupLaunch};
+
+/// Whether the operation decides the loops of its group. All others are computed element by element.
+pub fn is_anchor(op: &Op) -> bool {
+    match op {
+        Op::Reduce { .. }
+        | Op::Cumulate { .. }
+        | Op::Contract(_)
+        | Op::Conv(_)
+        | Op::Window(_)
+        | Op::Scatter { .. }
+        | Op::Sort { .. }
+        | Op::Concat { .. }
+        | Op::If { .. }
+        | Op::Loop { .. }
+        | Op::Composite { .. }
+        | Op::Group { .. } => true,
+        Op::Constant(_)
+        | Op::DimValue(_)
+        | Op::Elementwise(_)
+        | Op::Reshape
+        | Op::Transpose { .. }
+        | Op::Broadcast
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Gather { .. } => false,
+    }
+}
+
+/// The anchor of a group's region, if it has one.
+pub fn anchor(graph: &Graph, region: Region) -> Option<Node> {
+    graph.regions[region].nodes.iter().copied().find(|&n| is_anchor(&graph.nodes[n].op))
+}
+
+/// Schedules the group in `region` as kernels that run one after the other.
+pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &str) -> Vec<GroupLaunch> {
+    let kernel = GroupKernel::new(graph, region, machine, name);
+    let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel)] };
+    match &graph.nodes[node].op {
+        Op::Reduce { .. } => vec![reduce::schedule(kernel, node)],
+        other => panic!("no schedule for `{}`", other.name()),
+    }
+}
