@@ -1,1 +1,3 @@
-//! ONNX to Tensor IR.
+//! ONNX models to onnxc's Tensor IR.
+
+pub mod proto;
