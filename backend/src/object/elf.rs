@@ -68,6 +68,7 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
     let aarch64 = spec.target.is_aarch64();
     let (sections, symbols, frames) = contents(spec, aarch64);
     let undefined: Vec<&str> = spec.undefined_symbols().into_iter().collect();
+    let file_name = format!("{}.onnx", spec.prefix);
     let mut head = Head(Vec::new());
     let mut writer = Writer::new(Endianness::Little, true, &mut head);
 
@@ -96,9 +97,19 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
     writer.reserve_strtab_section_index();
     writer.reserve_shstrtab_section_index();
 
-    // Symbols: sections, then locals, then globals, then what is undefined, as ELF wants local ones first.
+    // Symbols: sections, then locals, then globals, then what is undefined, as ELF wants local ones first. The file's
+    // symbol is there because linkers otherwise put the object's path into what they make.
     writer.reserve_null_symbol_index();
-    let mut table = Vec::new();
+    writer.reserve_symbol_index(None);
+    let mut table = vec![Sym {
+        name: Some(writer.add_string(file_name.as_bytes())),
+        section: None,
+        st_info: (elf::STB_LOCAL << 4) | elf::STT_FILE,
+        st_other: 0,
+        st_shndx: elf::SHN_ABS,
+        st_value: 0,
+        st_size: 0,
+    }];
     let mut section_symbols = [0; 6];
     for index in [TEXT, RODATA, RELRO].into_iter().filter(|&index| present(index)) {
         section_symbols[index] = writer.reserve_symbol_index(Some(indices[index])).0;

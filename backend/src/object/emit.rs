@@ -137,7 +137,7 @@ fn failed(path: &Path, source: io::Error) -> ObjectError {
     ObjectError::Write { path: path.to_owned(), source }
 }
 
-fn emitted(spec: &ObjectSpec<'_>, file: &File) -> io::Result<Emitted> {
+pub(crate) fn emitted(spec: &ObjectSpec<'_>, file: &File) -> io::Result<Emitted> {
     Ok(Emitted {
         code_bytes: spec.code_bytes(),
         weight_bytes: spec.weights.as_ref().map_or(0, |weights| weights.len),
