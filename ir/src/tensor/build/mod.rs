@@ -25,7 +25,7 @@ pub use expr::ExprBuilder;
 use super::constant::{ConstantData, ConstantSource, TensorBytes};
 use super::infer::{self, InferError, OutputType};
 use super::shape::ShapeError;
-use super::{Graph, Node, Op, Origins, Region, Shape, TensorType, Type, Value, known};
+use super::{Constant, Graph, Node, Op, Origins, Region, Shape, TensorType, Type, Value, known};
 use crate::dim::{Dim, DimError};
 use crate::dtype::DType;
 use crate::scalar::Scalar;
@@ -214,7 +214,13 @@ impl<'g> Builder<'g> {
     }
 
     fn add_constant(&mut self, ty: TensorType, source: ConstantSource, name: &str) -> Value {
-        let constant = self.graph.constants.push(ConstantData { ty: ty.clone(), source, name: name.to_owned() });
+        let constant = self.graph.constants.push(ConstantData { ty, source, name: name.to_owned() });
+        self.constant_node(constant)
+    }
+
+    /// A node for a constant that the graph holds already.
+    pub fn constant_node(&mut self, constant: Constant) -> Value {
+        let ty = self.graph.constants[constant].ty.clone();
         let node = self.append(Op::Constant(constant), &[], [ty.into()]);
         self.graph.output(node)
     }

@@ -1,0 +1,410 @@
+//! From a decoded model to a [`Graph`]: names become values, nodes become primitives through the operator table.
+//!
+//! Before: a [`ModelFile`], of which nothing is trusted. After: a graph that satisfies `tensor::verify`, or every problem
+//! that was found, each with its node. A node that fails does not stop the import: what depends on it is left out, so
+//! that one run names all that is missing.
+
+mod context;
+mod scope;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::tensor::constant::ConstantData;
+use onnxc_ir::tensor::{Builder, ConstantSource, Graph, Origin, OriginData, Region, TensorType, Type, Value};
+
+pub use context::{NodeContext, OpError, OpResult, Subgraph};
+use scope::{Binding, Scope};
+
+use crate::ops;
+use crate::proto::{
+    AttributeProto, DimensionValue, FunctionProto, GraphProto, LoadError, ModelFile, NodeProto, OperatorSetIdProto,
+    TensorData, TypeProto, TypeValue, ValueInfoProto, densify, dtype_from_onnx,
+};
+
+/// Functions nest at most this deep; a model's functions must not call each other in a circle.
+const MAX_FUNCTION_DEPTH: usize = 32;
+
+/// What the user says about a named dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DimSetting {
+    /// It is this number.
+    Fixed(i64),
+    /// It is between these, both included.
+    Range(i64, i64),
+}
+
+/// How to import a model.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The graph's name; becomes the prefix of symbols.
+    pub name: String,
+    /// Settings of named dimensions.
+    pub dims: HashMap<String, DimSetting>,
+}
+
+/// A graph and what was noticed on the way.
+#[derive(Debug)]
+pub struct Imported {
+    /// The model.
+    pub graph: Graph,
+    /// What is odd but not wrong.
+    pub warnings: Vec<String>,
+}
+
+/// Why a node cannot be imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeProblem {
+    /// The node's name, or its place.
+    pub node: String,
+    /// Its operator with the domain.
+    pub operator: String,
+    /// The opset version that the model imports for its domain.
+    pub opset: i64,
+    /// Whether the model is at fault; otherwise it asks for what the compiler lacks.
+    pub invalid: bool,
+    /// What is wrong or missing.
+    pub message: String,
+}
+
+/// Why a model cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file or a tensor in it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The model as a whole.
+    #[error("{0}")]
+    Model(String),
+    /// Nodes.
+    #[error("{}", .0.iter().map(|p| format!("{} ({}): {}", p.node, p.operator, p.message)).collect::<Vec<_>>().join("\n"))]
+    Nodes(Vec<NodeProblem>),
+}
+
+/// What all graphs of a model share while it is imported.
+pub(crate) struct Shared<'m> {
+    file: &'m ModelFile,
+    functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
+    problems: RefCell<Vec<NodeProblem>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+/// The opset versions in force, by domain.
+type Opsets = HashMap<String, i64>;
+
+/// Imports a model.
+pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, ImportError> {
+    let model = &file.model;
+    let proto = model.graph.as_deref().ok_or_else(|| ImportError::Model("the model has no graph".into()))?;
+    let functions = model
+        .functions
+        .iter()
+        .map(|f| ((ops::canonical_domain(&f.domain), f.name.as_str(), f.overload.as_str()), f))
+        .collect();
+    let shared = Shared { file, functions, problems: RefCell::default(), warnings: RefCell::default() };
+    let mut graph = Graph::new(&options.name);
+    for (name, setting) in &options.dims {
+        if let DimSetting::Range(low, high) = *setting {
+            let symbol = graph.symbols.intern(name);
+            graph.symbols.restrict(symbol, low, high);
+        }
+    }
+    let opsets = opsets(&model.opset_import);
+    let body = graph.body();
+    let mut scope = Scope::root();
+    bind_initializers(&mut graph, &shared, &mut scope, proto)?;
+    for input in &proto.input {
+        if scope.binds(&input.name) {
+            continue;
+        }
+        let ty = declared_type(&mut graph, input, &options.dims).map_err(|m| {
+            ImportError::Model(format!("input `{}`: {m}", input.name))
+        })?;
+        let value = graph.add_param(body, ty);
+        graph.input_names.push(input.name.clone());
+        scope.bind(&input.name, Binding::Value(value));
+    }
+    let place = Place { path: String::new(), opsets: &opsets, depth: 0 };
+    import_nodes(&mut graph, &shared, &mut scope, body, &proto.node, &place);
+    let problems = shared.problems.take();
+    if !problems.is_empty() {
+        return Err(ImportError::Nodes(problems));
+    }
+    for output in &proto.output {
+        let origin = output_origin(&mut graph, &output.name);
+        let mut b = Builder::new(&mut graph, body, &[origin][..]);
+        let value = scope
+            .value(&mut b, &output.name)
+            .ok_or_else(|| ImportError::Model(format!("no node computes the output `{}`", output.name)))?;
+        compare_declared(&graph, &shared, output, value);
+        graph.regions[body].results.push(value);
+        graph.output_names.push(output.name.clone());
+    }
+    graph.commit();
+    Ok(Imported { graph, warnings: shared.warnings.take() })
+}
+
+/// The origin of a constant that is an output itself.
+fn output_origin(graph: &mut Graph, name: &str) -> Origin {
+    graph.origins.push(OriginData { path: format!("output `{name}`"), operator: "Constant".into() })
+}
+
+/// Where nodes are imported: the names around them, the opsets and how deep functions nest.
+#[derive(Clone)]
+pub(crate) struct Place<'p> {
+    path: String,
+    opsets: &'p Opsets,
+    depth: usize,
+}
+
+fn opsets(imports: &[OperatorSetIdProto]) -> Opsets {
+    imports.iter().map(|i| (ops::canonical_domain(&i.domain).to_owned(), i.version)).collect()
+}
+
+/// Makes the graph's initializers known to the scope. Elements stay where they are in the file.
+fn bind_initializers(graph: &mut Graph, shared: &Shared<'_>, scope: &mut Scope, proto: &GraphProto) -> Result<(), ImportError> {
+    let external = &shared.file.external;
+    let dense = proto.initializer.iter().map(|t| (t.name.as_str(), TensorData::from_proto(t, external)));
+    let sparse = proto.sparse_initializer.iter().map(|t| {
+        let name = t.values.as_ref().map_or("", |v| v.name.as_str());
+        (name, densify(t, external))
+    });
+    for (name, data) in dense.chain(sparse) {
+        let data = data.map_err(|e| e.within(format!("initializer `{name}`")))?;
+        let binding = match data.to_tensor_bytes() {
+            Some(tensor) => {
+                let ty = TensorType::fixed(tensor.dtype, &tensor.shape);
+                let source = ConstantSource::Bytes(tensor.bytes);
+                Binding::Constant(graph.constants.push(ConstantData { ty, source, name: name.to_owned() }))
+            }
+            None => Binding::Unsupported("string tensors"),
+        };
+        scope.bind(name, binding);
+    }
+    Ok(())
+}
+
+/// Imports nodes in order; problems are collected, and what depends on a failed node is left out.
+pub(crate) fn import_nodes(
+    graph: &mut Graph,
+    shared: &Shared<'_>,
+    scope: &mut Scope,
+    region: Region,
+    nodes: &[NodeProto],
+    place: &Place<'_>,
+) {
+    for (index, node) in nodes.iter().enumerate() {
+        let name = if node.name.is_empty() { format!("#{index}") } else { node.name.clone() };
+        let path = if place.path.is_empty() { name } else { format!("{}/{name}", place.path) };
+        match import_node(graph, shared, scope, region, node, &path, place) {
+            Ok(Some(values)) => {
+                for (name, &value) in node.output.iter().zip(&values).filter(|(name, _)| !name.is_empty()) {
+                    scope.bind(name, Binding::Value(value));
+                }
+                for name in node.output.iter().skip(values.len()).filter(|name| !name.is_empty()) {
+                    scope.bind(name, Binding::Unsupported("an optional output that is not computed"));
+                }
+            }
+            Ok(None) => node.output.iter().for_each(|name| scope.bind(name, Binding::Poisoned)),
+            Err(error) => {
+                let domain = ops::canonical_domain(&node.domain);
+                shared.problems.borrow_mut().push(NodeProblem {
+                    node: path,
+                    operator: ops::qualified_name(domain, &node.op_type),
+                    opset: place.opsets.get(domain).copied().unwrap_or(0),
+                    invalid: matches!(error, OpError::Invalid(_)),
+                    message: error.to_string(),
+                });
+                node.output.iter().for_each(|name| scope.bind(name, Binding::Poisoned));
+            }
+        }
+    }
+}
+
+/// Imports one node; `None` if one of its inputs comes from a node that failed.
+fn import_node(
+    graph: &mut Graph,
+    shared: &Shared<'_>,
+    scope: &mut Scope,
+    region: Region,
+    node: &NodeProto,
+    path: &str,
+    place: &Place<'_>,
+) -> Result<Option<Vec<Value>>, OpError> {
+    let domain = ops::canonical_domain(&node.domain);
+    let operator = ops::qualified_name(domain, &node.op_type);
+    let origin = graph.origins.push(OriginData { path: path.to_owned(), operator });
+    let mut b = Builder::new(graph, region, &[origin][..]);
+    let mut inputs = Vec::with_capacity(node.input.len());
+    for name in &node.input {
+        if name.is_empty() {
+            inputs.push(None);
+            continue;
+        }
+        match scope.lookup(name) {
+            Some(Binding::Poisoned) => return Ok(None),
+            Some(Binding::Unsupported(what)) => {
+                return Err(OpError::Unsupported(format!("input `{name}` needs {what}")));
+            }
+            Some(_) => inputs.push(scope.value(&mut b, name)),
+            None => return Err(OpError::Invalid(format!("input `{name}` is computed by no earlier node"))),
+        }
+    }
+    if let Some(function) = shared.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str())) {
+        let inner = Place { path: path.to_owned(), opsets: &opsets(&function.opset_import), depth: place.depth + 1 };
+        return expand_function(graph, shared, region, node, function, &inputs, &inner).map(Some);
+    }
+    let opset = place.opsets.get(domain).copied();
+    let (operator, version) = ops::resolve(domain, &node.op_type, opset)?;
+    operator.check_arity(node)?;
+    let mut cx = NodeContext { b, node, version, inputs, shared, scope, path, place };
+    (operator.import)(&mut cx).map(Some)
+}
+
+/// Imports the body of a model-local function in place of the node that calls it.
+fn expand_function(
+    graph: &mut Graph,
+    shared: &Shared<'_>,
+    region: Region,
+    node: &NodeProto,
+    function: &FunctionProto,
+    inputs: &[Option<Value>],
+    place: &Place<'_>,
+) -> Result<Vec<Value>, OpError> {
+    if place.depth > MAX_FUNCTION_DEPTH {
+        return Err(OpError::Invalid("functions call each other without end".into()));
+    }
+    let mut scope = Scope::root();
+    for (i, name) in function.input.iter().enumerate() {
+        if let Some(Some(value)) = inputs.get(i) {
+            scope.bind(name, Binding::Value(*value));
+        }
+    }
+    let absent: Vec<&str> =
+        function.input.iter().enumerate().filter(|(i, _)| !matches!(inputs.get(*i), Some(Some(_)))).map(|(_, n)| n.as_str()).collect();
+    let mut nodes = function.node.clone();
+    for inner in &mut nodes {
+        bind_attributes(inner, &node.attribute, &function.attribute_proto);
+        // An input that the caller left out is left out inside as well.
+        inner.input.iter_mut().filter(|n| absent.contains(&n.as_str())).for_each(String::clear);
+    }
+    let problems = shared.problems.borrow().len();
+    import_nodes(graph, shared, &mut scope, region, &nodes, place);
+    let mut outputs = Vec::with_capacity(function.output.len());
+    for name in &function.output {
+        let origin = output_origin(graph, name);
+        let mut b = Builder::new(graph, region, &[origin][..]);
+        match scope.value(&mut b, name) {
+            Some(value) => outputs.push(value),
+            None if shared.problems.borrow().len() > problems => {
+                return Err(OpError::Unsupported("its function body cannot be imported (see above)".into()));
+            }
+            None => return Err(OpError::Invalid(format!("the function never computes its output `{name}`"))),
+        }
+    }
+    Ok(outputs)
+}
+
+/// Replaces references to a function's attributes by what the caller gives or the function's defaults.
+fn bind_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[AttributeProto]) {
+    let mut bound = Vec::with_capacity(node.attribute.len());
+    for attribute in node.attribute.drain(..) {
+        if attribute.ref_attr_name.is_empty() {
+            let mut attribute = attribute;
+            let inner = attribute.g.iter_mut().flat_map(|g| g.node.iter_mut());
+            inner.for_each(|n| bind_attributes(n, given, defaults));
+            bound.push(attribute);
+            continue;
+        }
+        let source = given.iter().chain(defaults).find(|a| a.name == attribute.ref_attr_name);
+        // Without a value the attribute is absent, and the operator's own default holds.
+        bound.extend(source.map(|s| AttributeProto { name: attribute.name.clone(), ..s.clone() }));
+    }
+    node.attribute = bound;
+}
+
+/// The type that a model declares for an input. Names of dimensions become symbols; a dimension without a name gets one.
+fn declared_type(graph: &mut Graph, info: &ValueInfoProto, dims: &HashMap<String, DimSetting>) -> Result<Type, String> {
+    let proto = info.r#type.as_deref().ok_or("has no type")?;
+    type_from_proto(graph, proto, &info.name, dims)
+}
+
+/// A type as the IR has it. `name` names dimensions that have no name.
+pub(crate) fn type_from_proto(
+    graph: &mut Graph,
+    proto: &TypeProto,
+    name: &str,
+    dims: &HashMap<String, DimSetting>,
+) -> Result<Type, String> {
+    match &proto.value {
+        Some(TypeValue::TensorType(t)) => {
+            let dtype = dtype_from_onnx(t.elem_type).ok_or_else(|| format!("has the unknown element type {}", t.elem_type))?;
+            let shape = t.shape.as_ref().ok_or("has no declared rank; onnxc needs the number of dimensions of each input")?;
+            let mut ty = TensorType::new(dtype, []);
+            for (i, dim) in shape.dim.iter().enumerate() {
+                let symbol = match &dim.value {
+                    Some(DimensionValue::DimValue(n)) if *n >= 0 => {
+                        ty.shape.push(Dim::from(*n));
+                        continue;
+                    }
+                    Some(DimensionValue::DimParam(param)) if !param.is_empty() => match dims.get(param) {
+                        Some(DimSetting::Fixed(n)) => {
+                            ty.shape.push(Dim::from(*n));
+                            continue;
+                        }
+                        _ => graph.symbols.intern(param),
+                    },
+                    _ => {
+                        let symbol = format!("{name}_dim{i}");
+                        if let Some(DimSetting::Fixed(n)) = dims.get(&symbol) {
+                            ty.shape.push(Dim::from(*n));
+                            continue;
+                        }
+                        graph.symbols.intern(&symbol)
+                    }
+                };
+                ty.shape.push(Dim::from(symbol));
+            }
+            Ok(ty.into())
+        }
+        Some(TypeValue::SequenceType(t)) => {
+            let element = t.elem_type.as_deref().ok_or("is a sequence of no type")?;
+            Ok(Type::Sequence(Box::new(type_from_proto(graph, element, name, dims)?)))
+        }
+        Some(TypeValue::OptionalType(t)) => {
+            let element = t.elem_type.as_deref().ok_or("is an optional of no type")?;
+            Ok(Type::Optional(Box::new(type_from_proto(graph, element, name, dims)?)))
+        }
+        Some(TypeValue::MapType(t)) => {
+            let key = dtype_from_onnx(t.key_type).ok_or_else(|| format!("has the unknown key type {}", t.key_type))?;
+            let value = t.value_type.as_deref().ok_or("is a map to no type")?;
+            Ok(Type::Map(key, Box::new(type_from_proto(graph, value, name, dims)?)))
+        }
+        Some(TypeValue::SparseTensorType(_)) => Err("is a sparse tensor".into()),
+        Some(TypeValue::OpaqueType(t)) => Err(format!("has the opaque type {}.{}", t.domain, t.name)),
+        None => Err("has no type".into()),
+    }
+}
+
+/// Declared output types are hints: what was inferred holds, and a contradiction is worth a warning.
+fn compare_declared(graph: &Graph, shared: &Shared<'_>, info: &ValueInfoProto, value: Value) {
+    let Some(TypeValue::TensorType(t)) = info.r#type.as_deref().and_then(|t| t.value.as_ref()) else { return };
+    let Some(ty) = graph.ty(value).as_tensor() else { return };
+    let warn = |message: String| shared.warnings.borrow_mut().push(format!("output `{}`: {message}", info.name));
+    if let Some(declared) = dtype_from_onnx(t.elem_type).filter(|d| *d != ty.dtype) {
+        warn(format!("declared as {declared}, computed as {}", ty.dtype));
+    }
+    let Some(shape) = &t.shape else { return };
+    if shape.dim.len() != ty.rank() {
+        warn(format!("declared with {} dimensions, computed with {}", shape.dim.len(), ty.rank()));
+        return;
+    }
+    for (i, (dim, computed)) in shape.dim.iter().zip(&ty.shape).enumerate() {
+        if let (Some(DimensionValue::DimValue(n)), Some(c)) = (&dim.value, computed.as_const()) {
+            if *n != c {
+                warn(format!("dimension {i} is declared as {n}, computed as {c}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The operator table. Each operator is one row in its family's file, next to the function that imports it and its tests;
+//! nothing else in the compiler knows its name. CONTRIBUTING.md shows how to add one.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use crate::import::{NodeContext, OpError, OpResult};
+use crate::proto::NodeProto;
+
+mod math;
+
+/// One operator.
+pub struct Operator {
+    /// The domain; empty for ai.onnx.
+    pub domain: &'static str,
+    /// The name.
+    pub name: &'static str,
+    /// The opset versions at which it changed, ascending; the first is where it begins. A deprecated operator has none after
+    /// its last.
+    pub versions: &'static [i64],
+    /// Least and greatest number of inputs; `usize::MAX` for any.
+    pub inputs: (usize, usize),
+    /// Builds its primitives.
+    pub import: fn(&mut NodeContext<'_>) -> OpResult,
+}
+
+/// All families' rows.
+const FAMILIES: &[&[Operator]] = &[math::OPERATORS];
+
+/// The newest ai.onnx opset that the table knows.
+pub const NEWEST_OPSET: i64 = 28;
+
+impl Operator {
+    /// A row of the domain ai.onnx.
+    pub const fn onnx(
+        name: &'static str,
+        versions: &'static [i64],
+        inputs: (usize, usize),
+        import: fn(&mut NodeContext<'_>) -> OpResult,
+    ) -> Operator {
+        Operator { domain: "", name, versions, inputs, import }
+    }
+
+    /// Checks the number of inputs.
+    pub(crate) fn check_arity(&self, node: &NodeProto) -> Result<(), OpError> {
+        let (least, most) = self.inputs;
+        let found = node.input.len();
+        if found < least || found > most {
+            let wanted = match (least, most) {
+                (a, b) if a == b => format!("{a}"),
+                (a, usize::MAX) => format!("at least {a}"),
+                (a, b) => format!("{a} to {b}"),
+            };
+            return Err(OpError::Invalid(format!("has {found} inputs instead of {wanted}")));
+        }
+        Ok(())
+    }
+}
+
+/// All operators in a fixed order: by domain, then name.
+pub fn all() -> Vec<&'static Operator> {
+    let mut rows: Vec<&Operator> = FAMILIES.iter().flat_map(|f| f.iter()).collect();
+    rows.sort_by_key(|r| (r.domain, r.name));
+    rows
+}
+
+fn table() -> &'static HashMap<(&'static str, &'static str), &'static Operator> {
+    static TABLE: OnceLock<HashMap<(&'static str, &'static str), &'static Operator>> = OnceLock::new();
+    TABLE.get_or_init(|| all().into_iter().map(|r| ((r.domain, r.name), r)).collect())
+}
+
+/// The domain as the table has it: ai.onnx is the empty one.
+pub fn canonical_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// `Conv`, `com.microsoft.Gelu`.
+pub fn qualified_name(domain: &str, name: &str) -> String {
+    if domain.is_empty() { name.to_owned() } else { format!("{domain}.{name}") }
+}
+
+/// The operator's row, and its version in force in an opset.
+pub(crate) fn resolve(domain: &str, name: &str, opset: Option<i64>) -> Result<(&'static Operator, i64), OpError> {
+    let Some(row) = table().get(&(domain, name)) else {
+        let hint = closest(domain, name).map_or(String::new(), |n| format!("; is `{n}` meant?"));
+        return Err(OpError::Unsupported(format!("the operator is not supported{hint}")));
+    };
+    let Some(opset) = opset.or((!domain.is_empty()).then_some(1)) else {
+        return Err(OpError::Invalid("the model imports no opset for this operator's domain".into()));
+    };
+    match row.versions.iter().rev().find(|&&v| v <= opset) {
+        Some(&version) => Ok((row, version)),
+        None => Err(OpError::Unsupported(format!(
+            "the operator exists from opset {} on, the model imports {opset}",
+            row.versions[0]
+        ))),
+    }
+}
+
+/// A supported operator whose name differs only by case or one letter.
+fn closest(domain: &str, name: &str) -> Option<&'static str> {
+    let near = |other: &str| {
+        let (a, b) = (other.to_lowercase(), name.to_lowercase());
+        if a == b {
+            return true;
+        }
+        a.len().abs_diff(b.len()) <= 1 && {
+            let prefix = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+            let suffix = a.bytes().rev().zip(b.bytes().rev()).take_while(|(x, y)| x == y).count();
+            prefix + suffix + 1 >= a.len().max(b.len())
+        }
+    };
+    all().into_iter().filter(|r| r.domain == domain).map(|r| r.name).find(|n| near(n))
+}
