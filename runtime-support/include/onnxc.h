@@ -292,7 +292,8 @@ enum {
 typedef int (*onnxc_plan_fn)(const int64_t *dims, int max_workers, size_t *arena_bytes);
 /* in and out: arrays of input_count and output_count values. */
 typedef int (*onnxc_run_fn)(const onnxc_value *in, onnxc_value *out, const onnxc_call *call);
-/* The same on plain tensors. Outputs must have the right shape and room for it: they are checked like inputs. */
+/* The same on plain tensors: NULL is an absent optional input. Outputs must have the right shape, and room for it:
+ * they are checked like inputs. */
 typedef int (*onnxc_run_dl_fn)(const DLTensor *const *in, DLTensor *const *out, const onnxc_call *call);
 /* A message for any status, never NULL. */
 typedef const char *(*onnxc_status_fn)(int status);

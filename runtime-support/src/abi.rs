@@ -317,25 +317,84 @@ mod layouts {
     layout!(DLTensor, 48, data = 0, device = 8, ndim = 16, dtype = 20, shape = 24, strides = 32, byte_offset = 40);
     layout!(onnxc_string, 16, offset = 0, length = 8);
     layout!(
-        onnxc_value, 192, tensor = 0, capacity_bytes = 48, kind = 56, flags = 60, dims = 64, items = 128,
-        item_count = 136, item_capacity = 144, string_bytes = 152, string_used = 160, string_capacity = 168,
+        onnxc_value,
+        192,
+        tensor = 0,
+        capacity_bytes = 48,
+        kind = 56,
+        flags = 60,
+        dims = 64,
+        items = 128,
+        item_count = 136,
+        item_capacity = 144,
+        string_bytes = 152,
+        string_used = 160,
+        string_capacity = 168,
         reserved = 176
     );
     layout!(onnxc_fault, 32, output = 0, port = 4, axis = 8, step = 12, expected = 16, actual = 24);
     layout!(
-        onnxc_call, 104, struct_size = 0, abi_version = 4, arena = 8, arena_bytes = 16, user = 24, parallel_for = 32,
-        max_workers = 40, flags = 44, alloc = 48, release = 56, trace = 64, weights = 72, weights_bytes = 80,
-        fault = 88, stream = 96
+        onnxc_call,
+        104,
+        struct_size = 0,
+        abi_version = 4,
+        arena = 8,
+        arena_bytes = 16,
+        user = 24,
+        parallel_for = 32,
+        max_workers = 40,
+        flags = 44,
+        alloc = 48,
+        release = 56,
+        trace = 64,
+        weights = 72,
+        weights_bytes = 80,
+        fault = 88,
+        stream = 96
     );
     layout!(
-        onnxc_port, 144, name = 0, kind = 8, ndim = 12, dtype = 16, onnx_dtype = 20, dims = 24, symbols = 88,
-        bytes = 120, item = 128, key_dtype = 136, flags = 140
+        onnxc_port,
+        144,
+        name = 0,
+        kind = 8,
+        ndim = 12,
+        dtype = 16,
+        onnx_dtype = 20,
+        dims = 24,
+        symbols = 88,
+        bytes = 120,
+        item = 128,
+        key_dtype = 136,
+        flags = 140
     );
     layout!(onnxc_symbol, 24, name = 0, min = 8, max = 16);
     layout!(
-        onnxc_model, 192, abi_version = 0, struct_size = 4, name = 8, hash = 16, memory = 48, flags = 52,
-        input_count = 56, output_count = 60, inputs = 64, outputs = 72, symbol_count = 80, step_count = 84,
-        symbols = 88, steps = 96, arena_bytes = 104, worker_bytes = 112, code_bytes = 120, weight_bytes = 128,
-        plan = 136, run = 144, run_dl = 152, status = 160, target = 168, weights_hash = 176, reserved = 184
+        onnxc_model,
+        192,
+        abi_version = 0,
+        struct_size = 4,
+        name = 8,
+        hash = 16,
+        memory = 48,
+        flags = 52,
+        input_count = 56,
+        output_count = 60,
+        inputs = 64,
+        outputs = 72,
+        symbol_count = 80,
+        step_count = 84,
+        symbols = 88,
+        steps = 96,
+        arena_bytes = 104,
+        worker_bytes = 112,
+        code_bytes = 120,
+        weight_bytes = 128,
+        plan = 136,
+        run = 144,
+        run_dl = 152,
+        status = 160,
+        target = 168,
+        weights_hash = 176,
+        reserved = 184
     );
 }

@@ -95,8 +95,7 @@ impl Session {
         }
         self.ran = false;
         // SAFETY: the session has as many input values as the model has inputs, and nothing else refers to them.
-        let values =
-            unsafe { std::slice::from_raw_parts_mut(abi::onnxc_session_inputs(self.raw.as_ptr()), expected) };
+        let values = unsafe { std::slice::from_raw_parts_mut(abi::onnxc_session_inputs(self.raw.as_ptr()), expected) };
         for (value, input) in values.iter_mut().zip(inputs) {
             set_input(value, input);
         }

@@ -178,15 +178,15 @@ static int affine(const DLTensor *x, const DLTensor *bias, const DLTensor *y, co
     struct affine job;
     size_t needed;
     int64_t task;
-    int status = check_shape(x, matrix, 2, 0, 0, call);
+    int status = check_memory(x, float32, 1, 0, 0, call);
     if (status == ONNXC_OK) {
-        status = check_memory(x, float32, 1, 0, 0, call);
-    }
-    if (status == ONNXC_OK && bias != NULL) {
-        status = check_shape(bias, vector, 1, 0, 1, call);
+        status = check_shape(x, matrix, 2, 0, 0, call);
     }
     if (status == ONNXC_OK && bias != NULL) {
         status = check_memory(bias, float32, 1, 0, 1, call);
+    }
+    if (status == ONNXC_OK && bias != NULL) {
+        status = check_shape(bias, vector, 1, 0, 1, call);
     }
     if (status == ONNXC_OK) {
         fake_static_plan(NULL, call->max_workers, &needed);
@@ -235,6 +235,13 @@ int fake_static_run(const onnxc_value *in, onnxc_value *out, const onnxc_call *c
     if (out[0].kind != ONNXC_KIND_TENSOR) {
         return fail(call, ONNXC_KIND, 1, 0, -1, ONNXC_KIND_TENSOR, out[0].kind);
     }
+    status = check_memory(&in[0].tensor, float32, 1, 0, 0, call);
+    if (status == ONNXC_OK) {
+        status = check_shape(&in[0].tensor, matrix, 2, 0, 0, call);
+    }
+    if (status != ONNXC_OK) {
+        return status;
+    }
     if (in[0].capacity_bytes != 0 && in[0].capacity_bytes < bytes) {
         return fail(call, ONNXC_CAPACITY, 0, 0, -1, (int64_t)bytes, (int64_t)in[0].capacity_bytes);
     }
@@ -251,7 +258,7 @@ int fake_static_run(const onnxc_value *in, onnxc_value *out, const onnxc_call *c
 
 int fake_static_run_dl(const DLTensor *const *in, DLTensor *const *out, const onnxc_call *call) {
     int status = check_call(in, out, call);
-    if (status == ONNXC_OK && (in[0] == NULL || in[1] == NULL || out[0] == NULL)) {
+    if (status == ONNXC_OK && (in[0] == NULL || out[0] == NULL)) {
         status = ONNXC_NULL;
     }
     if (status == ONNXC_OK) {
