@@ -31,6 +31,7 @@ pub struct ConstantData {
 
 /// How to get a constant's elements.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // A model has hundreds of constants, not millions.
 pub enum ConstantSource {
     /// These bytes.
     Bytes(Bytes),

@@ -683,3 +683,81 @@ fn check_slice(graph: &Graph, size: &Dim, start: &Dim, count: &Dim, step: i64) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::ScalarExpr;
+    use crate::tensor::CompositeKind;
+
+    fn t(dtype: DType, shape: &[i64]) -> Type {
+        TensorType::fixed(dtype, shape).into()
+    }
+
+    fn error(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> String {
+        check(graph, op, inputs, outputs).expect_err("ill-typed").to_string()
+    }
+
+    #[test]
+    fn stated_shapes_are_checked() {
+        let graph = Graph::new("t");
+        let x = t(DType::F32, &[2, 3]);
+        let identity = Op::Elementwise(ScalarExpr::identity());
+        assert_eq!(check(&graph, &identity, &[&x], &[&t(DType::F32, &[4, 2, 3])]), Ok(()));
+        assert!(error(&graph, &identity, &[&x], &[&t(DType::F32, &[3, 3])]).contains("does not broadcast to [3, 3]"));
+        assert!(error(&graph, &identity, &[&x], &[&t(DType::I64, &[2, 3])]).contains("is a tensor of f32"));
+        assert!(error(&graph, &Op::Reshape, &[&x], &[&t(DType::F32, &[5])]).contains("another number of elements"));
+        let index = Op::Elementwise(ScalarExpr { insts: vec![ScalarInst::Index(2)] });
+        assert_eq!(error(&graph, &index, &[], &[&t(DType::I64, &[2, 3])]), "axis 2 of rank 2");
+        let negative = Op::Elementwise(ScalarExpr { insts: vec![ScalarInst::Index(0)] });
+        assert!(error(&graph, &negative, &[], &[&t(DType::I64, &[-1])]).contains("negative size -1"));
+    }
+
+    #[test]
+    fn slices_stay_inside() {
+        let graph = Graph::new("t");
+        let x = t(DType::F32, &[10]);
+        let slice = |start: i64, step| Op::Slice { starts: smallvec![start.into()], steps: smallvec![step] };
+        assert_eq!(check(&graph, &slice(9, -3), &[&x], &[&t(DType::F32, &[4])]), Ok(()));
+        assert_eq!(check(&graph, &slice(99, 1), &[&x], &[&t(DType::F32, &[0])]), Ok(()));
+        for (start, step, count) in [(9, -3, 5), (-1, 1, 1), (3, 2, 5)] {
+            let text = error(&graph, &slice(start, step), &[&x], &[&t(DType::F32, &[count])]);
+            assert!(text.contains("leaves the size 10"), "{text}");
+        }
+        assert!(error(&graph, &slice(0, 0), &[&x], &[&x]).contains("steps"));
+    }
+
+    #[test]
+    fn regions_meet_their_users() {
+        let mut graph = Graph::new("t");
+        let x = t(DType::F32, &[2]);
+        let body = graph.add_region();
+        let p = graph.add_param(body, x.clone());
+        graph.regions[body].results.push(p);
+        let op = Op::Composite { kind: CompositeKind::Function("f".into()), body };
+        assert_eq!(infer(&graph, &op, &[&x]), Ok(smallvec![OutputType::Exact(x.clone())]));
+        assert_eq!(check(&graph, &op, &[&x], &[]), Err(InferError::Outputs { expected: 1, found: 0 }));
+        let y = t(DType::F32, &[3]);
+        assert_eq!(error(&graph, &op, &[&y], &[&x]), "parameter 0 is f32[3] and should be f32[2]");
+        assert_eq!(error(&graph, &op, &[], &[&x]), "region1 takes 1 values and gets 0");
+        let sequence = Type::Sequence(Box::new(x.clone()));
+        let neg = Op::Transpose { perm: smallvec![0] };
+        assert_eq!(check(&graph, &neg, &[&sequence], &[&x]), Err(InferError::NotATensor(0)));
+        assert_eq!(check(&graph, &neg, &[&x, &x], &[&x]), Err(InferError::Inputs { expected: 1, found: 2 }));
+    }
+
+    #[test]
+    fn gathers_match_their_positions() {
+        let graph = Graph::new("t");
+        let (data, index) = (t(DType::F32, &[5, 6]), t(DType::I64, &[4, 1]));
+        let op = |coords: [Coord; 2]| Op::Gather { coords: coords.as_slice().into() };
+        let good = op([Coord::Input(0), Coord::Axis(1)]);
+        assert_eq!(check(&graph, &good, &[&data, &index], &[&t(DType::F32, &[4, 6])]), Ok(()));
+        let wide = error(&graph, &good, &[&data, &index], &[&t(DType::F32, &[4, 7])]);
+        assert_eq!(wide, "axis 1 of the positions has size 7 and the data 6");
+        let far = op([Coord::Input(1), Coord::Axis(1)]);
+        assert!(infer(&graph, &far, &[&data, &index]).is_err());
+        let float = t(DType::F32, &[4, 1]);
+        assert!(error(&graph, &good, &[&data, &float], &[&t(DType::F32, &[4, 6])]).contains("element type f32"));
+    }
+}

@@ -163,7 +163,12 @@ impl<'g> Rule<'g> {
                 constant_elements(&data.ty, &data.source)
             }
             Op::DimValue(dim) => Some(vec![Some(Element::Int(dim.clone()))]),
-            Op::Elementwise(expr) => Some(self.fill(|position| self.evaluate(expr, position))),
+            Op::Elementwise(expr) => {
+                let inputs = self.graph.nodes[self.node].inputs.iter();
+                let dtypes = inputs.map(|&v| Some(self.graph.ty(v).as_tensor()?.dtype)).collect::<Option<Vec<_>>>()?;
+                let types = expr.types(&dtypes).ok()?;
+                Some(self.fill(|position| self.evaluate(expr, &types, position)))
+            }
             Op::Reshape => self.known(0).map(<[_]>::to_vec),
             Op::Broadcast => {
                 self.known(0)?;
@@ -314,13 +319,9 @@ impl<'g> Rule<'g> {
         }))
     }
 
-    fn evaluate(&self, expr: &ScalarExpr, position: &[usize]) -> Option<Element> {
-        let node = &self.graph.nodes[self.node];
-        let dtypes: Vec<DType> =
-            node.inputs.iter().map(|&v| self.graph.ty(v).as_tensor().map(|t| t.dtype)).collect::<Option<_>>()?;
-        let types = expr.types(&dtypes).ok()?;
+    fn evaluate(&self, expr: &ScalarExpr, types: &[DType], position: &[usize]) -> Option<Element> {
         let mut steps: Vec<Option<Element>> = Vec::with_capacity(expr.insts.len());
-        for (inst, &ty) in expr.insts.iter().zip(&types) {
+        for (inst, &ty) in expr.insts.iter().zip(types) {
             let get = |i: u32| steps[i as usize].clone();
             let value = match inst {
                 ScalarInst::Arg(n) => self.broadcast_element(*n as usize, position),

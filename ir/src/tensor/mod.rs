@@ -306,7 +306,8 @@ impl Graph {
         }
     }
 
-    /// Asks that every use of `old` become a use of `new` at the next [`Graph::commit`].
+    /// Asks that every use of `old` become a use of `new` at the next [`Graph::commit`]. That includes uses by the nodes
+    /// that compute `new`, so `new` must not depend on `old`.
     pub fn replace(&mut self, old: Value, new: Value) {
         if old != new {
             self.replaced[old] = Some(new);
@@ -339,6 +340,9 @@ impl Graph {
 
     /// Applies the replacements, removes nodes that no result needs and sorts each region so that definitions come
     /// before uses, otherwise keeping the order. Linear in the size of the graph.
+    ///
+    /// # Panics
+    /// If a replacement made a node depend on itself.
     pub fn commit(&mut self) {
         let regions: Vec<Region> = self.reachable_regions();
         for region in regions {
@@ -369,30 +373,26 @@ impl Graph {
             }
         }
         let mut order = Vec::with_capacity(nodes.len());
+        let mut entered: SecondaryMap<Node, bool> = SecondaryMap::with_capacity(self.nodes.len());
         let mut done: SecondaryMap<Node, bool> = SecondaryMap::with_capacity(self.nodes.len());
-        for &root in nodes {
-            if !live[root] {
+        for &root in nodes.iter().filter(|&&n| live[n]) {
+            if std::mem::replace(&mut entered[root], true) {
                 continue;
             }
-            // An explicit stack: (node, next input to visit).
+            // An explicit stack, because chains are long: (node, next input to visit).
             let mut stack = vec![(root, 0usize)];
             while let Some((node, next)) = stack.pop() {
-                if done[node] {
+                let Some(&input) = self.nodes[node].inputs.get(next) else {
+                    done[node] = true;
+                    order.push(node);
                     continue;
-                }
-                match self.nodes[node].inputs.get(next) {
-                    Some(&input) => {
-                        stack.push((node, next + 1));
-                        if let Some(def) = self.def_node(input) {
-                            if !done[def] {
-                                stack.push((def, 0));
-                            }
-                        }
-                    }
-                    None => {
-                        done[node] = true;
-                        order.push(node);
-                    }
+                };
+                stack.push((node, next + 1));
+                if let Some(def) = self.def_node(input)
+                    && !done[def]
+                {
+                    assert!(!std::mem::replace(&mut entered[def], true), "{def} depends on itself");
+                    stack.push((def, 0));
                 }
             }
         }
@@ -427,3 +427,46 @@ impl Graph {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commit_replaces_sorts_and_drops() {
+        let mut graph = Graph::new("t");
+        let body = graph.body();
+        let origin = graph.origins.push(OriginData { path: "a".into(), operator: "A".into() });
+        let x = graph.add_param(body, TensorType::fixed(DType::F32, &[2]));
+        let mut b = Builder::new(&mut graph, body, [origin].as_slice());
+        let old = b.neg(x).expect("float");
+        let user = b.abs(old).expect("float");
+        let last = b.exp(user).expect("float");
+        let first = b.sqrt(x).expect("float");
+        let new = b.floor(first).expect("float");
+        graph.regions[body].results.push(last);
+        graph.replace(old, new);
+        graph.commit();
+        let defs: Vec<Node> = [first, new, user, last].iter().filter_map(|&v| graph.def_node(v)).collect();
+        assert_eq!(graph.regions[body].nodes, defs);
+        assert_eq!(graph.nodes[defs[2]].inputs[..], [new]);
+        assert_eq!(graph.use_counts()[new], 1);
+        // Nothing is left to do: a second commit changes nothing.
+        graph.commit();
+        assert_eq!(graph.regions[body].nodes, defs);
+    }
+
+    #[test]
+    #[should_panic(expected = "depends on itself")]
+    fn commit_refuses_cycles() {
+        let mut graph = Graph::new("t");
+        let body = graph.body();
+        let origin = graph.origins.push(OriginData { path: "a".into(), operator: "A".into() });
+        let x = graph.add_param(body, TensorType::fixed(DType::F32, &[2]));
+        let mut b = Builder::new(&mut graph, body, [origin].as_slice());
+        let y = b.neg(x).expect("float");
+        let z = b.abs(y).expect("float");
+        graph.regions[body].results.push(z);
+        graph.replace(y, z);
+        graph.commit();
+    }
+}
