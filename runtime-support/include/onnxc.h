@@ -167,7 +167,7 @@ typedef struct onnxc_fault {
 
 /* How to run. Start from ONNXC_CALL_INIT; NULL and 0 are right wherever nothing is wanted. */
 typedef struct onnxc_call {
-    uint32_t struct_size; /* sizeof(onnxc_call) of the caller, at least ONNXC_CALL_MIN_SIZE; what is beyond reads as 0 */
+    uint32_t struct_size; /* sizeof(onnxc_call) of the caller, >= ONNXC_CALL_MIN_SIZE; what is beyond reads as 0 */
     uint32_t abi_version; /* ONNXC_ABI_VERSION */
     void *arena;          /* scratch of all workers and intermediate tensors, aligned to ONNXC_ALIGN */
     size_t arena_bytes;   /* at least what plan said for max_workers; arena may be NULL when plan said 0 */
@@ -190,7 +190,8 @@ typedef struct onnxc_call {
 #define ONNXC_CALL_INIT \
     onnxc_call { sizeof(onnxc_call), ONNXC_ABI_VERSION, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0 }
 #else
-#define ONNXC_CALL_INIT ((onnxc_call){.struct_size = sizeof(onnxc_call), .abi_version = ONNXC_ABI_VERSION, .max_workers = 1})
+#define ONNXC_CALL_INIT \
+    ((onnxc_call){.struct_size = sizeof(onnxc_call), .abi_version = ONNXC_ABI_VERSION, .max_workers = 1})
 #endif
 
 /* ------------------------------------------------------------------------------------------------------- status */

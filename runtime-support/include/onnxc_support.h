@@ -1,7 +1,7 @@
 /* onnxc_support.h: the small library over onnxc.h that allocates, starts threads and owns what a model only borrows.
  *
- * A model does not need it. It is C11 over POSIX threads: compile the files of csrc with any compiler of the target, link
- * with -pthread. Functions that return int return 0 or a negative ONNXC_* status. */
+ * A model does not need it. It is C11 over POSIX threads: compile the files of csrc with any compiler of the target
+ * and link with -pthread. Functions that return int return 0 or a negative ONNXC_* status. */
 #ifndef ONNXC_SUPPORT_H
 #define ONNXC_SUPPORT_H
 
