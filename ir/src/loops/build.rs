@@ -63,6 +63,10 @@ pub struct KernelBuilder {
     constants: HashMap<(Scalar, u16), Val>,
     params: Vec<Val>,
     known: SecondaryMap<Val, Option<i64>>,
+    /// Values that are another value plus a constant, so that addresses can keep the constant apart.
+    sums: SecondaryMap<Val, Option<(Val, i64)>>,
+    /// Index arithmetic that is there already, by open block.
+    index_cache: Vec<HashMap<(BinaryOp, Val, Val), Val>>,
     body_params: [Val; 3],
 }
 
@@ -89,6 +93,8 @@ impl KernelBuilder {
             constants: HashMap::new(),
             params: Vec::new(),
             known: SecondaryMap::new(),
+            sums: SecondaryMap::new(),
+            index_cache: vec![HashMap::new()],
             body_params,
         }
     }
@@ -229,8 +235,38 @@ impl KernelBuilder {
             (Mul, _, Index::Const(0)) | (Mul, Index::Const(0), _) | (Rem, _, Index::Const(1)) => return Index::Const(0),
             _ => {}
         }
-        let (a, b) = (self.val(a), self.val(b));
-        Index::Val(self.emit1(InstData::Binary(op, a, b), INDEX))
+        // `(x + c) * d` is `x * d + c * d`: the constant stays in sight of addresses.
+        if let (Mul, Index::Val(x), Index::Const(d)) | (Mul, Index::Const(d), Index::Val(x)) = (op, a, b) {
+            if let Some((base, c)) = self.sums[x] {
+                if let Some(c) = c.checked_mul(d) {
+                    let scaled = self.index_op(Mul, base, d);
+                    return self.index_op(Add, scaled, c);
+                }
+            }
+        }
+        let sum = match (op, a, b) {
+            (Add, Index::Val(x), Index::Const(c)) | (Add, Index::Const(c), Index::Val(x)) => Some((x, c)),
+            (Sub, Index::Val(x), Index::Const(c)) => c.checked_neg().map(|c| (x, c)),
+            _ => None,
+        };
+        let sum = sum.and_then(|(x, c)| match self.sums[x] {
+            None => Some((x, c)),
+            Some((base, d)) => c.checked_add(d).map(|c| (base, c)),
+        });
+        if let Some((base, 0)) = sum {
+            return Index::Val(base);
+        }
+        let (op, a, b) = match sum {
+            Some((base, c)) => (Add, base, self.i64(c)),
+            None => (op, self.val(a), self.val(b)),
+        };
+        if let Some(&val) = self.index_cache.iter().rev().find_map(|block| block.get(&(op, a, b))) {
+            return Index::Val(val);
+        }
+        let val = self.emit1(InstData::Binary(op, a, b), INDEX);
+        self.sums[val] = sum;
+        self.index_cache.last_mut().expect("the body is open").insert((op, a, b), val);
+        Index::Val(val)
     }
 
     /// `a + b`.
@@ -276,7 +312,10 @@ impl KernelBuilder {
         };
         match (fold(index.into()), fold(stride.into())) {
             (Index::Const(i), Index::Const(s)) => address.offset_by(i * s),
-            (Index::Val(v), Index::Const(s)) | (Index::Const(s), Index::Val(v)) => address.plus(v, Stride::Const(s)),
+            (Index::Val(v), Index::Const(s)) | (Index::Const(s), Index::Val(v)) => match self.sums[v] {
+                Some((base, c)) => address.plus(base, Stride::Const(s)).offset_by(c * s),
+                None => address.plus(v, Stride::Const(s)),
+            },
             (Index::Val(v), Index::Val(s)) => {
                 if address.terms.iter().any(|(t, _)| *t == v) {
                     let product = self.imul(v, s);
@@ -453,6 +492,7 @@ impl KernelBuilder {
         let params: SmallVec<[Val; 8]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
         let block = self.kernel.blocks.push(BlockData { params, insts: Vec::new() });
         self.open.push(block);
+        self.index_cache.push(HashMap::new());
         block
     }
 
@@ -460,6 +500,7 @@ impl KernelBuilder {
     pub fn close_block(&mut self, yielded: &[Val]) {
         self.emit(InstData::Yield(yielded.into()), &[]);
         self.open.pop();
+        self.index_cache.pop();
     }
 
     /// Chooses between two closed blocks that yield values of the same types.
