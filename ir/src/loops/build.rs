@@ -65,8 +65,12 @@ pub struct KernelBuilder {
     known: SecondaryMap<Val, Option<i64>>,
     /// Values that are another value plus a constant, so that addresses can keep the constant apart.
     sums: SecondaryMap<Val, Option<(Val, i64)>>,
+    /// Values that are another value times a constant.
+    products: SecondaryMap<Val, Option<(Val, i64)>>,
     /// Index arithmetic that is there already, by open block.
     index_cache: Vec<HashMap<(BinaryOp, Val, Val), Val>>,
+    /// How many blocks are around the one that defines a value.
+    depths: SecondaryMap<Val, u32>,
     body_params: [Val; 3],
 }
 
@@ -94,6 +98,8 @@ impl KernelBuilder {
             params: Vec::new(),
             known: SecondaryMap::new(),
             sums: SecondaryMap::new(),
+            products: SecondaryMap::new(),
+            depths: SecondaryMap::new(),
             index_cache: vec![HashMap::new()],
             body_params,
         }
@@ -164,15 +170,29 @@ impl KernelBuilder {
     }
 
     fn emit(&mut self, data: InstData, types: &[LaneType]) -> SmallVec<[Val; 2]> {
+        self.emit_at(self.open.len() - 1, data, types)
+    }
+
+    /// Appends to the open block with `depth` blocks around it. For an outer block that is the place just before the
+    /// statement whose body is being built.
+    fn emit_at(&mut self, depth: usize, data: InstData, types: &[LaneType]) -> SmallVec<[Val; 2]> {
         let results: SmallVec<[Val; 2]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
+        results.iter().for_each(|&v| self.depths[v] = depth as u32);
         let inst: Inst = self.kernel.insts.push(InstRecord { data, results: results.clone() });
-        let block = *self.open.last().expect("the body is open");
-        self.kernel.blocks[block].insts.push(inst);
+        self.kernel.blocks[self.open[depth]].insts.push(inst);
         results
     }
 
     fn emit1(&mut self, data: InstData, ty: LaneType) -> Val {
         self.emit(data, &[ty])[0]
+    }
+
+    /// Appends a pure operation to the outermost block that has its operands: what does not change in a loop is
+    /// computed before it.
+    fn emit_pure(&mut self, data: InstData, ty: LaneType) -> Val {
+        let mut depth = 0;
+        data.for_each_operand(|v| depth = depth.max(self.depths[v]));
+        self.emit_at(depth as usize, data, &[ty])[0]
     }
 
     /// A constant in `lanes` lanes.
@@ -201,11 +221,12 @@ impl KernelBuilder {
         }
     }
 
-    fn index(&self, val: Val) -> Index {
+    /// The value as an index; a constant where it is one.
+    pub fn index(&self, val: Val) -> Index {
         self.known[val].map_or(Index::Val(val), Index::Const)
     }
 
-    /// `op(a, b)` on indices, folded if both are constants or one is neutral.
+    /// `op(a, b)` on indices, folded if both are constants or one is neutral. Division is of indices that are not negative.
     pub fn index_op(&mut self, op: BinaryOp, a: impl Into<Index>, b: impl Into<Index>) -> Index {
         use BinaryOp::*;
         let (a, b) = (a.into(), b.into());
@@ -235,6 +256,12 @@ impl KernelBuilder {
             (Mul, _, Index::Const(0)) | (Mul, Index::Const(0), _) | (Rem, _, Index::Const(1)) => return Index::Const(0),
             _ => {}
         }
+        // `(x * c * d + e) / d` is `x * c + e / d`, since indices are not negative.
+        if let (Div | Rem, Index::Val(x), Index::Const(d)) = (op, a, b) {
+            if let Some((quotient, e)) = self.as_multiple(x, d) {
+                return if op == Div { self.index_op(Add, quotient, e / d) } else { Index::Const(e % d) };
+            }
+        }
         // `(x + c) * d` is `x * d + c * d`: the constant stays in sight of addresses.
         if let (Mul, Index::Val(x), Index::Const(d)) | (Mul, Index::Const(d), Index::Val(x)) = (op, a, b) {
             if let Some((base, c)) = self.sums[x] {
@@ -263,10 +290,25 @@ impl KernelBuilder {
         if let Some(&val) = self.index_cache.iter().rev().find_map(|block| block.get(&(op, a, b))) {
             return Index::Val(val);
         }
-        let val = self.emit1(InstData::Binary(op, a, b), INDEX);
+        let val = self.emit_pure(InstData::Binary(op, a, b), INDEX);
         self.sums[val] = sum;
-        self.index_cache.last_mut().expect("the body is open").insert((op, a, b), val);
+        self.products[val] = match (op, self.known[a], self.known[b]) {
+            (Mul, None, Some(c)) => Some((a, c)),
+            (Mul, Some(c), None) => Some((b, c)),
+            _ => None,
+        };
+        self.index_cache[self.depths[val] as usize].insert((op, a, b), val);
         Index::Val(val)
+    }
+
+    /// `value` as `x * c * d + e`, if it is such a sum with `e` not negative: gives `(x * c, e)`.
+    fn as_multiple(&mut self, value: Val, d: i64) -> Option<(Index, i64)> {
+        let (base, e) = self.sums[value].unwrap_or((value, 0));
+        let (x, c) = self.products[base]?;
+        if d <= 0 || c % d != 0 || e < 0 {
+            return None;
+        }
+        Some((self.index_op(BinaryOp::Mul, x, c / d), e))
     }
 
     /// `a + b`.
@@ -330,24 +372,24 @@ impl KernelBuilder {
 
     /// `op(a)`.
     pub fn unary(&mut self, op: UnaryOp, a: Val) -> Val {
-        self.emit1(InstData::Unary(op, a), self.ty(a))
+        self.emit_pure(InstData::Unary(op, a), self.ty(a))
     }
 
     /// `op(a, b)`.
     pub fn binary(&mut self, op: BinaryOp, a: Val, b: Val) -> Val {
         debug_assert_eq!(self.ty(a), self.ty(b));
-        self.emit1(InstData::Binary(op, a, b), self.ty(a))
+        self.emit_pure(InstData::Binary(op, a, b), self.ty(a))
     }
 
     /// `a op b`, a mask.
     pub fn compare(&mut self, op: CmpOp, a: Val, b: Val) -> Val {
         let lanes = self.ty(a).lanes;
-        self.emit1(InstData::Compare(op, a, b), LaneType::vector(DType::Bool, lanes))
+        self.emit_pure(InstData::Compare(op, a, b), LaneType::vector(DType::Bool, lanes))
     }
 
     /// `mask ? a : b`.
     pub fn select(&mut self, mask: Val, a: Val, b: Val) -> Val {
-        self.emit1(InstData::Select(mask, a, b), self.ty(a))
+        self.emit_pure(InstData::Select(mask, a, b), self.ty(a))
     }
 
     /// `a * b + acc`.
@@ -358,23 +400,23 @@ impl KernelBuilder {
     /// Conversion by value.
     pub fn cast(&mut self, to: DType, a: Val) -> Val {
         let ty = self.ty(a);
-        if ty.dtype == to { a } else { self.emit1(InstData::Cast(a), LaneType::vector(to, ty.lanes)) }
+        if ty.dtype == to { a } else { self.emit_pure(InstData::Cast(a), LaneType::vector(to, ty.lanes)) }
     }
 
     /// Reinterpretation.
     pub fn bitcast(&mut self, to: DType, a: Val) -> Val {
         let ty = self.ty(a);
-        if ty.dtype == to { a } else { self.emit1(InstData::Bitcast(a), LaneType::vector(to, ty.lanes)) }
+        if ty.dtype == to { a } else { self.emit_pure(InstData::Bitcast(a), LaneType::vector(to, ty.lanes)) }
     }
 
     /// A scalar in `lanes` lanes.
     pub fn splat(&mut self, a: Val, lanes: u16) -> Val {
-        if lanes == 1 { a } else { self.emit1(InstData::Splat(a), LaneType::vector(self.ty(a).dtype, lanes)) }
+        if lanes == 1 { a } else { self.emit_pure(InstData::Splat(a), LaneType::vector(self.ty(a).dtype, lanes)) }
     }
 
     /// `[0, 1, 2, ...]`.
     pub fn iota(&mut self, dtype: DType, lanes: u16) -> Val {
-        self.emit1(InstData::Iota, LaneType::vector(dtype, lanes))
+        self.emit_pure(InstData::Iota, LaneType::vector(dtype, lanes))
     }
 
     /// All lanes combined.
@@ -490,6 +532,7 @@ impl KernelBuilder {
     /// Opens a block with parameters of these types; what is built next goes into it.
     pub fn open_block(&mut self, types: &[LaneType]) -> Block {
         let params: SmallVec<[Val; 8]> = types.iter().map(|&t| self.kernel.vals.push(t)).collect();
+        params.iter().for_each(|&v| self.depths[v] = self.open.len() as u32);
         let block = self.kernel.blocks.push(BlockData { params, insts: Vec::new() });
         self.open.push(block);
         self.index_cache.push(HashMap::new());

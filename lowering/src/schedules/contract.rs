@@ -1,0 +1,282 @@
+//! Contractions: matrix products with any number of batch, free and contracted dimensions.
+//!
+//! The last dimension of the result becomes the columns if it belongs to one operand only, which then is the right one.
+//! Weights come as panels (see the pass `pack_weights`); other right operands are copied into panels by each task, unless
+//! there are too few rows to pay for it: then lanes run along the contracted dimension where both operands are
+//! contiguous in it, and along the columns elsewhere.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::Val;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::scalar::{BinaryOp, Scalar};
+use onnxc_ir::tensor::op::{Contract, Label};
+use onnxc_ir::tensor::{Node, Op, Value};
+
+use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
+use crate::codegen::pull::{Position, Pulled};
+use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::{Coord, GroupKernel, GroupLaunch};
+
+/// Fewer rows than this do not pay for copying a panel.
+const FEW_ROWS: i64 = 5;
+
+/// A panel in scratch has at most this many bytes.
+const MAX_PANEL_BYTES: i64 = 1 << 20;
+
+/// Schedules a group whose anchor is the `Contract` node `anchor`.
+pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
+    let data = &k.graph.nodes[anchor];
+    let Op::Contract(contract) = &data.op else { panic!("the anchor is a contraction") };
+    let roles = Roles::new(&k, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
+    let lanes = if contract.acc.bits() == 32 { k.lanes() } else { 1 };
+    let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
+    let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);
+    let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
+    let fits = depth.as_const().is_some_and(|d| d * i64::from(gemm::PANEL) * 8 <= MAX_PANEL_BYTES);
+    let gemm = Gemm {
+        outer: roles.outer.iter().map(|l| roles.size(*l).clone()).collect(),
+        rows: roles.rows.clone(),
+        columns,
+        contracted: roles.contracted.iter().map(|l| roles.size(*l).clone()).collect(),
+        acc: roles.acc,
+        result: roles.result,
+    };
+    if roles.panel.is_some() {
+        return gemm::schedule(k, &gemm, &roles, &Panels::Stored, lanes);
+    }
+    if few_rows && lanes > 1 && roles.contiguous_depth(&k) {
+        return dot(k, &roles, lanes);
+    }
+    if few_rows || !fits {
+        return columns_direct(k, &gemm, &roles, lanes);
+    }
+    gemm::schedule(k, &gemm, &roles, &Panels::Copied, lanes)
+}
+
+/// What each label of a contraction is for.
+struct Roles {
+    left: Value,
+    right: Value,
+    result: Value,
+    left_labels: Vec<Label>,
+    right_labels: Vec<Label>,
+    out_labels: Vec<Label>,
+    sizes: Vec<(Label, Dim)>,
+    /// Labels of the result but for rows and columns.
+    outer: Vec<Label>,
+    row_label: Option<Label>,
+    rows: Dim,
+    column_label: Option<Label>,
+    columns: Option<Dim>,
+    contracted: Vec<Label>,
+    acc: DType,
+    panel: Option<u32>,
+}
+
+impl Roles {
+    fn new(k: &GroupKernel<'_>, c: &Contract, lhs: Value, rhs: Value, result: Value) -> Roles {
+        let graph = k.graph;
+        let (mut left, mut right) = ((lhs, c.lhs.to_vec()), (rhs, c.rhs.to_vec()));
+        let last = c.out.last().copied();
+        let only_in = |l: &[Label], other: &[Label]| last.is_some_and(|x| l.contains(&x) && !other.contains(&x));
+        if c.panel.is_none() && only_in(&left.1, &right.1) {
+            std::mem::swap(&mut left, &mut right);
+        }
+        let mut sizes: Vec<(Label, Dim)> =
+            c.out.iter().copied().zip(graph.tensor_ty(result).shape.iter().cloned()).collect();
+        let panel_operand = c.panel.map(|_| right.0);
+        for (value, labels) in [&left, &right] {
+            if panel_operand != Some(*value) {
+                sizes.extend(labels.iter().copied().zip(graph.tensor_ty(*value).shape.iter().cloned()));
+            }
+        }
+        let column_label = last.filter(|x| right.1.contains(x) && !left.1.contains(x));
+        let inner: Vec<Label> = c.out.iter().copied().filter(|l| Some(*l) != column_label).collect();
+        let row_label = inner.iter().rev().copied().find(|l| left.1.contains(l) && !right.1.contains(l));
+        let size = |l: Label| sizes.iter().find(|(x, _)| *x == l).map(|(_, d)| d.clone()).expect("each label has a size");
+        let mut contracted: Vec<Label> = Vec::new();
+        for &l in left.1.iter().chain(&right.1) {
+            if !c.out.contains(&l) && !contracted.contains(&l) {
+                contracted.push(l);
+            }
+        }
+        Roles {
+            rows: row_label.map_or(Dim::from(1), size),
+            columns: column_label.map(size),
+            outer: inner.into_iter().filter(|l| Some(*l) != row_label).collect(),
+            left: left.0,
+            right: right.0,
+            result,
+            left_labels: left.1,
+            right_labels: right.1,
+            out_labels: c.out.to_vec(),
+            row_label,
+            column_label,
+            contracted,
+            acc: c.acc,
+            panel: c.panel,
+            sizes,
+        }
+    }
+
+    fn size(&self, label: Label) -> &Dim {
+        &self.sizes.iter().find(|(x, _)| *x == label).expect("each label has a size").1
+    }
+
+    /// The coordinates of an operand or the result.
+    fn coords(&self, labels: &[Label], outer: &[Index], row: Index, column: Coord, contracted: &[Coord]) -> Vec<Coord> {
+        labels
+            .iter()
+            .map(|l| {
+                if Some(*l) == self.column_label {
+                    column
+                } else if Some(*l) == self.row_label {
+                    Coord::uniform(row)
+                } else if let Some(i) = self.outer.iter().position(|x| x == l) {
+                    Coord::uniform(outer[i])
+                } else {
+                    contracted[self.contracted.iter().position(|x| x == l).expect("every label has a role")]
+                }
+            })
+            .collect()
+    }
+
+    fn operand(&self, k: &mut GroupKernel<'_>, value: Value, coords: Vec<Coord>, lanes: u16) -> Val {
+        let val = k.pull(value, &Position { coords, lanes, count: None }, &mut Pulled::default());
+        k.b.cast(self.acc, val)
+    }
+
+    /// Whether both operands are contiguous along the innermost contracted dimension.
+    fn contiguous_depth(&self, k: &GroupKernel<'_>) -> bool {
+        let Some(depth) = self.contracted.last() else { return false };
+        let along = |value: Value, labels: &[Label]| {
+            let axis = labels.iter().position(|l| l == depth);
+            axis.is_some() && axis == contiguous_axis(k, value)
+        };
+        along(self.left, &self.left_labels) && along(self.right, &self.right_labels)
+    }
+}
+
+/// The axis of a value along which consecutive elements are consecutive in memory.
+fn contiguous_axis(k: &GroupKernel<'_>, value: Value) -> Option<usize> {
+    let Some(node) = k.graph.def_node(value) else { return k.graph.tensor_ty(value).rank().checked_sub(1) };
+    let data = &k.graph.nodes[node];
+    match &data.op {
+        Op::Transpose { perm } => {
+            let inner = contiguous_axis(k, data.inputs[0])?;
+            perm.iter().position(|&p| p as usize == inner)
+        }
+        Op::Slice { steps, .. } => contiguous_axis(k, data.inputs[0]).filter(|&a| steps[a] == 1),
+        Op::Broadcast => {
+            let (from, to) = (k.graph.tensor_ty(data.inputs[0]), k.graph.tensor_ty(value));
+            let axis = contiguous_axis(k, data.inputs[0])?;
+            let out = axis + to.rank() - from.rank();
+            (from.shape[axis] == to.shape[out]).then_some(out)
+        }
+        _ => None,
+    }
+}
+
+impl Operands for Roles {
+    fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
+        let contracted: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
+        let coords = self.coords(&self.left_labels, outer, row, Coord::uniform(0), &contracted);
+        self.operand(k, self.left, coords, lanes)
+    }
+
+    fn right(&self, k: &mut GroupKernel<'_>, outer: &[Index], column: Coord, contracted: &[Index], lanes: u16) -> Val {
+        let depth: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
+        let coords = match self.panel {
+            None => self.coords(&self.right_labels, outer, Index::Const(0), column, &depth),
+            Some(nr) => {
+                let (panel, within) = k.coord_split(column, Index::Const(i64::from(nr)), lanes);
+                vec![panel, depth[0], within]
+            }
+        };
+        self.operand(k, self.right, coords, lanes)
+    }
+
+    fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
+        self.coords(&self.out_labels, outer, row, column, &[])
+    }
+}
+
+/// One result at a time, lanes along the innermost contracted dimension.
+fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
+    let ty = k.graph.tensor_ty(roles.result).clone();
+    let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
+    let lanes = if roles.contiguous_depth(&k) { lanes } else { 1 };
+    let dims: Vec<Index> = ty.shape.iter().map(|d| k.dim(d)).collect();
+    let total = product(&ty.shape);
+    let block = depth.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let bound = k.dim(&total);
+    let extents: Vec<Index> = roles.contracted.iter().map(|l| k.dim(roles.size(*l))).collect();
+    k.tasks(|k, task| {
+        let (lo, hi) = k.part(task, block, bound);
+        k.each(lo, hi, 1, |k, flat| {
+            let at = k.unflatten(flat, &dims);
+            let index = |label: Label| {
+                roles.out_labels.iter().position(|l| *l == label).map_or(Index::Const(0), |i| at[i])
+            };
+            let outer: Vec<Index> = roles.outer.iter().map(|l| index(*l)).collect();
+            let row = roles.row_label.map_or(Index::Const(0), index);
+            let column = Coord::uniform(roles.column_label.map_or(Index::Const(0), index));
+            let wide = k.b.constant(Scalar::zero(roles.acc), lanes);
+            let narrow = k.b.constant(Scalar::zero(roles.acc), 1);
+            let element = |k: &mut GroupKernel<'_>, contracted: &[Coord], lanes: u16, sum: Val| {
+                let left = roles.coords(&roles.left_labels, &outer, row, column, contracted);
+                let right = roles.coords(&roles.right_labels, &outer, row, column, contracted);
+                let left = roles.operand(k, roles.left, left, lanes);
+                let right = roles.operand(k, roles.right, right, lanes);
+                multiply_add(k, left, right, sum)
+            };
+            let sum = match extents.split_last() {
+                None => element(k, &[], 1, narrow),
+                Some((&length, around)) => {
+                    let sums = nest(k, around, &mut vec![], &[wide, narrow], &mut |k, around, sums| {
+                        let (wide, narrow) =
+                            k.vectors_carrying(length, lanes, &sums[..1], &sums[1..], |k, c, lanes, carried| {
+                                let contracted: Vec<Coord> =
+                                    around.iter().map(|&i| Coord::uniform(i)).chain([c]).collect();
+                                vec![element(k, &contracted, lanes, carried[0])]
+                            });
+                        vec![wide[0], narrow[0]]
+                    });
+                    let across = k.b.reduce_lanes(BinaryOp::Add, sums[0]);
+                    k.b.binary(BinaryOp::Add, across, sums[1])
+                }
+            };
+            let coords = at.iter().map(|&i| Coord::uniform(i)).collect();
+            k.push(roles.result, &Position { coords, lanes: 1, count: None }, sum, &mut Pulled::default());
+        });
+    });
+    let tasks = total.ceil_div(&Dim::from(block)).expect("the divisor is a constant");
+    let flops = product([&total, &depth, &Dim::from(2)]);
+    k.finish(tasks, flops)
+}
+
+/// Lanes along the columns, the right operand read where it is.
+fn columns_direct(mut k: GroupKernel<'_>, gemm: &Gemm, roles: &Roles, lanes: u16) -> GroupLaunch {
+    let grid: Vec<Dim> = gemm.outer.iter().cloned().chain([gemm.rows.clone()]).collect();
+    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
+    let columns = k.dim(&gemm.columns);
+    let extents: Vec<Index> = gemm.contracted.iter().map(|d| k.dim(d)).collect();
+    k.tasks(|k, task| {
+        let at = k.unflatten(task, &dims);
+        let (row, outer) = at.split_last().expect("the grid has the rows");
+        k.vectors(0, columns, lanes, |k, column, lanes, count| {
+            let zero = k.b.constant(Scalar::zero(gemm.acc), lanes);
+            let sum = nest(k, &extents, &mut vec![], &[zero], &mut |k, contracted, sum| {
+                let left = roles.left(k, outer, *row, contracted, lanes);
+                let right = roles.right(k, outer, column, contracted, lanes);
+                vec![multiply_add(k, left, right, sum[0])]
+            });
+            let coords = roles.result(outer, *row, column);
+            k.push(roles.result, &Position { coords, lanes, count }, sum[0], &mut Pulled::default());
+        });
+    });
+    let depth = product(&gemm.contracted);
+    let flops = product(grid.iter().chain([&gemm.columns, &depth, &Dim::from(2)]));
+    k.finish(product(&grid), flops)
+}
