@@ -124,6 +124,24 @@ impl GroupKernel<'_> {
         }
     }
 
+    /// `flat + coord * stride`: the row-major index of one more axis.
+    pub fn coord_merge_strided(&mut self, flat: Coord, coord: Coord, stride: Index, lanes: u16) -> Coord {
+        match (flat, coord, stride) {
+            (Coord::Affine { index: a, step: s, .. }, Coord::Affine { index: b, step: t, .. }, Index::Const(stride)) => {
+                let term = self.b.imul(b, stride);
+                let index = self.b.iadd(a, term);
+                Coord::Affine { index, step: s + t * stride, multiple: 1 }
+            }
+            _ => {
+                let (flat, coord) = (self.coord_lanes(flat, lanes), self.coord_lanes(coord, lanes));
+                let stride = self.b.val(stride);
+                let stride = self.b.splat(stride, lanes);
+                let term = self.b.binary(BinaryOp::Mul, coord, stride);
+                Coord::Lanes(self.b.binary(BinaryOp::Add, flat, term))
+            }
+        }
+    }
+
     /// `(coord / size, coord % size)`: one axis seen as two. Coordinates are not negative.
     pub fn coord_split(&mut self, coord: Coord, size: Index, lanes: u16) -> (Coord, Coord) {
         match (coord, size) {

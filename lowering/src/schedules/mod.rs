@@ -1,8 +1,14 @@
 //! Schedules: from a group of operations to the loops of a kernel. A family is one file; [`schedule`] picks it by the
 //! group's anchor, the operation that decides the loops.
 
+pub mod contract;
+pub mod conv;
+pub mod gemm;
 pub mod map;
+pub mod normalize;
+pub mod order;
 pub mod reduce;
+pub mod window;
 
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::{Graph, Node, Op, Region};
@@ -42,11 +48,24 @@ pub fn anchor(graph: &Graph, region: Region) -> Option<Node> {
 }
 
 /// Schedules the group in `region` as kernels that run one after the other.
+///
+/// # Panics
+/// If the group's anchor is an operation that the pipeline removes or refuses before: control flow, nested groups.
 pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &str) -> Vec<GroupLaunch> {
-    let kernel = GroupKernel::new(graph, region, machine, name);
-    let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel)] };
+    let kernel = || GroupKernel::new(graph, region, machine, name);
+    let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel())] };
     match &graph.nodes[node].op {
-        Op::Reduce { .. } => vec![reduce::schedule(kernel, node)],
+        Op::Reduce { .. } => vec![reduce::schedule(kernel(), node)],
+        Op::Contract(_) => vec![contract::schedule(kernel(), node)],
+        Op::Conv(_) => vec![conv::schedule(kernel(), node)],
+        Op::Window(_) => vec![window::schedule(kernel(), node)],
+        Op::Composite { .. } => vec![normalize::schedule(kernel(), node)],
+        Op::Concat { .. } => map::schedule_concat(graph, region, machine, name, node),
+        Op::Cumulate { .. } => vec![order::schedule_cumulate(kernel(), node)],
+        Op::Sort { .. } => vec![order::schedule_sort(kernel(), node)],
+        Op::Scatter { .. } => {
+            vec![order::schedule_scatter_copy(kernel(), node), order::schedule_scatter(kernel(), node)]
+        }
         other => panic!("no schedule for `{}`", other.name()),
     }
 }

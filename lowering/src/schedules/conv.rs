@@ -1,0 +1,209 @@
+//! Convolutions, after `pad_convs` has made padding explicit: every window lies inside of its input.
+//!
+//! With channels last and filters in panels, a convolution is a matrix product whose rows are positions along the last
+//! spatial dimension and whose contracted dimensions are the kernel and the channels. Depthwise ones run lanes along the
+//! channels. Everything else goes one element at a time.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::Val;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::op::Conv;
+use onnxc_ir::tensor::{Node, Op, Value};
+
+use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
+use crate::codegen::pull::{Position, Pulled};
+use crate::codegen::space::product;
+use crate::codegen::{Coord, GroupKernel, GroupLaunch};
+
+/// Positions that a depthwise kernel computes together, to use each filter element several times.
+const DEPTHWISE_TILE: i64 = 4;
+
+/// Schedules a group whose anchor is the `Conv` node `anchor`.
+pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
+    let data = &k.graph.nodes[anchor];
+    let Op::Conv(conv) = &data.op else { panic!("the anchor is a convolution") };
+    let padded = conv.pad_lo.iter().chain(&conv.pad_hi).any(|&p| p != 0) || conv.lhs_dilation.iter().any(|&d| d != 1);
+    assert!(!padded, "`pad_convs` leaves no padding and no dilation of the input");
+    let operands =
+        ConvOperands { conv: conv.clone(), input: data.inputs[0], filter: data.inputs[1], result: data.outputs[0] };
+    let lanes = if conv.acc == DType::F32 { k.lanes() } else { 1 };
+    match (conv.panel, conv.groups) {
+        (Some(_), 1) => product_schedule(k, &operands, lanes),
+        (Some(_), _) => depthwise(k, &operands, lanes),
+        (None, _) => direct(k, &operands),
+    }
+}
+
+/// A convolution's operands.
+struct ConvOperands {
+    conv: Conv,
+    input: Value,
+    filter: Value,
+    result: Value,
+}
+
+impl ConvOperands {
+    /// The input's coordinates for an output position and a kernel position.
+    fn input_coords(&self, k: &mut GroupKernel<'_>, batch: Index, at: &[Index], kernel: &[Index], channel: Coord) -> Vec<Coord> {
+        let mut spatial = Vec::with_capacity(at.len());
+        for (i, (&o, &tap)) in at.iter().zip(kernel).enumerate() {
+            let start = k.b.imul(o, self.conv.strides[i]);
+            let offset = k.b.imul(tap, self.conv.rhs_dilation[i]);
+            spatial.push(Coord::uniform(k.b.iadd(start, offset)));
+        }
+        arrange(self.conv.channels_last, Coord::uniform(batch), spatial, channel)
+    }
+
+    fn operand(&self, k: &mut GroupKernel<'_>, value: Value, coords: Vec<Coord>, lanes: u16) -> Val {
+        let val = k.pull(value, &Position { coords, lanes, count: None }, &mut Pulled::default());
+        k.b.cast(self.conv.acc, val)
+    }
+
+    /// The result's dimensions: batch, spatial, channels.
+    fn result_dims(&self, k: &GroupKernel<'_>) -> (Dim, Vec<Dim>, Dim) {
+        let mut dims = k.graph.tensor_ty(self.result).shape.to_vec();
+        let batch = dims.remove(0);
+        let channels = if self.conv.channels_last { dims.pop().expect("a channel dimension") } else { dims.remove(0) };
+        (batch, dims, channels)
+    }
+
+    fn kernel_dims(&self) -> Vec<Dim> {
+        self.conv.kernel.iter().map(|&n| Dim::from(n)).collect()
+    }
+}
+
+/// Coordinates in the layout of the convolution.
+fn arrange(channels_last: bool, batch: Coord, spatial: Vec<Coord>, channel: Coord) -> Vec<Coord> {
+    let mut coords = vec![batch];
+    if channels_last {
+        coords.extend(spatial);
+        coords.push(channel);
+    } else {
+        coords.push(channel);
+        coords.extend(spatial);
+    }
+    coords
+}
+
+impl Operands for ConvOperands {
+    fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
+        let (&channel, kernel) = contracted.split_last().expect("channels are contracted");
+        let (&batch, around) = outer.split_first().expect("the batch is outer");
+        let at: Vec<Index> = around.iter().copied().chain([row]).collect();
+        let coords = self.input_coords(k, batch, &at, kernel, Coord::uniform(channel));
+        self.operand(k, self.input, coords, lanes)
+    }
+
+    fn right(&self, k: &mut GroupKernel<'_>, _: &[Index], column: Coord, contracted: &[Index], lanes: u16) -> Val {
+        let (panel, within) = k.coord_split(column, Index::Const(i64::from(gemm::PANEL)), lanes);
+        let depth = contracted.iter().map(|&c| Coord::uniform(c));
+        let coords = std::iter::once(panel).chain(depth).chain([within]).collect();
+        self.operand(k, self.filter, coords, lanes)
+    }
+
+    fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
+        let (&batch, around) = outer.split_first().expect("the batch is outer");
+        let spatial = around.iter().copied().chain([row]).map(Coord::uniform).collect();
+        arrange(self.conv.channels_last, Coord::uniform(batch), spatial, column)
+    }
+}
+
+/// As a matrix product.
+fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> GroupLaunch {
+    let (batch, mut spatial, columns) = operands.result_dims(&k);
+    let rows = spatial.pop().expect("a convolution has a spatial dimension");
+    let channels = k.graph.tensor_ty(operands.input).shape.last().cloned().expect("a channel dimension");
+    let gemm = Gemm {
+        outer: std::iter::once(batch).chain(spatial).collect(),
+        rows,
+        columns,
+        contracted: operands.kernel_dims().into_iter().chain([channels]).collect(),
+        acc: operands.conv.acc,
+        result: operands.result,
+    };
+    gemm::schedule(k, &gemm, operands, &Panels::Stored, lanes)
+}
+
+/// One filter per channel: lanes along the channels, a few positions at a time.
+fn depthwise(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> GroupLaunch {
+    let (batch, mut spatial, channels) = operands.result_dims(&k);
+    let rows = spatial.pop().expect("a convolution has a spatial dimension");
+    let grid: Vec<Dim> = std::iter::once(batch).chain(spatial).collect();
+    let kernel = operands.kernel_dims();
+    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
+    let (row_bound, channel_bound) = (k.dim(&rows), k.dim(&channels));
+    let extents: Vec<Index> = kernel.iter().map(|d| k.dim(d)).collect();
+    let tile = |k: &mut GroupKernel<'_>, outer: &[Index], row: Index, count: i64| {
+        k.vectors(0, channel_bound, lanes, |k, channel, lanes, _| {
+            let zero = k.b.constant(Scalar::zero(operands.conv.acc), lanes);
+            let init = vec![zero; count as usize];
+            let sums = nest(k, &extents, &mut vec![], &init, &mut |k, taps, sums| {
+                let coords = taps.iter().map(|&t| Coord::uniform(t)).chain([channel]).collect();
+                let weight = operands.operand(k, operands.filter, coords, lanes);
+                let mut next = Vec::with_capacity(sums.len());
+                for (r, &sum) in sums.iter().enumerate() {
+                    let at_row = k.b.iadd(row, r as i64);
+                    let at: Vec<Index> = outer[1..].iter().copied().chain([at_row]).collect();
+                    let coords = operands.input_coords(k, outer[0], &at, taps, channel);
+                    let element = operands.operand(k, operands.input, coords, lanes);
+                    next.push(multiply_add(k, element, weight, sum));
+                }
+                next
+            });
+            for (r, &sum) in sums.iter().enumerate() {
+                let at_row = k.b.iadd(row, r as i64);
+                let coords = operands.result(outer, at_row, channel);
+                k.push(operands.result, &Position { coords, lanes, count: None }, sum, &mut Pulled::default());
+            }
+        });
+    };
+    k.tasks(|k, task| {
+        let outer = k.unflatten(task, &dims);
+        let full = k.b.idiv(row_bound, DEPTHWISE_TILE);
+        let middle = k.b.imul(full, DEPTHWISE_TILE);
+        k.each(0, middle, DEPTHWISE_TILE, |k, row| tile(k, &outer, row.into(), DEPTHWISE_TILE));
+        k.each(middle, row_bound, 1, |k, row| tile(k, &outer, row.into(), 1));
+    });
+    let taps = product(&kernel);
+    let flops = product(grid.iter().chain([&rows, &channels, &taps, &Dim::from(2)]));
+    k.finish(product(&grid), flops)
+}
+
+/// One element at a time, for any groups, layout and type.
+fn direct(mut k: GroupKernel<'_>, operands: &ConvOperands) -> GroupLaunch {
+    let (batch, spatial, channels) = operands.result_dims(&k);
+    let per_group = k.graph.tensor_ty(operands.filter).shape[1].clone();
+    let grid: Vec<Dim> = [batch, channels.clone()].into_iter().chain(spatial[..spatial.len() - 1].iter().cloned()).collect();
+    let rows = spatial[spatial.len() - 1].clone();
+    let contracted: Vec<Dim> = std::iter::once(per_group.clone()).chain(operands.kernel_dims()).collect();
+    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
+    let extents: Vec<Index> = contracted.iter().map(|d| k.dim(d)).collect();
+    let (row_bound, inputs_per_group) = (k.dim(&rows), k.dim(&per_group));
+    let outputs_per_group = channels.exact_div(&Dim::from(operands.conv.groups)).expect("groups divide the channels");
+    let outputs_per_group = k.dim(&outputs_per_group);
+    k.tasks(|k, task| {
+        let at = k.unflatten(task, &dims);
+        let group = k.b.idiv(at[1], outputs_per_group);
+        let first_channel = k.b.imul(group, inputs_per_group);
+        k.each(0, row_bound, 1, |k, row| {
+            let position: Vec<Index> = at[2..].iter().copied().chain([row.into()]).collect();
+            let zero = k.b.constant(Scalar::zero(operands.conv.acc), 1);
+            let sum = nest(k, &extents, &mut vec![], &[zero], &mut |k, contracted, sum| {
+                let channel = k.b.iadd(first_channel, contracted[0]);
+                let coords = operands.input_coords(k, at[0], &position, &contracted[1..], Coord::uniform(channel));
+                let element = operands.operand(k, operands.input, coords, 1);
+                let coords = std::iter::once(at[1]).chain(contracted.iter().copied()).map(Coord::uniform).collect();
+                let weight = operands.operand(k, operands.filter, coords, 1);
+                vec![multiply_add(k, element, weight, sum[0])]
+            });
+            let spatial = position.iter().map(|&i| Coord::uniform(i)).collect();
+            let coords = arrange(operands.conv.channels_last, Coord::uniform(at[0]), spatial, Coord::uniform(at[1]));
+            k.push(operands.result, &Position { coords, lanes: 1, count: None }, sum[0], &mut Pulled::default());
+        });
+    });
+    let depth = product(&contracted);
+    let flops = product(grid.iter().chain([&rows, &depth, &Dim::from(2)]));
+    k.finish(product(&grid), flops)
+}

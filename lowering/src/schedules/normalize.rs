@@ -1,0 +1,222 @@
+//! Softmax and normalisations over trailing axes: a row is read twice or three times while it is in the nearest cache.
+//!
+//! Softmax: the maximum; then the exponentials, kept in the worker's scratch, and their sum; then the quotients.
+//! Layer normalisation: the mean; then the variance around it; then the normalised row. All sums are in `f32`.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::Val;
+use onnxc_ir::scalar::{BinaryOp, Scalar, UnaryOp};
+use onnxc_ir::tensor::op::ReduceOp;
+use onnxc_ir::tensor::{CompositeKind, Node, Op, Value};
+
+use super::gemm::multiply_add;
+use super::reduce::identity;
+use crate::codegen::pull::{Position, Pulled};
+use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::{Coord, GroupKernel, GroupLaunch};
+
+/// Whether this schedule takes the composite: floating-point rows of 32 bits or more.
+pub fn takes(kind: &CompositeKind, dtype: DType) -> bool {
+    matches!(
+        kind,
+        CompositeKind::Softmax { .. }
+            | CompositeKind::LogSoftmax { .. }
+            | CompositeKind::LayerNorm { .. }
+            | CompositeKind::RmsNorm { .. }
+    ) && matches!(dtype, DType::F32 | DType::F64)
+}
+
+/// Schedules a group whose anchor is a softmax or normalisation.
+pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
+    let data = &k.graph.nodes[anchor];
+    let Op::Composite { kind, .. } = &data.op else { panic!("the anchor is a composite") };
+    let axis = match *kind {
+        CompositeKind::Softmax { axis } | CompositeKind::LogSoftmax { axis } => axis,
+        CompositeKind::LayerNorm { axis, .. } | CompositeKind::RmsNorm { axis, .. } => axis,
+        CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => panic!("the anchor is a normalisation"),
+    } as usize;
+    let (input, result) = (data.inputs[0], data.outputs[0]);
+    let ty = k.graph.tensor_ty(input).clone();
+    let (outer, inner) = ty.shape.split_at(axis);
+    let rows = product(outer);
+    let length = product(inner);
+    let block = length.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let lanes = if ty.dtype == DType::F32 { k.lanes() } else { 1 };
+    let row = Row {
+        input,
+        result,
+        operands: data.inputs[1..].to_vec(),
+        dtype: ty.dtype,
+        extents: inner.iter().map(|d| k.dim(d)).collect(),
+        length: k.dim(&length),
+        lanes,
+    };
+    let dims: Vec<Index> = outer.iter().map(|d| k.dim(d)).collect();
+    let bound = k.dim(&rows);
+    k.tasks(|k, task| {
+        let (lo, hi) = k.part(task, block, bound);
+        k.each(lo, hi, 1, |k, flat| {
+            let at: Vec<Coord> = k.unflatten(flat, &dims).into_iter().map(Coord::uniform).collect();
+            match *kind {
+                CompositeKind::Softmax { .. } => row.softmax(k, &at, false),
+                CompositeKind::LogSoftmax { .. } => row.softmax(k, &at, true),
+                CompositeKind::LayerNorm { epsilon, .. } => row.norm(k, &at, f32::from_bits(epsilon), true),
+                CompositeKind::RmsNorm { epsilon, .. } => row.norm(k, &at, f32::from_bits(epsilon), false),
+                CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => unreachable!("refused above"),
+            }
+        });
+    });
+    let tasks = rows.ceil_div(&Dim::from(block)).expect("the divisor is a constant");
+    let flops = product([&rows, &length, &Dim::from(5)]);
+    k.finish(tasks, flops)
+}
+
+/// One kind of row.
+struct Row {
+    input: Value,
+    result: Value,
+    operands: Vec<Value>,
+    dtype: DType,
+    extents: Vec<Index>,
+    length: Index,
+    lanes: u16,
+}
+
+impl Row {
+    fn position(&self, outer: &[Coord], inner: &[Coord], lanes: u16) -> Position {
+        Position { coords: outer.iter().chain(inner).copied().collect(), lanes, count: None }
+    }
+
+    /// Visits the row in vectors and what is left over in scalars, without carried values.
+    fn visit(&self, k: &mut GroupKernel<'_>, body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16)) {
+        let (&last, around) = self.extents.split_last().expect("something is normalised");
+        super::gemm::nest(k, around, &mut vec![], &[], &mut |k, around, _| {
+            let around: Vec<Coord> = around.iter().map(|&i| Coord::uniform(i)).collect();
+            k.vectors(0, last, self.lanes, |k, c, lanes, _| {
+                let inner: Vec<Coord> = around.iter().copied().chain([c]).collect();
+                body(k, &inner, lanes);
+            });
+            vec![]
+        });
+    }
+
+    /// Reduces over the row; `element` gives what an accumulator becomes at a position.
+    fn reduce(
+        &self,
+        k: &mut GroupKernel<'_>,
+        op: ReduceOp,
+        element: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Val) -> Val,
+    ) -> Val {
+        let (&last, around) = self.extents.split_last().expect("something is normalised");
+        let wide = k.b.constant(identity(op, self.dtype), self.lanes);
+        let narrow = k.b.constant(identity(op, self.dtype), 1);
+        let sums = super::gemm::nest(k, around, &mut vec![], &[wide, narrow], &mut |k, around, sums| {
+            let around: Vec<Coord> = around.iter().map(|&i| Coord::uniform(i)).collect();
+            let (wide, narrow) = k.vectors_carrying(last, self.lanes, &sums[..1], &sums[1..], |k, c, lanes, sums| {
+                let inner: Vec<Coord> = around.iter().copied().chain([c]).collect();
+                vec![element(k, &inner, lanes, sums[0])]
+            });
+            vec![wide[0], narrow[0]]
+        });
+        let combine = super::reduce::combiner(op);
+        let across = k.b.reduce_lanes(combine, sums[0]);
+        k.b.binary(combine, across, sums[1])
+    }
+
+    fn element(&self, k: &mut GroupKernel<'_>, outer: &[Coord], inner: &[Coord], lanes: u16) -> Val {
+        k.pull(self.input, &self.position(outer, inner, lanes), &mut Pulled::default())
+    }
+
+    fn softmax(&self, k: &mut GroupKernel<'_>, outer: &[Coord], logarithm: bool) {
+        let most = self.reduce(k, ReduceOp::Max, &mut |k, inner, lanes, held| {
+            let x = self.element(k, outer, inner, lanes);
+            k.b.binary(BinaryOp::Max, held, x)
+        });
+        let shifted_exp = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16| {
+            let x = self.element(k, outer, inner, lanes);
+            let most = k.b.splat(most, lanes);
+            let shifted = k.b.binary(BinaryOp::Sub, x, most);
+            (shifted, k.b.unary(UnaryOp::Exp, shifted))
+        };
+        // The exponentials wait in the result where nothing follows that changes its type or place.
+        let kept = (!logarithm && k.results() == [self.result]).then(|| (k.output(self.result), k.strides(self.result)));
+        let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
+            let (_, exp) = shifted_exp(k, inner, lanes);
+            if let Some((buffer, strides)) = &kept {
+                let at = self.position(outer, inner, lanes);
+                k.store(*buffer, strides, &at, exp);
+            }
+            k.b.binary(BinaryOp::Add, held, exp)
+        });
+        let one = k.b.constant(Scalar::one(self.dtype), 1);
+        let scale = if logarithm { k.b.unary(UnaryOp::Log, sum) } else { k.b.binary(BinaryOp::Div, one, sum) };
+        self.visit(k, &mut |k, inner, lanes| {
+            let at = self.position(outer, inner, lanes);
+            let scale = k.b.splat(scale, lanes);
+            match &kept {
+                Some((buffer, strides)) => {
+                    let exp = k.load(*buffer, strides, &at);
+                    let val = k.b.binary(BinaryOp::Mul, exp, scale);
+                    k.store(*buffer, strides, &at, val);
+                }
+                None => {
+                    let (shifted, exp) = shifted_exp(k, inner, lanes);
+                    let val = if logarithm {
+                        k.b.binary(BinaryOp::Sub, shifted, scale)
+                    } else {
+                        k.b.binary(BinaryOp::Mul, exp, scale)
+                    };
+                    k.push(self.result, &at, val, &mut Pulled::default());
+                }
+            }
+        });
+    }
+
+    fn norm(&self, k: &mut GroupKernel<'_>, outer: &[Coord], epsilon: f32, centred: bool) {
+        let length = k.b.val(self.length);
+        let length = k.b.cast(self.dtype, length);
+        let mean = centred.then(|| {
+            let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
+                let x = self.element(k, outer, inner, lanes);
+                k.b.binary(BinaryOp::Add, held, x)
+            });
+            k.b.binary(BinaryOp::Div, sum, length)
+        });
+        let deviation = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16| {
+            let x = self.element(k, outer, inner, lanes);
+            match mean {
+                None => x,
+                Some(mean) => {
+                    let mean = k.b.splat(mean, lanes);
+                    k.b.binary(BinaryOp::Sub, x, mean)
+                }
+            }
+        };
+        let squares = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
+            let d = deviation(k, inner, lanes);
+            multiply_add(k, d, d, held)
+        });
+        let variance = k.b.binary(BinaryOp::Div, squares, length);
+        let epsilon = Scalar::number(self.dtype, f64::from(epsilon)).expect("rows are f32 or f64");
+        let epsilon = k.b.constant(epsilon, 1);
+        let variance = k.b.binary(BinaryOp::Add, variance, epsilon);
+        let root = k.b.unary(UnaryOp::Sqrt, variance);
+        let one = k.b.constant(Scalar::one(self.dtype), 1);
+        let scale = k.b.binary(BinaryOp::Div, one, root);
+        self.visit(k, &mut |k, inner, lanes| {
+            let d = deviation(k, inner, lanes);
+            let scale = k.b.splat(scale, lanes);
+            let mut val = k.b.binary(BinaryOp::Mul, d, scale);
+            // The operands have the shape of the row.
+            let at = self.position(&[], inner, lanes);
+            for (i, &operand) in self.operands.iter().enumerate() {
+                let x = k.pull(operand, &at, &mut Pulled::default());
+                val = if i == 0 { k.b.binary(BinaryOp::Mul, val, x) } else { k.b.binary(BinaryOp::Add, val, x) };
+            }
+            let at = self.position(outer, inner, lanes);
+            k.push(self.result, &at, val, &mut Pulled::default());
+        });
+    }
+}
