@@ -10,7 +10,7 @@ use super::error::{LoadError, LoadProblem};
 use super::external::ExternalData;
 use super::limits::{self, Kind};
 use super::model::ModelProto;
-use super::values::{OptionalProto, SequenceProto, TensorProto};
+use super::values::{MapProto, OptionalProto, SequenceProto, TensorProto};
 
 /// A decoded model together with the access to its external data.
 #[derive(Debug)]
@@ -87,6 +87,7 @@ file_messages! {
     TensorProto, "TensorProto", Tensor;
     SequenceProto, "SequenceProto", Sequence;
     OptionalProto, "OptionalProto", Optional;
+    MapProto, "MapProto", Map;
 }
 
 /// Decodes a message within the limits; its `Bytes` fields are slices of `bytes`.

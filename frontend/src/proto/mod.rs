@@ -22,7 +22,7 @@ mod values;
 pub use dtypes::{dtype_from_onnx, dtype_to_onnx};
 pub use error::{LoadError, LoadProblem};
 pub use external::ExternalData;
-pub use mapping::{ModelFile, decode, map_file};
+pub use mapping::{FileMessage, ModelFile, decode, map_file};
 pub use model::*;
 pub use sparse::densify;
 pub use tensor::{Elements, TensorData};
