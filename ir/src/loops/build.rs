@@ -71,6 +71,8 @@ pub struct KernelBuilder {
     index_cache: Vec<HashMap<(BinaryOp, Val, Val), Val>>,
     /// How many blocks are around the one that defines a value.
     depths: SecondaryMap<Val, u32>,
+    /// Pure operations move out to this depth at most.
+    floor: u32,
     body_params: [Val; 3],
 }
 
@@ -100,6 +102,7 @@ impl KernelBuilder {
             sums: SecondaryMap::new(),
             products: SecondaryMap::new(),
             depths: SecondaryMap::new(),
+            floor: 0,
             index_cache: vec![HashMap::new()],
             body_params,
         }
@@ -190,9 +193,18 @@ impl KernelBuilder {
     /// Appends a pure operation to the outermost block that has its operands: what does not change in a loop is
     /// computed before it.
     fn emit_pure(&mut self, data: InstData, ty: LaneType) -> Val {
-        let mut depth = 0;
+        let mut depth = self.floor;
         data.for_each_operand(|v| depth = depth.max(self.depths[v]));
         self.emit_at(depth as usize, data, &[ty])[0]
+    }
+
+    /// Runs `build`, whose pure operations stay in the open block or the blocks in it: for what a seldom taken side of an
+    /// `If` computes.
+    pub fn stay<R>(&mut self, build: impl FnOnce(&mut KernelBuilder) -> R) -> R {
+        let outer = std::mem::replace(&mut self.floor, self.open.len() as u32 - 1);
+        let result = build(self);
+        self.floor = outer;
+        result
     }
 
     /// A constant in `lanes` lanes.
@@ -219,6 +231,11 @@ impl KernelBuilder {
             Index::Const(c) => self.i64(c),
             Index::Val(v) => v,
         }
+    }
+
+    /// The constant that a value is, whatever its lanes.
+    pub fn constant_of(&self, val: Val) -> Option<Scalar> {
+        self.constants.iter().find(|(_, v)| **v == val).map(|((scalar, _), _)| *scalar)
     }
 
     /// The value as an index; a constant where it is one.

@@ -1,1 +1,0 @@
-//! legalize: see the module list in `loops`.
