@@ -122,6 +122,8 @@ impl Encoding {
             ('f', 8) => dense(DType::F64, 1),
             ('f', 4) => dense(DType::F32, 1),
             ('f', 2) => dense(DType::F16, 1),
+            // The one small float that ml_dtypes declares as a float of NumPy's own.
+            ('f', 1) => dense(DType::F8E5M2, 1),
             ('i', 8) => dense(DType::I64, 1),
             ('i', 4) => dense(DType::I32, 1),
             ('i', 2) => dense(DType::I16, 1),

@@ -72,6 +72,8 @@ fn reads_what_numpy_writes() {
     assert_eq!(python2.dims(), [1, 1]);
     let text = described("|S3", "False", "(2,)", b"abcd\0\0").unwrap();
     assert_eq!(text.element(1), Element::Text(Bytes::from("d")));
+    let float8 = described("<f1", "False", "(1,)", &[0x3c]).unwrap();
+    assert_eq!((float8.dtype(), float8.element(0)), (DType::F8E5M2, Element::Real(1.0)));
     let void = file("{'descr': '<V1', 'fortran_order': False, 'shape': (3,), }", &[0xff, 1, 7]);
     let packed = read_npy(void.clone(), Some(DType::I4)).unwrap();
     assert_eq!((0..3).map(|i| packed.element(i)).collect::<Vec<_>>(), [-1, 1, 7].map(Element::Int));
