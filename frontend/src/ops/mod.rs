@@ -7,7 +7,13 @@ use std::sync::OnceLock;
 use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::NodeProto;
 
+mod conv;
+mod linear;
 mod math;
+mod norm;
+mod pool;
+mod sliding;
+mod softmax;
 
 /// One operator.
 pub struct Operator {
@@ -25,7 +31,14 @@ pub struct Operator {
 }
 
 /// All families' rows.
-const FAMILIES: &[&[Operator]] = &[math::OPERATORS];
+const FAMILIES: &[&[Operator]] = &[
+    conv::OPERATORS,
+    linear::OPERATORS,
+    math::OPERATORS,
+    norm::OPERATORS,
+    pool::OPERATORS,
+    softmax::OPERATORS,
+];
 
 /// The newest ai.onnx opset that the table knows.
 pub const NEWEST_OPSET: i64 = 28;

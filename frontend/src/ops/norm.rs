@@ -1,0 +1,321 @@
+//! Normalizations.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::BinaryOp;
+use onnxc_ir::tensor::build::BuildError;
+use onnxc_ir::tensor::op::{CompositeKind, ReduceOp, Window};
+use onnxc_ir::tensor::{Builder, Shape, Value};
+
+use super::Operator;
+use super::conv::along_channels;
+use super::linear::sum_type;
+use crate::import::{NodeContext, OpError, OpResult};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("BatchNormalization", &[1, 6, 7, 9, 14, 15], (5, 5), batch_norm),
+    Operator::onnx("InstanceNormalization", &[1, 6, 22], (3, 3), instance_norm),
+    Operator::onnx("LayerNormalization", &[17], (2, 3), layer_norm),
+    Operator::onnx("RMSNormalization", &[23], (2, 2), rms_norm),
+    Operator::onnx("GroupNormalization", &[18, 21], (3, 3), group_norm),
+    Operator::onnx("LRN", &[1, 13], (1, 1), local_response_norm),
+    Operator::onnx("MeanVarianceNormalization", &[9, 13], (1, 1), mean_variance_norm),
+    Operator::onnx("LpNormalization", &[1, 22], (1, 1), lp_norm),
+];
+
+/// `1 / sqrt(variance + epsilon)`.
+fn inverse_deviation(b: &mut Builder<'_>, variance: Value, epsilon: f32) -> Result<Value, BuildError> {
+    let dtype = b.dtype(variance)?;
+    b.map(&[variance], |e| {
+        let (x, epsilon, one) = (e.arg(0), e.number(dtype, f64::from(epsilon))?, e.number(dtype, 1.0)?);
+        let sum = e.add(x, epsilon);
+        let root = e.sqrt(sum);
+        Ok(e.div(one, root))
+    })
+}
+
+/// The mean, the deviation from it, and the mean of the deviation's square; reduced axes stay as 1.
+fn moments(b: &mut Builder<'_>, x: Value, axes: &[i64]) -> Result<(Value, Value, Value), BuildError> {
+    let mean = b.mean(x, axes, true)?;
+    let deviation = b.sub(x, mean)?;
+    let square = b.mul(deviation, deviation)?;
+    let variance = b.mean(square, axes, true)?;
+    Ok((mean, deviation, variance))
+}
+
+/// `x * a + b` with `a = scale / sqrt(variance + epsilon)` and `b = bias - mean * a`, both of which are constants for the
+/// constant statistics of inference.
+fn batch_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let training = match cx.version {
+        // What the first versions call a test is what later ones take for granted unless outputs for training are named.
+        ..7 => cx.node.output.len() > 1 && !cx.flag("is_test", false),
+        7..14 => (1..cx.output_count()).any(|n| cx.wants_output(n)),
+        _ => cx.flag("training_mode", false),
+    };
+    let epsilon = cx.float("epsilon", 1e-5);
+    let rank = cx.b.rank(x)?;
+    let dtype = cx.b.dtype(x)?;
+    let per_element = cx.version < 9 && !cx.flag("spatial", true);
+    if rank < 2 && !(rank == 1 && cx.version >= 7) {
+        return cx.invalid(format!("normalizes a tensor of rank {rank}"));
+    }
+    let parameter_type = cx.b.dtype(cx.input(3)?)?;
+    let acc = if dtype == DType::F64 || parameter_type == DType::F64 { DType::F64 } else { DType::F32 };
+    let mut parameters = Vec::with_capacity(4);
+    for n in 1..5 {
+        let parameter = cx.input(n)?;
+        parameters.push(cx.b.cast(parameter, acc)?);
+    }
+    let wide = cx.b.cast(x, acc)?;
+    let mut running = Vec::new();
+    if training {
+        if per_element {
+            return cx.unsupported("training with statistics per element");
+        }
+        let axes: Vec<i64> = (0..rank as i64).filter(|&a| a != 1).collect();
+        let (mean, _, variance) = moments(&mut cx.b, wide, &axes)?;
+        let channels = [cx.b.shape(x)?[1].clone()];
+        let momentum = cx.float("momentum", 0.9);
+        for (n, current) in [mean, variance].into_iter().enumerate() {
+            let current = cx.b.reshape(current, &channels)?;
+            let before = std::mem::replace(&mut parameters[2 + n], current);
+            let mixed = cx.b.map(&[before, current], |e| {
+                let (before, current) = (e.arg(0), e.arg(1));
+                let (keep, take) = (e.number(acc, f64::from(momentum))?, e.number(acc, f64::from(1.0 - momentum))?);
+                let (kept, taken) = (e.mul(before, keep), e.mul(current, take));
+                Ok(e.add(kept, taken))
+            })?;
+            running.push(cx.b.cast(mixed, parameter_type)?);
+        }
+    }
+    let [scale, bias, mean, variance] = parameters[..] else { return cx.invalid("has not four parameters") };
+    let inverse = inverse_deviation(&mut cx.b, variance, epsilon)?;
+    let factor = cx.b.mul(scale, inverse)?;
+    let shift = cx.b.mul(mean, factor)?;
+    let shift = cx.b.sub(bias, shift)?;
+    let (factor, shift) = if per_element || rank == 1 {
+        (factor, shift)
+    } else {
+        (along_channels(cx, factor, x)?, along_channels(cx, shift, x)?)
+    };
+    let y = cx.b.map(&[wide, factor, shift], |e| {
+        let (x, a, b) = (e.arg(0), e.arg(1), e.arg(2));
+        let product = e.mul(x, a);
+        Ok(e.add(product, b))
+    })?;
+    let mut outputs = vec![cx.b.cast(y, dtype)?];
+    outputs.extend(running);
+    Ok(outputs)
+}
+
+fn instance_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
+    if rank < 3 {
+        return cx.invalid(format!("normalizes a tensor of rank {rank}"));
+    }
+    let acc = sum_type(dtype);
+    let axes: Vec<i64> = (2..rank as i64).collect();
+    let wide = cx.b.cast(x, acc)?;
+    let (_, deviation, variance) = moments(&mut cx.b, wide, &axes)?;
+    let epsilon = cx.float("epsilon", 1e-5);
+    let inverse = inverse_deviation(&mut cx.b, variance, epsilon)?;
+    let (scale, bias) = (cx.b.cast(scale, acc)?, cx.b.cast(bias, acc)?);
+    let (scale, bias) = (along_channels(cx, scale, x)?, along_channels(cx, bias, x)?);
+    let factor = cx.b.mul(inverse, scale)?;
+    let y = scaled(&mut cx.b, deviation, factor, Some(bias))?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+/// `x * scale + bias`.
+fn scaled(b: &mut Builder<'_>, x: Value, scale: Value, bias: Option<Value>) -> Result<Value, BuildError> {
+    let inputs: Vec<Value> = [x, scale].into_iter().chain(bias).collect();
+    b.map(&inputs, |e| {
+        let (x, scale) = (e.arg(0), e.arg(1));
+        let product = e.mul(x, scale);
+        Ok(if inputs.len() == 3 {
+            let bias = e.arg(2);
+            e.add(product, bias)
+        } else {
+            product
+        })
+    })
+}
+
+/// The axes from the attribute `axis` on, and the shape that they have.
+fn trailing_axes(cx: &NodeContext<'_>, x: Value) -> Result<(usize, Vec<i64>, Shape), OpError> {
+    let shape = cx.b.shape(x)?;
+    let axis = cx.b.axis(cx.int("axis", -1), shape.len())?;
+    Ok((axis, (axis as i64..shape.len() as i64).collect(), shape[axis..].into()))
+}
+
+/// The type of the statistics: `stash_type`, and at least as wide as the data.
+fn stash_type(cx: &NodeContext<'_>, dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else if cx.int("stash_type", 1) == 11 { DType::F64 } else { DType::F32 }
+}
+
+fn layer_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let (axis, axes, inner) = trailing_axes(cx, x)?;
+    let dtype = cx.b.dtype(x)?;
+    let stash = stash_type(cx, dtype);
+    let epsilon = cx.float("epsilon", 1e-5);
+    let parameters_fit = [Some(scale), bias].into_iter().flatten().all(|v| cx.b.rank(v).is_ok_and(|r| r <= inner.len()));
+    let outputs = if parameters_fit {
+        let mut inputs = vec![x, cx.b.broadcast(scale, &inner)?];
+        if let Some(bias) = bias {
+            inputs.push(cx.b.broadcast(bias, &inner)?);
+        }
+        let kind = CompositeKind::LayerNorm { axis: axis as u32, epsilon: epsilon.to_bits() };
+        cx.b.composite(kind, &inputs, |b, inputs| {
+            let y = normalized(b, inputs[0], &axes, stash, epsilon)?.0;
+            let y = b.cast(y, dtype)?;
+            Ok::<_, BuildError>(vec![scaled(b, y, inputs[1], inputs.get(2).copied())?])
+        })?
+    } else {
+        let y = normalized(&mut cx.b, x, &axes, stash, epsilon)?.0;
+        let y = cx.b.cast(y, dtype)?;
+        vec![scaled(&mut cx.b, y, scale, bias)?]
+    };
+    if !cx.wants_output(1) && !cx.wants_output(2) {
+        return Ok(outputs);
+    }
+    // The statistics that training asks for are computed beside the composite, which gives only the normalised values.
+    let (_, mean, inverse) = normalized(&mut cx.b, x, &axes, stash, epsilon)?;
+    Ok(vec![outputs[0], mean, inverse])
+}
+
+/// The normalised values, the mean and the inverse deviation, in the type `stash`.
+fn normalized(
+    b: &mut Builder<'_>,
+    x: Value,
+    axes: &[i64],
+    stash: DType,
+    epsilon: f32,
+) -> Result<(Value, Value, Value), BuildError> {
+    let x = b.cast(x, stash)?;
+    let (mean, deviation, variance) = moments(b, x, axes)?;
+    let inverse = inverse_deviation(b, variance, epsilon)?;
+    Ok((b.mul(deviation, inverse)?, mean, inverse))
+}
+
+fn rms_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale) = (cx.input(0)?, cx.input(1)?);
+    let (axis, axes, inner) = trailing_axes(cx, x)?;
+    let (dtype, out) = (cx.b.dtype(x)?, cx.b.dtype(scale)?);
+    let (stash, epsilon) = (stash_type(cx, dtype), cx.float("epsilon", 1e-5));
+    let body = |b: &mut Builder<'_>, x: Value, scale: Value| -> Result<Value, BuildError> {
+        let x = b.cast(x, stash)?;
+        let square = b.mul(x, x)?;
+        let mean = b.mean(square, &axes, true)?;
+        let inverse = inverse_deviation(b, mean, epsilon)?;
+        let y = b.mul(x, inverse)?;
+        let y = b.cast(y, out)?;
+        b.mul(y, scale)
+    };
+    if cx.b.rank(scale)? > inner.len() {
+        return Ok(vec![body(&mut cx.b, x, scale)?]);
+    }
+    let scale = cx.b.broadcast(scale, &inner)?;
+    let kind = CompositeKind::RmsNorm { axis: axis as u32, epsilon: epsilon.to_bits() };
+    Ok(cx.b.composite(kind, &[x, scale], |b, inputs| Ok::<_, BuildError>(vec![body(b, inputs[0], inputs[1])?]))?)
+}
+
+/// Scale and bias are per group before opset 21, per channel since.
+fn group_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let groups = cx.int("num_groups", 0);
+    if shape.len() < 2 || groups < 1 || shape[1].as_const().is_some_and(|c| c % groups != 0) {
+        let text = cx.b.graph.shape_text(&shape);
+        return cx.invalid(format!("normalizes a tensor of shape {text} in {groups} groups"));
+    }
+    let groups = Dim::from(groups);
+    let per_group = shape[1].floor_div(&groups)?;
+    let split: Shape =
+        [shape[0].clone(), groups.clone(), per_group].into_iter().chain(shape[2..].iter().cloned()).collect();
+    let axes: Vec<i64> = (2..split.len() as i64).collect();
+    let grouped = cx.b.reshape(x, &split)?;
+    let acc = stash_type(cx, dtype);
+    let epsilon = cx.float("epsilon", 1e-5);
+    let (mut y, _, _) = normalized(&mut cx.b, grouped, &axes, acc, epsilon)?;
+    let (scale, bias) = (cx.b.cast(scale, acc)?, cx.b.cast(bias, acc)?);
+    if cx.version >= 21 {
+        y = cx.b.reshape(y, &shape)?;
+    }
+    let (scale, bias) = (along_channels(cx, scale, y)?, along_channels(cx, bias, y)?);
+    let y = scaled(&mut cx.b, y, scale, Some(bias))?;
+    let y = cx.b.reshape(y, &shape)?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+fn local_response_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
+    let size = cx.int("size", 0);
+    if rank < 2 || !(1..=i64::from(i32::MAX)).contains(&size) {
+        return cx.invalid(format!("normalizes a tensor of rank {rank} over {size} channels"));
+    }
+    let (alpha, beta, bias) = (cx.float("alpha", 1e-4), cx.float("beta", 0.75), cx.float("bias", 1.0));
+    let squares = cx.b.mul(x, x)?;
+    let along_axis = |value: i64, other: i64| (0..rank).map(|i| if i == 1 { value } else { other }).collect();
+    let window = Window {
+        op: ReduceOp::Sum,
+        sizes: along_axis(size, 1),
+        strides: along_axis(1, 1),
+        dilations: along_axis(1, 1),
+        pad_lo: along_axis((size - 1) / 2, 0),
+        pad_hi: along_axis(size / 2, 0),
+    };
+    let sums = cx.b.window(window, squares)?;
+    Ok(vec![cx.b.map(&[x, sums], |e| {
+        let (x, sum) = (e.arg(0), e.arg(1));
+        let (factor, bias) = (e.number(dtype, f64::from(alpha) / size as f64)?, e.number(dtype, f64::from(bias))?);
+        let beta = e.number(dtype, f64::from(beta))?;
+        let scaled = e.mul(sum, factor);
+        let base = e.add(scaled, bias);
+        let divisor = e.pow(base, beta);
+        Ok(e.div(x, divisor))
+    })?])
+}
+
+fn mean_variance_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let dtype = cx.b.dtype(x)?;
+    let acc = sum_type(dtype);
+    let axes = cx.ints("axes").unwrap_or(&[0, 2, 3]);
+    let wide = cx.b.cast(x, acc)?;
+    let (_, deviation, variance) = moments(&mut cx.b, wide, axes)?;
+    let y = cx.b.map(&[deviation, variance], |e| {
+        let (x, variance, epsilon) = (e.arg(0), e.arg(1), e.number(acc, 1e-9)?);
+        let root = e.sqrt(variance);
+        let divisor = e.add(root, epsilon);
+        Ok(e.div(x, divisor))
+    })?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+/// Divides by the norm; where it is 0, the result is 0.
+fn lp_norm(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let (axis, dtype) = (cx.int("axis", -1), cx.b.dtype(x)?);
+    let norm = match cx.int("p", 2) {
+        1 => {
+            let size = cx.b.abs(x)?;
+            cx.b.reduce(ReduceOp::Sum, size, &[axis], true)?
+        }
+        2 => {
+            let square = cx.b.mul(x, x)?;
+            let sum = cx.b.reduce(ReduceOp::Sum, square, &[axis], true)?;
+            cx.b.sqrt(sum)?
+        }
+        p => return cx.invalid(format!("attribute `p` is {p}")),
+    };
+    Ok(vec![cx.b.map(&[x, norm], |e| {
+        let (x, norm, zero) = (e.arg(0), e.arg(1), e.number(dtype, 0.0)?);
+        let (none, quotient) = (e.eq(norm, zero), e.binary(BinaryOp::Div, x, norm));
+        Ok(e.select(none, zero, quotient))
+    })?])
+}
