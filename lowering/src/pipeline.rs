@@ -18,6 +18,10 @@ pub type Pass = (&'static str, fn(&mut Graph));
 
 /// The passes over the Tensor IR, in order.
 pub const PASSES: &[Pass] = &[
+    // Composites without a schedule become their definition.
+    ("inline_composites", passes::inline_composites::run),
+    // Loops of known length and decided branches become straight lines.
+    ("unroll_loops", passes::unroll_loops::run),
     // Pairs of elementwise operations become one expression, so that a chain after an anchor has one user each.
     ("fuse_elementwise", passes::fuse_elementwise::run),
     // Cuts what is left into groups; from here on every node is a kernel, a constant or a second name.

@@ -3,3 +3,5 @@
 
 pub mod fuse;
 pub mod fuse_elementwise;
+pub mod unroll_loops;
+pub mod inline_composites;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::{BuildError, Builder};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::tensor::known;
 use crate::tensor::infer::OutputType;
 use crate::tensor::op::CompositeKind;
 use crate::tensor::{Op, Region, TensorType, Type, Value};
@@ -213,9 +214,13 @@ impl Builder<'_> {
             let mut origins = node.origins.clone();
             origins.extend(self.origins.iter().copied());
             let copy = self.graph.add_node(self.region, op, inputs, types, &origins);
+            // Arguments may be known where parameters were not.
+            known::derive(self.graph, copy);
             for (i, &old) in node.outputs.iter().enumerate() {
                 let new = self.graph.nodes[copy].outputs[i];
-                self.graph.known[new] = self.graph.known[old].clone();
+                if self.graph.known[new].is_none() {
+                    self.graph.known[new] = self.graph.known[old].clone();
+                }
                 map.insert(old, new);
             }
         }
