@@ -7,6 +7,7 @@
 
 pub mod dim;
 pub mod dtype;
+pub mod evaluate;
 pub mod machine;
 pub mod loops;
 pub mod program;
