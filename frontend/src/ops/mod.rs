@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::NodeProto;
 
+mod activation;
 mod conv;
 mod linear;
 mod math;
 mod norm;
 mod pool;
+mod recurrent;
 mod sliding;
 mod softmax;
 
@@ -37,6 +39,7 @@ const FAMILIES: &[&[Operator]] = &[
     math::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
+    recurrent::OPERATORS,
     softmax::OPERATORS,
 ];
 
