@@ -8,14 +8,20 @@ use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::NodeProto;
 
 mod activation;
+mod activations;
+mod cast;
 mod conv;
 mod linear;
+mod logic;
 mod math;
 mod norm;
 mod pool;
 mod recurrent;
+mod resample;
+mod resize;
 mod sliding;
 mod softmax;
+mod unary;
 
 /// One operator.
 pub struct Operator {
@@ -34,13 +40,18 @@ pub struct Operator {
 
 /// All families' rows.
 const FAMILIES: &[&[Operator]] = &[
+    activations::OPERATORS,
+    cast::OPERATORS,
     conv::OPERATORS,
     linear::OPERATORS,
+    logic::OPERATORS,
     math::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
     recurrent::OPERATORS,
+    resize::OPERATORS,
     softmax::OPERATORS,
+    unary::OPERATORS,
 ];
 
 /// The newest ai.onnx opset that the table knows.

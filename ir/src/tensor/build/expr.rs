@@ -104,6 +104,11 @@ impl ExprBuilder {
         self.expr.push(ScalarInst::Cast(dtype, a))
     }
 
+    /// The same bits as a type of the same width.
+    pub fn bitcast(&mut self, dtype: DType, a: ExprIndex) -> ExprIndex {
+        self.expr.push(ScalarInst::Bitcast(dtype, a))
+    }
+
     /// The expression that computes `result`.
     pub fn finish(self, result: ExprIndex) -> ScalarExpr {
         self.expr.finish(result)

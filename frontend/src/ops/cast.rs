@@ -1,0 +1,204 @@
+//! Conversions between element types.
+
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::{BinaryOp, ExprIndex, Scalar};
+use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
+
+use super::Operator;
+use crate::import::{NodeContext, OpError, OpResult};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("Cast", &[1, 6, 9, 13, 19, 21, 23, 24, 25, 28], (1, 1), cast),
+    Operator::onnx("CastLike", &[15, 19, 21, 23, 24, 25], (2, 2), |cx| {
+        let (x, like) = (cx.input(0)?, cx.input(1)?);
+        let to = cx.b.dtype(like)?;
+        Ok(vec![convert(cx, x, to)?])
+    }),
+    Operator::onnx("BitCast", &[26], (1, 1), bit_cast),
+    Operator::onnx("Identity", &[1, 13, 14, 16, 19, 21, 23, 24, 25], (1, 1), |cx| Ok(vec![cx.input(0)?])),
+];
+
+/// In opset 1 `to` is the type's name.
+fn cast(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let to = if cx.version < 6 && cx.int_opt("to").is_none_or(|n| n == 0) {
+        let name = cx.text("to")?.unwrap_or_default();
+        name_to_dtype(name)
+    } else {
+        cx.dtype("to")?
+    };
+    let Some(to) = to else { return cx.invalid("attribute `to` is missing") };
+    Ok(vec![convert(cx, x, to)?])
+}
+
+fn name_to_dtype(name: &str) -> Option<DType> {
+    Some(match name.to_ascii_uppercase().as_str() {
+        "FLOAT" => DType::F32,
+        "DOUBLE" => DType::F64,
+        "FLOAT16" => DType::F16,
+        "INT64" => DType::I64,
+        "INT32" => DType::I32,
+        "INT16" => DType::I16,
+        "INT8" => DType::I8,
+        "UINT64" => DType::U64,
+        "UINT32" => DType::U32,
+        "UINT16" => DType::U16,
+        "UINT8" => DType::U8,
+        "BOOL" => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// Conversion as the node's attributes ask.
+fn convert(cx: &mut NodeContext<'_>, x: Value, to: DType) -> Result<Value, OpError> {
+    let from = cx.b.dtype(x)?;
+    for dtype in [from, to] {
+        if matches!(dtype, DType::String | DType::C64 | DType::C128) {
+            return cx.unsupported(format!("conversion of {from} to {to}"));
+        }
+    }
+    let rounding = match cx.text("round_mode")? {
+        None | Some("up") => ExponentRounding::Up,
+        Some("down") => ExponentRounding::Down,
+        Some("nearest") => ExponentRounding::Nearest,
+        Some(other) => return cx.invalid(format!("round_mode `{other}`")),
+    };
+    let saturate = cx.flag("saturate", true);
+    Ok(cast_with(cx, x, to, saturate, rounding)?)
+}
+
+/// How a number becomes a power of two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ExponentRounding {
+    Up,
+    Down,
+    Nearest,
+}
+
+fn cast_with(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    to: DType,
+    saturate: bool,
+    rounding: ExponentRounding,
+) -> Result<Value, BuildError> {
+    let from = cx.b.dtype(x)?;
+    if to == DType::F8E8M0 && from != to {
+        return cx.b.map(&[x], |e| {
+            let x = e.arg(0);
+            let x = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
+            to_power_of_two(e, x, saturate, rounding)
+        });
+    }
+    if saturate || Overflow::of(to).is_none() {
+        return cx.b.cast(x, to);
+    }
+    saturating_off(cx, x, to)
+}
+
+/// Conversion where what is too great becomes infinity, or NaN where there is none.
+pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> Result<Value, BuildError> {
+    let from = cx.b.dtype(x)?;
+    let Some(overflow) = Overflow::of(to).filter(|_| from != to) else { return cx.b.cast(x, to) };
+    cx.b.map(&[x], |e| {
+        let x = e.arg(0);
+        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
+        let zero = e.number(DType::F32, 0.0)?;
+        let limit = e.number(DType::F32, overflow.least)?;
+        let (magnitude, negative) = (e.abs(wide), e.lt(wide, zero));
+        let outside = e.ge(magnitude, limit);
+        let constant = |e: &mut ExprBuilder, bits| e.constant(Scalar { dtype: to, bits });
+        let (plus, minus) = (constant(e, overflow.positive), constant(e, overflow.negative));
+        let beyond = e.select(negative, minus, plus);
+        let rounded = e.cast(to, wide);
+        Ok(e.select(outside, beyond, rounded))
+    })
+}
+
+/// From which magnitude on a number rounds to more than a type's greatest, and what it becomes without saturation.
+struct Overflow {
+    least: f64,
+    positive: u64,
+    negative: u64,
+}
+
+impl Overflow {
+    fn of(dtype: DType) -> Option<Overflow> {
+        match dtype {
+            // 464 lies between 448 and 480 and rounds to the even 448; the next `f32` does not.
+            DType::F8E4M3FN => {
+                Some(Overflow { least: f64::from(464f32.next_up()), positive: 0x7f, negative: 0xff })
+            }
+            DType::F8E4M3FNUZ => Some(Overflow { least: 248.0, positive: 0x80, negative: 0x80 }),
+            DType::F8E5M2 => Some(Overflow { least: 61440.0, positive: 0x7c, negative: 0xfc }),
+            DType::F8E5M2FNUZ => Some(Overflow { least: 61440.0, positive: 0x80, negative: 0x80 }),
+            _ => None,
+        }
+    }
+}
+
+/// The exponent of an `f32` as `f8e8m0`, which has nothing else: 2^-127 to 2^127, and NaN.
+fn to_power_of_two(
+    e: &mut ExprBuilder,
+    x: ExprIndex,
+    saturate: bool,
+    rounding: ExponentRounding,
+) -> Result<ExprIndex, BuildError> {
+    const NAN: i64 = 255;
+    let int = DType::I32;
+    let bits = e.bitcast(int, x);
+    let (exponent_mask, mantissa_mask) = (e.number(int, 255.0)?, e.number(int, f64::from((1 << 23) - 1))?);
+    let shift = e.number(int, 23.0)?;
+    let shifted = e.binary(BinaryOp::Shr, bits, shift);
+    let exponent = e.and(shifted, exponent_mask);
+    let mantissa = e.and(bits, mantissa_mask);
+    let (zero, one) = (e.number(int, 0.0)?, e.number(int, 1.0)?);
+    // Subnormal numbers are 2^-127 times a mantissa whose first bit stands for 2^-127 itself.
+    let half = e.number(int, f64::from(1 << 22))?;
+    let subnormal = e.eq(exponent, zero);
+    let up = match rounding {
+        ExponentRounding::Down => e.constant(Scalar::bool(false)),
+        ExponentRounding::Up => {
+            let threshold = e.select(subnormal, half, zero);
+            e.gt(mantissa, threshold)
+        }
+        ExponentRounding::Nearest => {
+            let three_halves = e.number(int, f64::from((1 << 22) + (1 << 21)))?;
+            let threshold = e.select(subnormal, three_halves, half);
+            e.ge(mantissa, threshold)
+        }
+    };
+    let next = e.add(exponent, one);
+    let mut power = e.select(up, next, exponent);
+    let greatest = e.number(int, 254.0)?;
+    let nan = e.number(int, NAN as f64)?;
+    if saturate {
+        power = e.min(power, greatest);
+    } else {
+        let least = e.number(DType::F32, 2f64.powi(-127))?;
+        let magnitude = e.abs(x);
+        let below = e.lt(magnitude, least);
+        power = e.min(power, nan);
+        power = e.select(below, nan, power);
+    }
+    let is_nan = e.ne(x, x);
+    power = e.select(is_nan, nan, power);
+    let byte = e.cast(DType::U8, power);
+    Ok(e.bitcast(DType::F8E8M0, byte))
+}
+
+/// Types of equal width only.
+fn bit_cast(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let Some(to) = cx.dtype("to")? else { return cx.invalid("attribute `to` is missing") };
+    let from = cx.b.dtype(x)?;
+    if from.bits() != to.bits() || to == DType::String {
+        return cx.invalid(format!("the bits of {from} as {to}"));
+    }
+    Ok(vec![cx.b.map(&[x], |e| {
+        let x = e.arg(0);
+        Ok(e.bitcast(to, x))
+    })?])
+}
