@@ -23,6 +23,9 @@ mod lanes;
 mod narrow;
 mod trigonometry;
 
+#[cfg(test)]
+mod tests;
+
 use cranelift_entity::SecondaryMap;
 
 use self::lanes::Lanes;

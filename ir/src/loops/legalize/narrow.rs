@@ -218,7 +218,10 @@ pub(super) fn narrow_f32(b: &mut KernelBuilder, to: DType, x: Val) -> Val {
 
 /// The exponent of the nearest power of two, halves up; too great and too small numbers saturate, NaN is 255.
 fn narrow_exponent(l: &mut Lanes<'_>, magnitude: Val, is_nan: Val) -> Val {
-    let half = l.int(0x0040_0000);
+    // Half of a step up; the step from 2^-127, which is a subnormal number, is half as long in its bits.
+    let (half, subnormal_half, least_normal) = (l.int(0x0040_0000), l.int(0x0020_0000), l.int(0x0080_0000));
+    let subnormal = l.compare(CmpOp::Lt, magnitude, least_normal);
+    let half = l.select(subnormal, subnormal_half, half);
     let rounded = l.add(magnitude, half);
     let exponent = l.shr(rounded, 23);
     let (greatest, nan) = (l.int(254), l.int(255));

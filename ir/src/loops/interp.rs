@@ -1,1 +1,0 @@
-//! interp: see the module list in `loops`.

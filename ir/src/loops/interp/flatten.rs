@@ -1,0 +1,343 @@
+//! Turns a kernel into a list of steps with jumps. Each value has consecutive slots, one a lane; results of a loop share
+//! the slots of what it carries. A pure step's result lies behind its operands, because slots are given out in the order
+//! of definition.
+
+use cranelift_entity::{EntityRef, SecondaryMap};
+
+use super::super::{Block, Inst, InstData, Kernel, LaneType, Stride, Val};
+use crate::dtype::DType;
+use crate::loops::FmaMode;
+use crate::scalar::{BinaryOp, CmpOp, UnaryOp};
+
+/// A kernel that is ready to run.
+pub struct FlatKernel<'k> {
+    pub(super) kernel: &'k Kernel,
+    pub(super) code: Vec<Code>,
+    pub(super) slots: usize,
+    pub(super) slot_of: SecondaryMap<Val, usize>,
+    /// Slot, bits, lanes.
+    pub(super) constants: Vec<(usize, u64, usize)>,
+    /// Slot, lanes.
+    pub(super) iotas: Vec<(usize, usize)>,
+    /// Slot, number.
+    pub(super) params: Vec<(usize, usize)>,
+}
+
+/// One step.
+pub(super) enum Code {
+    Jump(usize),
+    JumpUnless {
+        cond: usize,
+        target: usize,
+    },
+    JumpUnlessLess {
+        a: usize,
+        b: usize,
+        target: usize,
+    },
+    /// Adds to a loop's index; jumps to the end if that overflows.
+    Advance {
+        index: usize,
+        step: i64,
+        end: usize,
+    },
+    Move {
+        from: usize,
+        to: usize,
+        lanes: usize,
+    },
+    Compute(Compute),
+    Memory(Memory),
+}
+
+/// A pure operation on slots.
+pub(super) struct Compute {
+    pub op: Op,
+    /// The type of the operands.
+    pub dtype: DType,
+    /// The number of lanes of the result, or of the operand where the result is a scalar.
+    pub lanes: usize,
+    /// First slots of the operands; unused ones are 0.
+    pub args: [usize; 3],
+    pub out: usize,
+}
+
+/// What a [`Compute`] does.
+pub(super) enum Op {
+    Unary(UnaryOp),
+    Binary(BinaryOp),
+    Compare(CmpOp),
+    Select,
+    MulAdd(FmaMode),
+    Cast(DType),
+    /// The bits as they are, lane by lane.
+    Copy,
+    Splat,
+    Reduce(BinaryOp),
+    /// Slots, relative to the first operand's or the second's.
+    Pick(Box<[usize]>),
+}
+
+/// An access to memory.
+pub(super) struct Memory {
+    pub kind: MemoryKind,
+    pub inst: Inst,
+    pub buffer: usize,
+    pub offset: i64,
+    /// Slot and factor.
+    pub constant_terms: Vec<(usize, i64)>,
+    /// Slot and slot.
+    pub value_terms: Vec<(usize, usize)>,
+    /// Slot of the indices of a gather or scatter.
+    pub indices: Option<usize>,
+    /// Slot of the tail predicate.
+    pub count: Option<usize>,
+    /// Slot of the value.
+    pub value: usize,
+    pub lanes: usize,
+}
+
+/// What a [`Memory`] does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryKind {
+    Load,
+    LoadSplat,
+    Store,
+}
+
+impl<'k> FlatKernel<'k> {
+    /// Flattens a kernel that the verifier accepts.
+    pub fn new(kernel: &'k Kernel) -> FlatKernel<'k> {
+        let mut flat = FlatKernel {
+            kernel,
+            code: Vec::new(),
+            slots: 0,
+            slot_of: SecondaryMap::new(),
+            constants: Vec::new(),
+            iotas: Vec::new(),
+            params: Vec::new(),
+        };
+        flat.define_all(&kernel.blocks[kernel.body].params);
+        flat.block(kernel.body);
+        flat
+    }
+
+    fn fresh(&mut self, lanes: usize) -> usize {
+        let slot = self.slots;
+        self.slots += lanes;
+        slot
+    }
+
+    fn lanes(&self, val: Val) -> usize {
+        usize::from(self.kernel.ty(val).lanes)
+    }
+
+    fn define(&mut self, val: Val) -> usize {
+        let lanes = self.lanes(val);
+        self.slot_of[val] = self.fresh(lanes);
+        self.slot_of[val]
+    }
+
+    fn define_all(&mut self, vals: &[Val]) {
+        vals.iter().for_each(|&v| {
+            self.define(v);
+        });
+    }
+
+    /// Copies values to the slots of others, as if all at once.
+    fn moves(&mut self, from: &[Val], to: &[Val]) {
+        let mut pairs: Vec<(usize, usize, usize)> =
+            from.iter().zip(to).map(|(&f, &t)| (self.slot_of[f], self.slot_of[t], self.lanes(t))).collect();
+        pairs.retain(|(f, t, _)| f != t);
+        let clobbers = pairs.iter().any(|(f, _, _)| pairs.iter().any(|(_, t, _)| t == f));
+        if clobbers {
+            for pair in &mut pairs {
+                let temporary = self.fresh(pair.2);
+                self.code.push(Code::Move { from: pair.0, to: temporary, lanes: pair.2 });
+                pair.0 = temporary;
+            }
+        }
+        self.code.extend(pairs.into_iter().map(|(from, to, lanes)| Code::Move { from, to, lanes }));
+    }
+
+    fn share(&mut self, results: &[Val], params: &[Val]) {
+        for (&result, &param) in results.iter().zip(params) {
+            self.slot_of[result] = self.slot_of[param];
+        }
+    }
+
+    /// Emits a block without its yield, whose values it returns.
+    fn block(&mut self, block: Block) -> &'k [Val] {
+        let kernel = self.kernel;
+        for &inst in &kernel.blocks[block].insts {
+            if let InstData::Yield(vals) = &kernel.insts[inst].data {
+                return vals;
+            }
+            self.inst(inst);
+        }
+        panic!("{block} does not end in a yield");
+    }
+
+    fn inst(&mut self, inst: Inst) {
+        let kernel = self.kernel;
+        let record = &kernel.insts[inst];
+        match &record.data {
+            InstData::Const(c) => {
+                let slot = self.define(record.results[0]);
+                self.constants.push((slot, c.bits, self.lanes(record.results[0])));
+            }
+            InstData::Param(n) => {
+                let slot = self.define(record.results[0]);
+                self.params.push((slot, *n as usize));
+            }
+            InstData::Iota => {
+                let slot = self.define(record.results[0]);
+                self.iotas.push((slot, self.lanes(record.results[0])));
+            }
+            InstData::For { lo, hi, step, init, body, .. } => {
+                let params = &kernel.blocks[*body].params;
+                self.define_all(params);
+                self.moves(init, &params[1..]);
+                self.moves(&[*lo], &params[..1]);
+                let (index, hi) = (self.slot_of[params[0]], self.slot_of[*hi]);
+                let head = self.code.len();
+                self.code.push(Code::JumpUnlessLess { a: index, b: hi, target: 0 });
+                let yielded = self.block(*body);
+                self.moves(yielded, &params[1..]);
+                let end = self.code.len() + 2;
+                self.code.push(Code::Advance { index, step: *step, end });
+                self.code.push(Code::Jump(head));
+                self.code[head] = Code::JumpUnlessLess { a: index, b: hi, target: end };
+                self.share(&record.results, &params[1..]);
+            }
+            InstData::While { init, body } => {
+                let params = &kernel.blocks[*body].params;
+                self.define_all(params);
+                self.moves(init, params);
+                let head = self.code.len();
+                let yielded = self.block(*body);
+                let again = self.fresh(1);
+                self.code.push(Code::Move { from: self.slot_of[yielded[0]], to: again, lanes: 1 });
+                self.moves(&yielded[1..], params);
+                let target = self.code.len() + 2;
+                self.code.push(Code::JumpUnless { cond: again, target });
+                self.code.push(Code::Jump(head));
+                self.share(&record.results, params);
+            }
+            InstData::If { cond, then, otherwise } => {
+                self.define_all(&record.results);
+                let cond = self.slot_of[*cond];
+                let branch = self.code.len();
+                self.code.push(Code::JumpUnless { cond, target: 0 });
+                let yielded = self.block(*then);
+                self.moves(yielded, &record.results);
+                let skip = self.code.len();
+                self.code.push(Code::Jump(0));
+                self.code[branch] = Code::JumpUnless { cond, target: skip + 1 };
+                let yielded = self.block(*otherwise);
+                self.moves(yielded, &record.results);
+                self.code[skip] = Code::Jump(self.code.len());
+            }
+            InstData::Yield(_) => unreachable!("the block's walk ends at its yield"),
+            InstData::Prefetch { .. } => {}
+            data => {
+                if !self.memory(inst, data) {
+                    self.compute(record.results[0], data);
+                }
+            }
+        }
+    }
+
+    fn compute(&mut self, result: Val, data: &InstData) {
+        let kernel = self.kernel;
+        let mut args = [0; 3];
+        let mut count = 0;
+        let mut first = None;
+        data.for_each_operand(|v| {
+            args[count] = self.slot_of[v];
+            count += 1;
+            first = first.or(Some(v));
+        });
+        let operand: LaneType = kernel.ty(first.expect("a pure operation has an operand"));
+        let mut lanes = self.lanes(result);
+        let mut dtype = operand.dtype;
+        let op = match data {
+            InstData::Unary(op, _) => Op::Unary(*op),
+            InstData::Binary(op, ..) => Op::Binary(*op),
+            InstData::Compare(op, ..) => Op::Compare(*op),
+            InstData::Select(..) => Op::Select,
+            InstData::MulAdd { mode, .. } => Op::MulAdd(*mode),
+            InstData::Cast(_) => Op::Cast(kernel.ty(result).dtype),
+            InstData::Bitcast(_) => Op::Copy,
+            InstData::Splat(_) => Op::Splat,
+            InstData::ReduceLanes(op, _) => {
+                lanes = usize::from(operand.lanes);
+                Op::Reduce(*op)
+            }
+            InstData::Extract(_, lane) => Op::Pick([usize::from(*lane)].into()),
+            InstData::Shuffle(a, b, picks) => {
+                let n = self.lanes(*a);
+                let (a, b) = (self.slot_of[*a], self.slot_of[*b]);
+                // Relative to the slots' start, so that one operand suffices.
+                args = [0; 3];
+                let slot = |&lane: &u16| {
+                    let lane = usize::from(lane);
+                    if lane < n { a + lane } else { b + lane - n }
+                };
+                Op::Pick(picks.iter().map(slot).collect())
+            }
+            _ => unreachable!("not a pure operation"),
+        };
+        if let InstData::Select(_, a, _) = data {
+            dtype = kernel.ty(*a).dtype;
+        }
+        let out = self.define(result);
+        self.code.push(Code::Compute(Compute { op, dtype, lanes, args, out }));
+    }
+
+    /// Emits an access to memory; false if it is none.
+    fn memory(&mut self, inst: Inst, data: &InstData) -> bool {
+        let kernel = self.kernel;
+        let result = kernel.insts[inst].results.first().copied();
+        let (kind, buffer, address, indices, count, value) = match data {
+            InstData::Load { buffer, address, count } => (MemoryKind::Load, buffer, address, None, *count, None),
+            InstData::LoadSplat { buffer, address } => (MemoryKind::LoadSplat, buffer, address, None, None, None),
+            InstData::Gather { buffer, address, indices, count } => {
+                (MemoryKind::Load, buffer, address, Some(*indices), *count, None)
+            }
+            InstData::Store { buffer, address, value, count } => {
+                (MemoryKind::Store, buffer, address, None, *count, Some(*value))
+            }
+            InstData::Scatter { buffer, address, indices, value, count } => {
+                (MemoryKind::Store, buffer, address, Some(*indices), *count, Some(*value))
+            }
+            _ => return false,
+        };
+        let mut constant_terms = Vec::new();
+        let mut value_terms = Vec::new();
+        for &(val, stride) in &address.terms {
+            match stride {
+                Stride::Const(c) => constant_terms.push((self.slot_of[val], c)),
+                Stride::Value(s) => value_terms.push((self.slot_of[val], self.slot_of[s])),
+            }
+        }
+        let typed = value.or(result).expect("an access has a value");
+        let memory = Memory {
+            kind,
+            inst,
+            buffer: buffer.index(),
+            offset: address.offset,
+            constant_terms,
+            value_terms,
+            indices: indices.map(|v| self.slot_of[v]),
+            count: count.map(|v| self.slot_of[v]),
+            lanes: self.lanes(typed),
+            value: match value {
+                Some(value) => self.slot_of[value],
+                None => self.define(typed),
+            },
+        };
+        self.code.push(Code::Memory(memory));
+        true
+    }
+}

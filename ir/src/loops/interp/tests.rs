@@ -1,0 +1,145 @@
+//! What the interpreter does beyond single operators, which the legaliser's tests cover.
+
+use super::*;
+use crate::dtype::DType;
+use crate::loops::{Address, KernelBuilder, LoopKind, Stride};
+use crate::scalar::{BinaryOp, CmpOp, Scalar};
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn to_floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+}
+
+/// y[task] = sum of the row of x, four lanes at a time with a tail.
+fn row_sums() -> Kernel {
+    let mut b = KernelBuilder::new("row_sums");
+    let x = b.buffer("x", DType::F32, Access::Read, None);
+    let y = b.buffer("y", DType::F32, Access::Write, None);
+    let n = b.param("n");
+    b.task_loop(|b, task| {
+        let zero = b.constant(Scalar::f32(0.0), 4);
+        let sums = b.for_(LoopKind::Serial, 0.into(), n.into(), 4, &[zero], |b, i, carried| {
+            let left = b.isub(n, i);
+            let left = b.val(left);
+            let at = Address::default().plus(task, Stride::Value(n)).plus(i, Stride::Const(1));
+            let v = b.load(x, at, 4, Some(left));
+            vec![b.binary(BinaryOp::Add, carried[0], v)]
+        });
+        let sum = b.reduce_lanes(BinaryOp::Add, sums[0]);
+        b.store(y, Address::default().plus(task, Stride::Const(1)), sum, None);
+    });
+    b.finish()
+}
+
+#[test]
+fn tails_are_predicated() {
+    let mut x = floats(&(0..14).map(|i| i as f32).collect::<Vec<_>>());
+    let mut y = floats(&[0.0; 2]);
+    run_kernel(&row_sums(), &mut [&mut x, &mut y], &[7], 0, 2, 0).expect("it runs");
+    assert_eq!(to_floats(&y), [21.0, 70.0]);
+}
+
+#[test]
+fn accesses_are_checked() {
+    let mut x = floats(&[0.0; 13]);
+    let mut y = floats(&[0.0; 2]);
+    let error = run_kernel(&row_sums(), &mut [&mut x, &mut y], &[7], 0, 2, 0).expect_err("the last row is cut");
+    let InterpError::OutOfBounds { index, len, inst, name, .. } = error else { panic!("{error}") };
+    assert_eq!((index, len, &name[..]), (13, 13, "x"));
+    assert!(inst.contains("load @0["), "{inst}");
+}
+
+#[test]
+fn loops_swap_what_they_carry() {
+    let mut b = KernelBuilder::new("fibonacci");
+    let y = b.buffer("y", DType::I64, Access::Write, Some(2));
+    b.task_loop(|b, _| {
+        let (zero, one) = (b.i64(0), b.i64(1));
+        // (a, b) = (b, a + b) ten times; then swapped an odd number of times.
+        let pair = b.for_(LoopKind::Serial, 0.into(), 10.into(), 1, &[zero, one], |b, _, c| {
+            vec![c[1], b.binary(BinaryOp::Add, c[0], c[1])]
+        });
+        let pair = b.while_(&[pair[0], pair[1], zero], |b, c| {
+            let next = b.binary(BinaryOp::Add, c[2], one);
+            let limit = b.i64(3);
+            (b.compare(CmpOp::Lt, next, limit), vec![c[1], c[0], next])
+        });
+        let less = b.compare(CmpOp::Lt, pair[0], pair[1]);
+        let pair = b.if_(less, |_| vec![pair[0], pair[1]], |_| vec![pair[1], pair[0]]);
+        b.store(y, Address::at(0), pair[0], None);
+        b.store(y, Address::at(1), pair[1], None);
+    });
+    let mut y = vec![0; 16];
+    run_kernel(&b.finish(), &mut [&mut y], &[], 0, 1, 0).expect("it runs");
+    let values: Vec<i64> = y.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().expect("8 bytes"))).collect();
+    assert_eq!(values, [55, 89]);
+}
+
+#[test]
+fn scratch_does_not_outlive_its_task() {
+    let mut b = KernelBuilder::new("leak");
+    let y = b.buffer("y", DType::F32, Access::Write, None);
+    let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(4));
+    b.task_loop(|b, task| {
+        let before = b.load(tmp, Address::at(1), 1, None);
+        b.store(y, Address::default().plus(task, Stride::Const(1)), before, None);
+        let one = b.constant(Scalar::f32(1.0), 1);
+        b.store(tmp, Address::at(1), one, None);
+    });
+    let mut y = floats(&[0.0; 3]);
+    run_kernel(&b.finish(), &mut [&mut y], &[], 0, 3, 0).expect("it runs");
+    assert!(to_floats(&y).iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn gathers_and_scatters_follow_their_indices() {
+    let mut b = KernelBuilder::new("reverse");
+    let x = b.buffer("x", DType::U8, Access::Read, None);
+    let y = b.buffer("y", DType::U8, Access::Write, None);
+    b.task_loop(|b, _| {
+        let iota = b.iota(DType::I64, 4);
+        let three = b.constant(Scalar::i64(3), 4);
+        let back = b.binary(BinaryOp::Sub, three, iota);
+        let v = b.gather(x, Address::at(1), back, None);
+        let w = b.shuffle(v, v, &[1, 0, 7, 6]);
+        let count = b.i64(3);
+        b.scatter(y, Address::at(0), back, w, Some(count));
+    });
+    let mut x = vec![9, 10, 11, 12, 13];
+    let mut y = vec![0; 4];
+    run_kernel(&b.finish(), &mut [&mut x, &mut y], &[], 0, 1, 0).expect("it runs");
+    // v = 13 12 11 10, w = 12 13 10 11, lanes 0 to 2 go to 3, 2, 1.
+    assert_eq!(y, [0, 10, 13, 12]);
+}
+
+#[test]
+fn sub_byte_elements_share_bytes() {
+    let mut b = KernelBuilder::new("nibbles");
+    let x = b.buffer("x", DType::I4, Access::Read, Some(3));
+    let y = b.buffer("y", DType::I4, Access::Write, Some(3));
+    b.task_loop(|b, _| {
+        for (from, to) in [(0, 2), (1, 1), (2, 0)] {
+            let v = b.load(x, Address::at(from), 1, None);
+            b.store(y, Address::at(to), v, None);
+        }
+    });
+    let (mut x, mut y) = (vec![0x21, 0x03], vec![0xff, 0xff]);
+    run_kernel(&b.finish(), &mut [&mut x, &mut y], &[], 0, 1, 0).expect("it runs");
+    assert_eq!(y, [0x23, 0xf1]);
+}
+
+#[test]
+fn endless_loops_are_stopped() {
+    let mut b = KernelBuilder::new("endless");
+    b.task_loop(|b, _| {
+        let yes = b.constant(Scalar::bool(true), 1);
+        b.while_(&[], |_, _| (yes, vec![]));
+    });
+    let kernel = b.finish();
+    let options = Options { max_steps: 1000, ..Options::default() };
+    let error = FlatKernel::new(&kernel).run(&mut [], &[], &[], [0, 1, 0], &options).expect_err("it is stopped");
+    assert_eq!(error, InterpError::TooLong { kernel: "endless".into(), steps: 1000 });
+}
