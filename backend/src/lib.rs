@@ -6,8 +6,10 @@
 //! - [`link`]: shared libraries, by a linker of the system.
 //! - [`header`]: the C header beside an object.
 
+pub mod cranelift;
 pub mod header;
 pub mod link;
 pub mod loader;
 pub mod object;
 pub mod target;
+pub mod vector;

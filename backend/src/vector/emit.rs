@@ -1,0 +1,321 @@
+//! Encoding: allocated machine code to bytes, with the frame around it.
+//!
+//! The frame: rbp, the callee-saved registers in use, then the spill slots below. Jumps over nothing are left out, and
+//! jumps to a block that only jumps on go to its target at once.
+
+use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, Instruction, InstructionBlock, MemoryOperand, Register};
+use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output, PReg, RegClass};
+
+use super::allocate::Allocatable;
+use super::machine::{Label, MachineCode, MachineInst, Memory, Operand};
+
+/// The callee-saved registers that may be allocated, as hardware numbers.
+const CALLEE_SAVED: [usize; 5] = [3, 12, 13, 14, 15];
+
+const GENERAL_64: [Register; 16] = [
+    Register::RAX,
+    Register::RCX,
+    Register::RDX,
+    Register::RBX,
+    Register::RSP,
+    Register::RBP,
+    Register::RSI,
+    Register::RDI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
+];
+
+/// Where a block begins in the address space of the encoder, which resolves branches by address. Instructions without
+/// an address of their own have 0.
+fn address_of(label: Label) -> u64 {
+    0x1000 + u64::from(label.0)
+}
+
+/// Encodes a function.
+pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output) -> Vec<u8> {
+    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new() };
+    emitter.saved = CALLEE_SAVED.iter().copied().filter(|&r| emitter.uses(PReg::new(r, RegClass::Int))).collect();
+    let mut blocks: Vec<Vec<Instruction>> = Vec::with_capacity(code.layout.len());
+    for i in 0..code.layout.len() {
+        let next = code.layout.get(i + 1).copied();
+        if i == 0 {
+            emitter.prologue();
+        }
+        for step in output.block_insts_and_edits(allocatable, Block::new(i)) {
+            match step {
+                InstOrEdit::Edit(Edit::Move { from, to }) => emitter.copy(*from, *to),
+                InstOrEdit::Inst(inst) => emitter.inst(allocatable.inst(inst), output.inst_allocs(inst), next),
+            }
+        }
+        blocks.push(std::mem::take(&mut emitter.insts));
+    }
+    encode(code, blocks)
+}
+
+/// Resolves labels and lays the blocks out.
+fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>) -> Vec<u8> {
+    // A block of one jump is skipped over: who goes there goes on to its target.
+    let forward = |mut target: u64| {
+        for _ in 0..code.layout.len() {
+            let Some(i) = code.layout.iter().position(|&l| address_of(l) == target) else { break };
+            match blocks[i][..] {
+                [only] if only.code() == Code::Jmp_rel32_64 => target = only.near_branch64(),
+                [] => match code.layout.get(i + 1) {
+                    Some(&next) => target = address_of(next),
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        target
+    };
+    let mut all: Vec<Instruction> = Vec::new();
+    for (i, block) in blocks.iter().enumerate() {
+        let mut block = block.clone();
+        if block.is_empty() {
+            // Something has to carry the label.
+            block.push(Instruction::with(Code::Nopd));
+        }
+        for inst in &mut block {
+            if inst.op0_kind() == iced_x86::OpKind::NearBranch64 {
+                inst.set_near_branch64(forward(inst.near_branch64()));
+            }
+        }
+        block[0].set_ip(address_of(code.layout[i]));
+        all.extend(block);
+    }
+    // The base lies far from the labels' addresses, so that no label is taken for a distance.
+    let base = 0x10_0000;
+    let block = InstructionBlock::new(&all, base);
+    let result = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE)
+        .unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}"));
+    result.code_buffer
+}
+
+struct Emitter<'o> {
+    insts: Vec<Instruction>,
+    output: &'o Output,
+    saved: Vec<usize>,
+}
+
+impl Emitter<'_> {
+    fn uses(&self, register: PReg) -> bool {
+        let allocated = self.output.allocs.iter().any(|a| a.as_reg() == Some(register));
+        let moved = |a: &Allocation| a.as_reg() == Some(register);
+        allocated || self.output.edits.iter().any(|(_, Edit::Move { from, to })| moved(from) || moved(to))
+    }
+
+    fn push(&mut self, inst: Result<Instruction, iced_x86::IcedError>) {
+        self.insts.push(inst.unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}")));
+    }
+
+    /// Bytes below rbp: the callee-saved registers, then the spill slots.
+    fn frame_bytes(&self) -> i64 {
+        (self.saved.len() * 8 + self.output.num_spillslots * 8).next_multiple_of(16) as i64
+    }
+
+    fn saved_slot(n: usize) -> MemoryOperand {
+        MemoryOperand::with_base_displ(Register::RBP, -8 * (n as i64 + 1))
+    }
+
+    fn slot(&self, index: usize) -> MemoryOperand {
+        MemoryOperand::with_base_displ(Register::RBP, -self.frame_bytes() + index as i64 * 8)
+    }
+
+    fn prologue(&mut self) {
+        self.push(Instruction::with1(Code::Push_r64, Register::RBP));
+        self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RBP, Register::RSP));
+        let bytes = self.frame_bytes();
+        if bytes > 0 {
+            self.push(Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, bytes as i32));
+        }
+        for (n, r) in self.saved.clone().into_iter().enumerate() {
+            self.push(Instruction::with2(Code::Mov_rm64_r64, Self::saved_slot(n), GENERAL_64[r]));
+        }
+    }
+
+    fn epilogue(&mut self) {
+        for (n, r) in self.saved.clone().into_iter().enumerate() {
+            self.push(Instruction::with2(Code::Mov_r64_rm64, GENERAL_64[r], Self::saved_slot(n)));
+        }
+        self.insts.push(Instruction::with(Code::VEX_Vzeroupper));
+        self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RSP, Register::RBP));
+        self.push(Instruction::with1(Code::Pop_r64, Register::RBP));
+        self.insts.push(Instruction::with(Code::Retnq));
+    }
+
+    /// A move between registers or to or from a spill slot.
+    fn copy(&mut self, from: Allocation, to: Allocation) {
+        if from == to {
+            return;
+        }
+        let class = from.as_reg().or(to.as_reg()).expect("the allocator makes no moves between slots").class();
+        let (load, store) = match class {
+            RegClass::Int => (Code::Mov_r64_rm64, Code::Mov_rm64_r64),
+            RegClass::Float => (Code::EVEX_Vmovups_zmm_k1z_zmmm512, Code::EVEX_Vmovups_zmmm512_k1z_zmm),
+            RegClass::Vector => (Code::VEX_Kmovq_kr_km64, Code::VEX_Kmovq_m64_kr),
+        };
+        match (from.as_reg(), to.as_reg(), from.as_stack(), to.as_stack()) {
+            (Some(a), Some(b), ..) => self.push(Instruction::with2(load, widest(b), widest(a))),
+            (None, Some(b), Some(slot), _) => {
+                let slot = self.slot(slot.index());
+                self.push(Instruction::with2(load, widest(b), slot));
+            }
+            (Some(a), None, _, Some(slot)) => {
+                let slot = self.slot(slot.index());
+                self.push(Instruction::with2(store, slot, widest(a)));
+            }
+            other => panic!("a move between {other:?}"),
+        }
+    }
+
+    fn inst(&mut self, inst: &MachineInst, allocs: &[Allocation], next: Option<Label>) {
+        let register = |i: usize| allocs[i].as_reg().expect("selection asks for registers only");
+        match inst {
+            MachineInst::Op { code, operands, mask, zeroing } => {
+                let mut encoded = Instruction::default();
+                encoded.set_code(*code);
+                let kinds = code.op_code();
+                let mut at = 0;
+                for (n, operand) in operands.iter().enumerate() {
+                    let n = n as u32;
+                    match operand {
+                        Operand::Def(_) | Operand::Use(_) => {
+                            encoded.set_op_register(n, sized(register(at), kinds.op_kind(n)));
+                            at += 1;
+                        }
+                        Operand::Tied(..) => {
+                            encoded.set_op_register(n, sized(register(at + 1), kinds.op_kind(n)));
+                            at += 2;
+                        }
+                        Operand::Memory(m) => {
+                            let index = m.index.map(|_| register(at + 1));
+                            set_memory(&mut encoded, n, m, widest(register(at)), index.map(widest));
+                            at += 1 + usize::from(index.is_some());
+                        }
+                        Operand::Immediate(value) => set_immediate(&mut encoded, n, *value, kinds.op_kind(n)),
+                    }
+                }
+                if mask.is_some() {
+                    encoded.set_op_mask(widest(register(at)));
+                    encoded.set_zeroing_masking(*zeroing);
+                }
+                self.insts.push(encoded);
+            }
+            MachineInst::Arguments(_) => {}
+            MachineInst::Divide { signed, .. } => {
+                let divisor = widest(register(1));
+                if *signed {
+                    self.insts.push(Instruction::with(Code::Cqo));
+                    self.push(Instruction::with1(Code::Idiv_rm64, divisor));
+                } else {
+                    self.push(Instruction::with2(Code::Xor_r32_rm32, Register::EDX, Register::EDX));
+                    self.push(Instruction::with1(Code::Div_rm64, divisor));
+                }
+            }
+            MachineInst::Gather { code, memory, .. } => {
+                let mut encoded = Instruction::default();
+                encoded.set_code(*code);
+                let kinds = code.op_code();
+                encoded.set_op_register(0, sized(register(1), kinds.op_kind(0)));
+                let index = sized(register(3), kinds.op_kind(1));
+                set_memory(&mut encoded, 1, memory, widest(register(2)), Some(index));
+                encoded.set_op_mask(widest(register(5)));
+                self.insts.push(encoded);
+            }
+            MachineInst::Jump(to, _) => {
+                if Some(*to) != next {
+                    self.push(Instruction::with_branch(Code::Jmp_rel32_64, address_of(*to)));
+                }
+            }
+            MachineInst::Branch { code, then, otherwise } => {
+                self.push(Instruction::with_branch(*code, address_of(*then)));
+                if Some(*otherwise) != next {
+                    self.push(Instruction::with_branch(Code::Jmp_rel32_64, address_of(*otherwise)));
+                }
+            }
+            MachineInst::Return => self.epilogue(),
+        }
+    }
+}
+
+/// The whole register.
+fn widest(register: PReg) -> Register {
+    let n = register.hw_enc();
+    match register.class() {
+        RegClass::Int => GENERAL_64[n],
+        RegClass::Float => Register::ZMM0 + n as u32,
+        RegClass::Vector => Register::K0 + n as u32,
+    }
+}
+
+/// The part of the register that an operand of the encoding names.
+fn sized(register: PReg, kind: iced_x86::OpCodeOperandKind) -> Register {
+    use iced_x86::OpCodeOperandKind as Kind;
+    let n = register.hw_enc() as u32;
+    match register.class() {
+        RegClass::Int => {
+            match kind {
+                Kind::r8_or_mem | Kind::r8_reg => {
+                    // spl, bpl, sil, dil and not ah, ch, dh, bh.
+                    const LOW: [Register; 8] = [
+                        Register::AL, Register::CL, Register::DL, Register::BL,
+                        Register::SPL, Register::BPL, Register::SIL, Register::DIL,
+                    ];
+                    if n < 8 { LOW[n as usize] } else { Register::R8L + (n - 8) }
+                }
+                Kind::r16_or_mem | Kind::r16_reg => Register::AX + n,
+                Kind::r32_or_mem | Kind::r32_reg | Kind::r32_rm | Kind::r32_vvvv => Register::EAX + n,
+                _ => GENERAL_64[n as usize],
+            }
+        }
+        RegClass::Float => match kind {
+            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::mem_vsib64y => Register::YMM0 + n,
+            Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv | Kind::mem_vsib64z => Register::ZMM0 + n,
+            _ => Register::XMM0 + n,
+        },
+        RegClass::Vector => Register::K0 + n,
+    }
+}
+
+fn set_memory(inst: &mut Instruction, operand: u32, memory: &Memory, base: Register, index: Option<Register>) {
+    inst.set_op_kind(operand, iced_x86::OpKind::Memory);
+    inst.set_memory_base(base);
+    if let (Some(index), Some((_, scale))) = (index, memory.index) {
+        inst.set_memory_index(index);
+        inst.set_memory_index_scale(scale);
+    }
+    if memory.displacement != 0 {
+        inst.set_memory_displ_size(8);
+        inst.set_memory_displacement64(i64::from(memory.displacement) as u64);
+    }
+}
+
+fn set_immediate(inst: &mut Instruction, operand: u32, value: i64, kind: iced_x86::OpCodeOperandKind) {
+    use iced_x86::{OpCodeOperandKind as Kind, OpKind};
+    match kind {
+        Kind::imm8 => {
+            inst.set_op_kind(operand, OpKind::Immediate8);
+            inst.set_immediate8(value as u8);
+        }
+        Kind::imm32 => {
+            inst.set_op_kind(operand, OpKind::Immediate32);
+            inst.set_immediate32(value as u32);
+        }
+        Kind::imm32sex64 => {
+            inst.set_op_kind(operand, OpKind::Immediate32to64);
+            inst.set_immediate32to64(value);
+        }
+        Kind::imm64 => {
+            inst.set_op_kind(operand, OpKind::Immediate64);
+            inst.set_immediate64(value as u64);
+        }
+        other => panic!("selection made an immediate of kind {other:?}"),
+    }
+}

@@ -1,0 +1,758 @@
+//! Vectors, floating-point scalars and masks: the dispatch of every operation that is no control flow, and the code of
+//! those on vector registers. Scalars use lane 0 of the same instructions at 128 bits.
+
+use iced_x86::Code;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::{FmaMode, InstData, LaneType, Val};
+use onnxc_ir::scalar::{BinaryOp, CmpOp, UnaryOp};
+use regalloc2::VReg;
+use smallvec::smallvec;
+
+use super::Unsupported;
+use super::codes::{self, Wide};
+use super::machine::{GENERAL, MASK, Operand, WIDE};
+use super::select::{Registers, Select};
+use super::width::Pieces;
+
+/// Whether values of this type are in vector registers.
+fn is_wide(ty: LaneType) -> bool {
+    matches!(ty.dtype, DType::F32 | DType::F64) || (ty.lanes > 1 && ty.dtype != DType::Bool)
+}
+
+/// Whether values of this type are in mask registers.
+fn is_mask(ty: LaneType) -> bool {
+    ty.lanes > 1 && ty.dtype == DType::Bool
+}
+
+impl Select<'_> {
+    /// Selects one operation.
+    pub(super) fn inst(&mut self, data: &InstData, results: &[Val]) -> Result<(), Unsupported> {
+        let ty_of = |this: &Self, v: Val| this.kernel.ty(v);
+        let registers: Registers = match data {
+            InstData::Store { buffer, address, value, count } => return self.store(*buffer, address, *value, *count),
+            InstData::Prefetch { buffer, address, locality } => return self.prefetch(*buffer, address, *locality),
+            InstData::Scatter { .. } => return Err(Unsupported("scattered stores")),
+            InstData::Load { buffer, address, count } => self.load(ty_of(self, results[0]), *buffer, address, *count)?,
+            InstData::LoadSplat { buffer, address } => self.load_splat(ty_of(self, results[0]), *buffer, address)?,
+            InstData::Gather { buffer, address, indices, count } => {
+                self.gather(ty_of(self, results[0]), *buffer, address, *indices, *count)?
+            }
+            InstData::Unary(op, a) => self.unary(*op, *a)?,
+            InstData::Binary(op, a, b) => self.binary(*op, *a, *b)?,
+            InstData::Compare(op, a, b) => self.compare(*op, *a, *b)?,
+            InstData::Select(c, a, b) => self.select_lanes(*c, *a, *b)?,
+            InstData::MulAdd { a, b, acc, mode } => self.multiply_add(*a, *b, *acc, *mode)?,
+            InstData::Cast(a) => self.cast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
+            InstData::Bitcast(a) => self.bitcast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
+            InstData::Splat(a) => self.splat(ty_of(self, results[0]), *a)?,
+            InstData::Iota => self.iota(ty_of(self, results[0]))?,
+            InstData::ReduceLanes(op, a) => smallvec![self.reduce(*op, *a)?],
+            InstData::Extract(a, lane) => smallvec![self.extract(*a, *lane)?],
+            InstData::Shuffle(..) => return Err(Unsupported("shuffles")),
+            InstData::Const(_)
+            | InstData::Param(_)
+            | InstData::For { .. }
+            | InstData::While { .. }
+            | InstData::If { .. }
+            | InstData::Yield(_) => unreachable!("handled by the walk over blocks"),
+        };
+        self.set(results[0], registers);
+        Ok(())
+    }
+
+    fn op3(&mut self, code: Code, a: VReg, b: VReg) -> VReg {
+        let to = self.def(WIDE);
+        self.op(code, smallvec![Operand::Def(to), Operand::Use(a), Operand::Use(b)]);
+        to
+    }
+
+    fn op2(&mut self, code: Code, a: VReg) -> VReg {
+        let to = self.def(WIDE);
+        self.op(code, smallvec![Operand::Def(to), Operand::Use(a)]);
+        to
+    }
+
+    /// A vector of one bit pattern.
+    fn pattern(&mut self, pieces: Pieces, bits: i64) -> VReg {
+        let general = self.immediate(bits);
+        self.op2(pieces.broadcast_general(), general)
+    }
+
+    fn each(&mut self, a: Val, mut f: impl FnMut(&mut Self, VReg) -> VReg) -> Result<Registers, Unsupported> {
+        let a = self.get(a)?;
+        Ok(a.into_iter().map(|r| f(self, r)).collect())
+    }
+
+    fn each2(&mut self, a: Val, b: Val, mut f: impl FnMut(&mut Self, VReg, VReg) -> VReg) -> Result<Registers, Unsupported> {
+        let (a, b) = (self.get(a)?, self.get(b)?);
+        Ok(a.into_iter().zip(b).map(|(x, y)| f(self, x, y)).collect())
+    }
+
+    fn unary(&mut self, op: UnaryOp, a: Val) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if is_mask(ty) {
+            let UnaryOp::Not = op else { return Err(Unsupported("this operator on masks")) };
+            return self.mask_not(a, ty);
+        }
+        if !is_wide(ty) {
+            let register = self.get1(a)?;
+            return Ok(smallvec![self.general_unary(op, register, ty.dtype)?]);
+        }
+        let pieces = Pieces::of(ty)?;
+        let double = pieces.bits == 64;
+        if !ty.dtype.is_float() {
+            return match op {
+                UnaryOp::Abs if ty.dtype.is_signed_int() => {
+                    let code = if double { codes::ABS_Q } else { codes::ABS_D }[pieces.width];
+                    self.each(a, |this, r| this.op2(code, r))
+                }
+                UnaryOp::Abs => self.get(a),
+                UnaryOp::Neg => {
+                    let zero = self.pattern(pieces, 0);
+                    let code = if double { codes::SUB_Q } else { codes::SUB_D }[pieces.width];
+                    self.each(a, |this, r| this.op3(code, zero, r))
+                }
+                UnaryOp::Not => {
+                    let ones = self.pattern(pieces, -1);
+                    let code = if double { codes::XOR_Q } else { codes::XOR_D }[pieces.width];
+                    self.each(a, |this, r| this.op3(code, r, ones))
+                }
+                _ => Err(Unsupported("this operator on integer vectors")),
+            };
+        }
+        let sign = if double { i64::MIN } else { i64::from(i32::MIN) };
+        match op {
+            UnaryOp::Neg => {
+                let sign = self.pattern(pieces, sign);
+                let code = if double { codes::XOR_Q } else { codes::XOR_D }[pieces.width];
+                self.each(a, |this, r| this.op3(code, r, sign))
+            }
+            UnaryOp::Abs => {
+                let rest = self.pattern(pieces, !sign);
+                let code = if double { codes::AND_Q } else { codes::AND_D }[pieces.width];
+                self.each(a, |this, r| this.op3(code, r, rest))
+            }
+            UnaryOp::Sqrt => {
+                let code = if double { codes::SQRT_PD } else { codes::SQRT_PS }[pieces.width];
+                self.each(a, |this, r| this.op2(code, r))
+            }
+            UnaryOp::Floor | UnaryOp::Ceil | UnaryOp::Trunc | UnaryOp::Round => {
+                // The rounding mode, with exceptions suppressed.
+                let mode = match op {
+                    UnaryOp::Round => 8,
+                    UnaryOp::Floor => 9,
+                    UnaryOp::Ceil => 10,
+                    _ => 11,
+                };
+                let code = if double { codes::ROUND_PD } else { codes::ROUND_PS }[pieces.width];
+                self.each(a, |this, r| {
+                    let to = this.def(WIDE);
+                    this.op(code, smallvec![Operand::Def(to), Operand::Use(r), Operand::Immediate(mode)]);
+                    to
+                })
+            }
+            _ => Err(Unsupported("an operator that legalisation removes")),
+        }
+    }
+
+    fn binary(&mut self, op: BinaryOp, a: Val, b: Val) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if is_mask(ty) {
+            let code = match op {
+                BinaryOp::And => Code::VEX_Kandw_kr_kr_kr,
+                BinaryOp::Or => Code::VEX_Korw_kr_kr_kr,
+                BinaryOp::Xor => Code::VEX_Kxorw_kr_kr_kr,
+                _ => return Err(Unsupported("this operator on masks")),
+            };
+            return self.each2(a, b, |this, x, y| {
+                let to = this.def(MASK);
+                this.op(code, smallvec![Operand::Def(to), Operand::Use(x), Operand::Use(y)]);
+                to
+            });
+        }
+        if !is_wide(ty) {
+            return Ok(smallvec![self.general_binary(op, a, b, ty.dtype)?]);
+        }
+        let pieces = Pieces::of(ty)?;
+        let double = pieces.bits == 64;
+        let pick = |single: Wide, wide: Wide| if double { wide[pieces.width] } else { single[pieces.width] };
+        if ty.dtype.is_float() {
+            let code = match op {
+                BinaryOp::Add => pick(codes::ADD_PS, codes::ADD_PD),
+                BinaryOp::Sub => pick(codes::SUB_PS, codes::SUB_PD),
+                BinaryOp::Mul => pick(codes::MUL_PS, codes::MUL_PD),
+                BinaryOp::Div => pick(codes::DIV_PS, codes::DIV_PD),
+                BinaryOp::Min | BinaryOp::Max => return self.float_extreme(op, a, b, pieces),
+                _ => return Err(Unsupported("an operator that legalisation removes")),
+            };
+            return self.each2(a, b, |this, x, y| this.op3(code, x, y));
+        }
+        let signed = ty.dtype.is_signed_int();
+        let code = match op {
+            BinaryOp::Add => pick(codes::ADD_D, codes::ADD_Q),
+            BinaryOp::Sub => pick(codes::SUB_D, codes::SUB_Q),
+            BinaryOp::Mul => pick(codes::MUL_D, codes::MUL_Q),
+            BinaryOp::And => pick(codes::AND_D, codes::AND_Q),
+            BinaryOp::Or => pick(codes::OR_D, codes::OR_Q),
+            BinaryOp::Xor => pick(codes::XOR_D, codes::XOR_Q),
+            BinaryOp::Shl => pick(codes::SHL_D, codes::SHL_Q),
+            BinaryOp::Shr if signed => pick(codes::SAR_D, codes::SAR_Q),
+            BinaryOp::Shr => pick(codes::SHR_D, codes::SHR_Q),
+            BinaryOp::Min if signed => pick(codes::MIN_SD, codes::MIN_SQ),
+            BinaryOp::Min => pick(codes::MIN_UD, codes::MIN_UQ),
+            BinaryOp::Max if signed => pick(codes::MAX_SD, codes::MAX_SQ),
+            BinaryOp::Max => pick(codes::MAX_UD, codes::MAX_UQ),
+            BinaryOp::Div | BinaryOp::Rem => return Err(Unsupported("division of integer vectors")),
+            BinaryOp::Mod | BinaryOp::Pow => return Err(Unsupported("an operator that legalisation removes")),
+        };
+        self.each2(a, b, |this, x, y| this.op3(code, x, y))
+    }
+
+    /// Min and max give the second operand if either is NaN. So a constant goes first, and elsewhere a NaN in the first
+    /// operand is put back.
+    fn float_extreme(&mut self, op: BinaryOp, a: Val, b: Val, pieces: Pieces) -> Result<Registers, Unsupported> {
+        let double = pieces.bits == 64;
+        let code = match (op, double) {
+            (BinaryOp::Min, false) => codes::MIN_PS,
+            (BinaryOp::Min, true) => codes::MIN_PD,
+            (_, false) => codes::MAX_PS,
+            (_, true) => codes::MAX_PD,
+        }[pieces.width];
+        let number = |this: &Self, v: Val| {
+            this.constant_of(v).is_some_and(|c| match c.dtype {
+                DType::F32 => !f32::from_bits(c.bits as u32).is_nan(),
+                _ => !f64::from_bits(c.bits).is_nan(),
+            })
+        };
+        if number(self, b) {
+            return self.each2(b, a, |this, x, y| this.op3(code, x, y));
+        }
+        if number(self, a) {
+            return self.each2(a, b, |this, x, y| this.op3(code, x, y));
+        }
+        let (compare, blend) = if double { (codes::CMP_PD, codes::BLEND_PD) } else { (codes::CMP_PS, codes::BLEND_PS) };
+        self.each2(a, b, |this, x, y| {
+            let extreme = this.op3(code, x, y);
+            let unordered = this.def(MASK);
+            let operands = smallvec![Operand::Def(unordered), Operand::Use(x), Operand::Use(x), Operand::Immediate(3)];
+            this.op(compare[pieces.width], operands);
+            let to = this.def(WIDE);
+            let operands = smallvec![Operand::Def(to), Operand::Use(extreme), Operand::Use(x)];
+            this.op_masked(blend[pieces.width], operands, unordered, false);
+            to
+        })
+    }
+
+    fn multiply_add(&mut self, a: Val, b: Val, acc: Val, mode: FmaMode) -> Result<Registers, Unsupported> {
+        let pieces = Pieces::of(self.kernel.ty(acc))?;
+        let double = pieces.bits == 64;
+        let (a, b, acc) = (self.get(a)?, self.get(b)?, self.get(acc)?);
+        let mut results = Registers::new();
+        for ((x, y), sum) in a.into_iter().zip(b).zip(acc) {
+            results.push(match mode {
+                FmaMode::Fused => {
+                    let code = if double { codes::FMA_PD } else { codes::FMA_PS }[pieces.width];
+                    let to = self.def(WIDE);
+                    self.op(code, smallvec![Operand::Tied(sum, to), Operand::Use(x), Operand::Use(y)]);
+                    to
+                }
+                FmaMode::Separate => {
+                    let product = self.op3(if double { codes::MUL_PD } else { codes::MUL_PS }[pieces.width], x, y);
+                    self.op3(if double { codes::ADD_PD } else { codes::ADD_PS }[pieces.width], product, sum)
+                }
+            });
+        }
+        Ok(results)
+    }
+
+    fn compare(&mut self, op: CmpOp, a: Val, b: Val) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if !is_wide(ty) {
+            if is_mask(ty) {
+                return Err(Unsupported("comparisons of masks"));
+            }
+            return Ok(smallvec![self.general_compare(op, a, b, ty.dtype)?]);
+        }
+        let pieces = Pieces::of(ty)?;
+        let (code, predicate) = compare_code(op, ty.dtype, pieces);
+        let halves = self.each2(a, b, |this, x, y| {
+            let to = this.def(MASK);
+            let operands = smallvec![Operand::Def(to), Operand::Use(x), Operand::Use(y), Operand::Immediate(predicate)];
+            this.op(code, operands);
+            to
+        })?;
+        if ty.lanes == 1 {
+            // Lane 0 of the mask as 0 or 1.
+            let general = self.def(GENERAL);
+            self.op(Code::VEX_Kmovw_r32_kr, smallvec![Operand::Def(general), Operand::Use(halves[0])]);
+            let to = self.def(GENERAL);
+            self.op(Code::And_rm32_imm8, smallvec![Operand::Tied(general, to), Operand::Immediate(1)]);
+            return Ok(smallvec![to]);
+        }
+        Ok(self.join_masks(halves, pieces))
+    }
+
+    /// Masks of eight lanes in pairs as masks of sixteen.
+    fn join_masks(&mut self, halves: Registers, pieces: Pieces) -> Registers {
+        if pieces.bits != 64 || halves.len() == 1 {
+            return halves;
+        }
+        halves
+            .chunks(2)
+            .map(|pair| {
+                let to = self.def(MASK);
+                let operands = smallvec![Operand::Def(to), Operand::Use(pair[1]), Operand::Use(pair[0])];
+                self.op(Code::VEX_Kunpckbw_kr_kr_kr, operands);
+                to
+            })
+            .collect()
+    }
+
+    /// The mask of each piece of a vector.
+    fn masks_for(&mut self, mask: Registers, pieces: Pieces) -> Registers {
+        if pieces.bits != 64 || pieces.count == 1 {
+            return mask;
+        }
+        mask.into_iter()
+            .flat_map(|low| {
+                let high = self.def(MASK);
+                let operands = smallvec![Operand::Def(high), Operand::Use(low), Operand::Immediate(8)];
+                self.op(Code::VEX_Kshiftrw_kr_kr_imm8, operands);
+                [low, high]
+            })
+            .collect()
+    }
+
+    fn mask_not(&mut self, a: Val, ty: LaneType) -> Result<Registers, Unsupported> {
+        let lanes = Pieces::of(ty)?.lanes;
+        self.each(a, |this, r| {
+            let flipped = this.def(MASK);
+            this.op(Code::VEX_Knotw_kr_kr, smallvec![Operand::Def(flipped), Operand::Use(r)]);
+            if lanes == 16 {
+                return flipped;
+            }
+            // Lanes that do not exist stay 0.
+            let bits = this.immediate((1 << lanes) - 1);
+            let valid = this.def(MASK);
+            this.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(valid), Operand::Use(bits)]);
+            let to = this.def(MASK);
+            this.op(Code::VEX_Kandw_kr_kr_kr, smallvec![Operand::Def(to), Operand::Use(flipped), Operand::Use(valid)]);
+            to
+        })
+    }
+
+    fn select_lanes(&mut self, condition: Val, a: Val, b: Val) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if is_mask(ty) {
+            return Err(Unsupported("selects of masks"));
+        }
+        if !is_wide(ty) {
+            let (c, x, y) = (self.get1(condition)?, self.get1(a)?, self.get1(b)?);
+            return Ok(smallvec![self.general_select(c, x, y)]);
+        }
+        let pieces = Pieces::of(ty)?;
+        let mut masks = self.get(condition)?;
+        if ty.lanes == 1 {
+            let mask = self.def(MASK);
+            self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(masks[0])]);
+            masks = smallvec![mask];
+        } else {
+            masks = self.masks_for(masks, pieces);
+        }
+        let code = if pieces.bits == 64 { codes::BLEND_PD } else { codes::BLEND_PS }[pieces.width];
+        let (a, b) = (self.get(a)?, self.get(b)?);
+        let mut results = Registers::new();
+        for ((x, y), mask) in a.into_iter().zip(b).zip(masks) {
+            let to = self.def(WIDE);
+            self.op_masked(code, smallvec![Operand::Def(to), Operand::Use(y), Operand::Use(x)], mask, false);
+            results.push(to);
+        }
+        Ok(results)
+    }
+
+    fn splat(&mut self, ty: LaneType, a: Val) -> Result<Registers, Unsupported> {
+        if is_mask(ty) {
+            // 0 or 1 becomes no bits or all.
+            let pieces = Pieces::of(ty)?;
+            let truth = self.get1(a)?;
+            let spread = self.def(GENERAL);
+            self.op(Code::Neg_rm64, smallvec![Operand::Tied(truth, spread)]);
+            let bits = self.def(GENERAL);
+            let all = (1 << pieces.lanes) - 1;
+            self.op(Code::And_rm64_imm32, smallvec![Operand::Tied(spread, bits), Operand::Immediate(all)]);
+            let mask = self.def(MASK);
+            self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(bits)]);
+            return Ok(smallvec![mask; pieces.count]);
+        }
+        let pieces = Pieces::of(ty)?;
+        let a = self.get1(a)?;
+        let code = if ty.dtype.is_float() { pieces.broadcast() } else { pieces.broadcast_general() };
+        let to = self.op2(code, a);
+        Ok(smallvec![to; pieces.count])
+    }
+
+    /// `0, 1, 2, ...`: doubled by blending in halves of growing length.
+    fn iota(&mut self, ty: LaneType) -> Result<Registers, Unsupported> {
+        let pieces = Pieces::of(ty)?;
+        if ty.lanes == 1 || ty.dtype.is_float() {
+            return Err(Unsupported("this sequence"));
+        }
+        let double = pieces.bits == 64;
+        let (add, zero) = (if double { codes::ADD_Q } else { codes::ADD_D }[pieces.width], self.pattern(pieces, 0));
+        let mut ramp = zero;
+        let mut half = 1u32;
+        while half < u32::from(pieces.lanes) {
+            // The lanes whose number has this bit.
+            let bits = (0..pieces.lanes).filter(|l| u32::from(*l) & half != 0).fold(0i64, |m, l| m | 1 << l);
+            let bits = self.immediate(bits);
+            let mask = self.def(MASK);
+            self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(bits)]);
+            let step = self.pattern(pieces, half.into());
+            let masked = self.def(WIDE);
+            let load = if double { codes::LOAD_PD } else { codes::LOAD_PS }[pieces.width];
+            self.op_masked(load, smallvec![Operand::Def(masked), Operand::Use(step)], mask, true);
+            ramp = self.op3(add, ramp, masked);
+            half *= 2;
+        }
+        let mut registers = Registers::new();
+        for piece in 0..pieces.count {
+            if piece == 0 {
+                registers.push(ramp);
+            } else {
+                let offset = self.pattern(pieces, piece as i64 * i64::from(pieces.lanes));
+                registers.push(self.op3(add, ramp, offset));
+            }
+        }
+        Ok(registers)
+    }
+
+    fn bitcast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
+        match (is_wide(from), is_wide(to)) {
+            (true, true) => self.get(a),
+            (false, false) => {
+                let register = self.get1(a)?;
+                Ok(smallvec![self.normalize(register, to.dtype)?])
+            }
+            (true, false) => {
+                let register = self.get1(a)?;
+                let general = self.def(GENERAL);
+                let code = if from.dtype == DType::F64 { Code::EVEX_Vmovq_rm64_xmm } else { Code::EVEX_Vmovd_rm32_xmm };
+                self.op(code, smallvec![Operand::Def(general), Operand::Use(register)]);
+                Ok(smallvec![self.normalize(general, to.dtype)?])
+            }
+            (false, true) => {
+                let register = self.get1(a)?;
+                let code = if to.dtype == DType::F64 { Code::EVEX_Vmovq_xmm_rm64 } else { Code::EVEX_Vmovd_xmm_rm32 };
+                Ok(smallvec![self.op2(code, register)])
+            }
+        }
+    }
+
+    /// One lane as a scalar.
+    fn extract(&mut self, a: Val, lane: u16) -> Result<VReg, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if is_mask(ty) {
+            return Err(Unsupported("single lanes of masks"));
+        }
+        let pieces = Pieces::of(ty)?;
+        let register = self.get(a)?[usize::from(lane / pieces.lanes)];
+        let lane = self.move_lane(register, lane % pieces.lanes, pieces);
+        self.lane0(lane, ty.dtype)
+    }
+
+    /// Lane 0 of a register as a scalar of this type.
+    fn lane0(&mut self, register: VReg, dtype: DType) -> Result<VReg, Unsupported> {
+        if dtype.is_float() {
+            return Ok(register);
+        }
+        let general = self.def(GENERAL);
+        let code = if dtype.bits() == 64 { Code::EVEX_Vmovq_rm64_xmm } else { Code::EVEX_Vmovd_rm32_xmm };
+        self.op(code, smallvec![Operand::Def(general), Operand::Use(register)]);
+        self.normalize(general, dtype)
+    }
+
+    /// A register whose lane 0 is another's lane `lane`.
+    fn move_lane(&mut self, register: VReg, lane: u16, pieces: Pieces) -> VReg {
+        if lane == 0 {
+            return register;
+        }
+        let to = self.def(WIDE);
+        let code = if pieces.bits == 64 {
+            [
+                Code::EVEX_Valignq_xmm_k1z_xmm_xmmm128b64_imm8,
+                Code::EVEX_Valignq_ymm_k1z_ymm_ymmm256b64_imm8,
+                Code::EVEX_Valignq_zmm_k1z_zmm_zmmm512b64_imm8,
+            ]
+        } else {
+            [
+                Code::EVEX_Valignd_xmm_k1z_xmm_xmmm128b32_imm8,
+                Code::EVEX_Valignd_ymm_k1z_ymm_ymmm256b32_imm8,
+                Code::EVEX_Valignd_zmm_k1z_zmm_zmmm512b32_imm8,
+            ]
+        }[pieces.width];
+        let operands =
+            smallvec![Operand::Def(to), Operand::Use(register), Operand::Use(register), Operand::Immediate(lane.into())];
+        self.op(code, operands);
+        to
+    }
+
+    /// All lanes combined in the tree that the IR states: lane `i` with lane `i + n/2`, and so on.
+    fn reduce(&mut self, op: BinaryOp, a: Val) -> Result<VReg, Unsupported> {
+        let ty = self.kernel.ty(a);
+        if is_mask(ty) {
+            return Err(Unsupported("reductions of masks"));
+        }
+        let pieces = Pieces::of(ty)?;
+        let mut registers = self.get(a)?.to_vec();
+        // Whole registers first, then ever narrower halves of one.
+        while registers.len() > 1 {
+            let half = registers.len() / 2;
+            let mut next = Vec::with_capacity(half);
+            for i in 0..half {
+                next.push(self.combine(op, ty.dtype, registers[i], registers[i + half], pieces)?);
+            }
+            registers = next;
+        }
+        let mut register = registers[0];
+        let mut lanes = pieces.lanes;
+        while lanes > 1 {
+            lanes /= 2;
+            let shifted = self.move_lane(register, lanes, pieces);
+            register = self.combine(op, ty.dtype, register, shifted, pieces)?;
+        }
+        self.lane0(register, ty.dtype)
+    }
+
+    fn combine(&mut self, op: BinaryOp, dtype: DType, a: VReg, b: VReg, pieces: Pieces) -> Result<VReg, Unsupported> {
+        let double = pieces.bits == 64;
+        let signed = dtype.is_signed_int();
+        let pick = |single: Wide, wide: Wide| if double { wide[pieces.width] } else { single[pieces.width] };
+        if dtype.is_float() {
+            let code = match op {
+                BinaryOp::Add => pick(codes::ADD_PS, codes::ADD_PD),
+                BinaryOp::Mul => pick(codes::MUL_PS, codes::MUL_PD),
+                BinaryOp::Min => pick(codes::MIN_PS, codes::MIN_PD),
+                BinaryOp::Max => pick(codes::MAX_PS, codes::MAX_PD),
+                _ => return Err(Unsupported("this reduction")),
+            };
+            let combined = self.op3(code, a, b);
+            if matches!(op, BinaryOp::Add | BinaryOp::Mul) {
+                return Ok(combined);
+            }
+            let unordered = self.def(MASK);
+            let operands = smallvec![Operand::Def(unordered), Operand::Use(a), Operand::Use(a), Operand::Immediate(3)];
+            self.op(pick(codes::CMP_PS, codes::CMP_PD), operands);
+            let to = self.def(WIDE);
+            let operands = smallvec![Operand::Def(to), Operand::Use(combined), Operand::Use(a)];
+            self.op_masked(pick(codes::BLEND_PS, codes::BLEND_PD), operands, unordered, false);
+            return Ok(to);
+        }
+        let code = match op {
+            BinaryOp::Add => pick(codes::ADD_D, codes::ADD_Q),
+            BinaryOp::Mul => pick(codes::MUL_D, codes::MUL_Q),
+            BinaryOp::And => pick(codes::AND_D, codes::AND_Q),
+            BinaryOp::Or => pick(codes::OR_D, codes::OR_Q),
+            BinaryOp::Xor => pick(codes::XOR_D, codes::XOR_Q),
+            BinaryOp::Min if signed => pick(codes::MIN_SD, codes::MIN_SQ),
+            BinaryOp::Min => pick(codes::MIN_UD, codes::MIN_UQ),
+            BinaryOp::Max if signed => pick(codes::MAX_SD, codes::MAX_SQ),
+            BinaryOp::Max => pick(codes::MAX_UD, codes::MAX_UQ),
+            _ => return Err(Unsupported("this reduction")),
+        };
+        Ok(self.op3(code, a, b))
+    }
+
+    fn cast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
+        use DType::*;
+        if from.dtype == to.dtype {
+            return self.get(a);
+        }
+        if from.lanes > 1 {
+            return self.cast_vector(from, to, a);
+        }
+        match (from.dtype, to.dtype) {
+            (F32, F64) | (F64, F32) => {
+                let code = if to.dtype == F64 {
+                    Code::EVEX_Vcvtss2sd_xmm_k1z_xmm_xmmm32_sae
+                } else {
+                    Code::EVEX_Vcvtsd2ss_xmm_k1z_xmm_xmmm64_er
+                };
+                self.each(a, |this, r| this.op3(code, r, r))
+            }
+            (F32 | F64, I32 | I64) => {
+                let register = self.get1(a)?;
+                Ok(smallvec![self.float_to_int(register, from.dtype, to.dtype)])
+            }
+            (F32 | F64, _) => Err(Unsupported("this conversion of a float")),
+            (U64, F32 | F64) => {
+                let register = self.get1(a)?;
+                let code = if to.dtype == F32 {
+                    Code::EVEX_Vcvtusi2ss_xmm_xmm_rm64_er
+                } else {
+                    Code::EVEX_Vcvtusi2sd_xmm_xmm_rm64_er
+                };
+                Ok(smallvec![self.int_to_float(code, register)])
+            }
+            (_, F32 | F64) => {
+                // All other integers are held in 64 bits by value.
+                let register = self.get1(a)?;
+                let code =
+                    if to.dtype == F32 { Code::EVEX_Vcvtsi2ss_xmm_xmm_rm64_er } else { Code::EVEX_Vcvtsi2sd_xmm_xmm_rm64_er };
+                Ok(smallvec![self.int_to_float(code, register)])
+            }
+            _ => {
+                let register = self.get1(a)?;
+                Ok(smallvec![self.normalize(register, to.dtype)?])
+            }
+        }
+    }
+
+    fn int_to_float(&mut self, code: Code, register: VReg) -> VReg {
+        let zero = self.immediate(0);
+        let upper = self.op2(Code::EVEX_Vmovq_xmm_rm64, zero);
+        self.op3(code, upper, register)
+    }
+
+    /// Truncation that saturates; NaN gives 0. The instruction gives the least integer for whatever does not fit.
+    fn float_to_int(&mut self, register: VReg, from: DType, to: DType) -> VReg {
+        let double = from == DType::F64;
+        let code = match (double, to) {
+            (false, DType::I32) => Code::EVEX_Vcvttss2si_r32_xmmm32_sae,
+            (false, _) => Code::EVEX_Vcvttss2si_r64_xmmm32_sae,
+            (true, DType::I32) => Code::EVEX_Vcvttsd2si_r32_xmmm64_sae,
+            (true, _) => Code::EVEX_Vcvttsd2si_r64_xmmm64_sae,
+        };
+        let truncated = self.def(GENERAL);
+        self.op(code, smallvec![Operand::Def(truncated), Operand::Use(register)]);
+        let truncated = match to {
+            DType::I32 => {
+                let wide = self.def(GENERAL);
+                self.op(Code::Movsxd_r64_rm32, smallvec![Operand::Def(wide), Operand::Use(truncated)]);
+                wide
+            }
+            _ => truncated,
+        };
+        let most = self.immediate(if to == DType::I32 { i64::from(i32::MAX) } else { i64::MAX });
+        let zero = self.immediate(0);
+        // The first float above the range is exact in both types.
+        let bound = match (double, to) {
+            (false, DType::I32) => i64::from(2147483648f32.to_bits()),
+            (false, _) => i64::from(9223372036854775808f32.to_bits()),
+            (true, DType::I32) => 2147483648f64.to_bits() as i64,
+            (true, _) => 9223372036854775808f64.to_bits() as i64,
+        };
+        let bound = self.immediate(bound);
+        let bound = self.op2(if double { Code::EVEX_Vmovq_xmm_rm64 } else { Code::EVEX_Vmovd_xmm_rm32 }, bound);
+        let ucomi = if double { Code::EVEX_Vucomisd_xmm_xmmm64_sae } else { Code::EVEX_Vucomiss_xmm_xmmm32_sae };
+        self.op(ucomi, smallvec![Operand::Use(register), Operand::Use(bound)]);
+        let high = self.def(GENERAL);
+        self.op(Code::Cmovae_r64_rm64, smallvec![Operand::Tied(truncated, high), Operand::Use(most)]);
+        self.op(ucomi, smallvec![Operand::Use(register), Operand::Use(register)]);
+        let result = self.def(GENERAL);
+        self.op(Code::Cmovp_r64_rm64, smallvec![Operand::Tied(high, result), Operand::Use(zero)]);
+        result
+    }
+
+    fn cast_vector(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
+        use DType::*;
+        let from_pieces = Pieces::of(from)?;
+        let pieces = Pieces::of(to)?;
+        match (from.dtype, to.dtype) {
+            (Bool, F32 | I32 | U32 | F64 | I64 | U64) => {
+                let one = if to.dtype == F32 {
+                    i64::from(1f32.to_bits())
+                } else if to.dtype == F64 {
+                    1f64.to_bits() as i64
+                } else {
+                    1
+                };
+                let ones = self.pattern(pieces, one);
+                let masks = self.get(a)?;
+                let masks = self.masks_for(masks, pieces);
+                let code = if pieces.bits == 64 { codes::LOAD_PD } else { codes::LOAD_PS }[pieces.width];
+                let mut results = Registers::new();
+                for mask in masks {
+                    let result = self.def(WIDE);
+                    self.op_masked(code, smallvec![Operand::Def(result), Operand::Use(ones)], mask, true);
+                    results.push(result);
+                }
+                Ok(results)
+            }
+            (I32, F32) => self.each(a, |this, r| this.op2(codes::I32_TO_F32[pieces.width], r)),
+            (U32, F32) => self.each(a, |this, r| this.op2(codes::U32_TO_F32[pieces.width], r)),
+            (I64, F64) => self.each(a, |this, r| this.op2(codes::I64_TO_F64[pieces.width], r)),
+            (I32, U32) | (U32, I32) | (I64, U64) | (U64, I64) => self.get(a),
+            (F32, I32) => {
+                // The instruction gives the least integer for what does not fit; too large and NaN are mended.
+                let bound = self.pattern(pieces, i64::from(2147483648f32.to_bits()));
+                let most = self.pattern(pieces, i64::from(i32::MAX));
+                self.each(a, |this, r| {
+                    let truncated = this.op2(codes::F32_TO_I32[pieces.width], r);
+                    let high = this.def(MASK);
+                    let ge = smallvec![Operand::Def(high), Operand::Use(r), Operand::Use(bound), Operand::Immediate(0x1d)];
+                    this.op(codes::CMP_PS[pieces.width], ge);
+                    let capped = this.def(WIDE);
+                    let blend = smallvec![Operand::Def(capped), Operand::Use(truncated), Operand::Use(most)];
+                    this.op_masked(codes::BLEND_PS[pieces.width], blend, high, false);
+                    let ordered = this.def(MASK);
+                    let ord = smallvec![Operand::Def(ordered), Operand::Use(r), Operand::Use(r), Operand::Immediate(7)];
+                    this.op(codes::CMP_PS[pieces.width], ord);
+                    let result = this.def(WIDE);
+                    let keep = smallvec![Operand::Def(result), Operand::Use(capped)];
+                    this.op_masked(codes::LOAD_PS[pieces.width], keep, ordered, true);
+                    result
+                })
+            }
+            (I32 | U32, I64 | U64) if from_pieces.count * 2 == pieces.count && pieces.lanes == 8 => {
+                let code = if from.dtype == I32 {
+                    Code::EVEX_Vpmovsxdq_zmm_k1z_ymmm256
+                } else {
+                    Code::EVEX_Vpmovzxdq_zmm_k1z_ymmm256
+                };
+                let registers = self.get(a)?;
+                let mut results = Registers::new();
+                for r in registers {
+                    results.push(self.op2(code, r));
+                    let upper = self.def(WIDE);
+                    let half = smallvec![Operand::Def(upper), Operand::Use(r), Operand::Immediate(1)];
+                    self.op(Code::EVEX_Vextractf32x8_ymmm256_k1z_zmm_imm8, half);
+                    results.push(self.op2(code, upper));
+                }
+                Ok(results)
+            }
+            _ => Err(Unsupported("this conversion of vectors")),
+        }
+    }
+}
+
+/// The comparison's encoding and predicate. Ordered and quiet, but for `Ne`, which is unordered.
+fn compare_code(op: CmpOp, dtype: DType, pieces: Pieces) -> (Code, i64) {
+    let double = pieces.bits == 64;
+    if dtype.is_float() {
+        let code = if double { codes::CMP_PD } else { codes::CMP_PS }[pieces.width];
+        let predicate = match op {
+            CmpOp::Eq => 0x00,
+            CmpOp::Ne => 0x04,
+            CmpOp::Lt => 0x11,
+            CmpOp::Le => 0x12,
+            CmpOp::Gt => 0x1e,
+            CmpOp::Ge => 0x1d,
+        };
+        return (code, predicate);
+    }
+    let code = match (double, dtype.is_signed_int()) {
+        (false, true) => codes::CMP_D,
+        (false, false) => codes::CMP_UD,
+        (true, true) => codes::CMP_Q,
+        (true, false) => codes::CMP_UQ,
+    }[pieces.width];
+    let predicate = match op {
+        CmpOp::Eq => 0,
+        CmpOp::Lt => 1,
+        CmpOp::Le => 2,
+        CmpOp::Ne => 4,
+        CmpOp::Ge => 5,
+        CmpOp::Gt => 6,
+    };
+    (code, predicate)
+}
