@@ -7,18 +7,25 @@ use std::sync::OnceLock;
 use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::NodeProto;
 
-mod activation;
 mod activations;
 mod cast;
+mod cell_function;
+mod control;
 mod conv;
+mod generate;
+mod index;
 mod linear;
 mod logic;
+mod loss;
 mod math;
 mod norm;
 mod pool;
+mod rearrange;
 mod recurrent;
+mod reduce;
 mod resample;
 mod resize;
+mod shape;
 mod sliding;
 mod softmax;
 mod unary;
@@ -42,14 +49,21 @@ pub struct Operator {
 const FAMILIES: &[&[Operator]] = &[
     activations::OPERATORS,
     cast::OPERATORS,
+    control::OPERATORS,
     conv::OPERATORS,
+    generate::OPERATORS,
+    index::OPERATORS,
     linear::OPERATORS,
     logic::OPERATORS,
+    loss::OPERATORS,
     math::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
+    rearrange::OPERATORS,
     recurrent::OPERATORS,
+    reduce::OPERATORS,
     resize::OPERATORS,
+    shape::OPERATORS,
     softmax::OPERATORS,
     unary::OPERATORS,
 ];

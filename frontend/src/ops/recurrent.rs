@@ -11,7 +11,7 @@ use onnxc_ir::tensor::op::{CompositeKind, Contract, Coord, RecurrentCell};
 use onnxc_ir::tensor::{Builder, Shape, Value};
 
 use super::Operator;
-use super::activation::Activation;
+use super::cell_function::Activation;
 use super::linear::sum_type;
 use crate::import::{NodeContext, OpError, OpResult};
 

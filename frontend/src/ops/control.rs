@@ -1,0 +1,346 @@
+//! Control flow: branches and loops over subgraphs.
+
+use onnxc_ir::dim::{Dim, Symbol};
+use onnxc_ir::dtype::DType;
+use onnxc_ir::tensor::build::{BuildError, LoopSpec};
+use onnxc_ir::tensor::op::Coord;
+use onnxc_ir::tensor::{Builder, Shape, Type, Value};
+
+use super::Operator;
+use crate::import::{NodeContext, OpError, OpResult, Subgraph};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("If", &[1, 11, 13, 16, 19, 21, 23, 24, 25], (1, 1), branch),
+    Operator::onnx("Loop", &[1, 11, 13, 16, 19, 21, 23, 24, 25], (2, usize::MAX), repeat),
+    Operator::onnx("Scan", &[8, 9, 11, 16, 19, 21, 23, 24, 25], (1, usize::MAX), scan),
+];
+
+/// Types of carried values are widened at most this often, which is once per dimension of a tensor and more.
+const MAX_ATTEMPTS: usize = 12;
+
+/// A tensor of one element as a scalar.
+fn scalar(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    Ok(cx.b.reshape(x, &[])?)
+}
+
+/// Of a condition that is known, only the branch it chooses is imported.
+fn branch(cx: &mut NodeContext<'_>) -> OpResult {
+    let condition = cx.input(0)?;
+    let condition = scalar(cx, condition)?;
+    let importer = cx.importer();
+    if let Some([known]) = cx.b.known_i64s(condition).as_deref() {
+        let chosen = cx.subgraph(if *known != 0 { "then_branch" } else { "else_branch" })?;
+        let captures: Vec<Value> = chosen.captures.iter().map(|c| c.1).collect();
+        return importer.import(&mut cx.b, &chosen, &[], &captures);
+    }
+    let (then, otherwise) = (cx.subgraph("then_branch")?, cx.subgraph("else_branch")?);
+    let mut captures: Vec<Value> = Vec::new();
+    let mut places = |sub: &Subgraph<'_>| -> Vec<usize> {
+        let mut place = |value: Value| {
+            captures.iter().position(|&c| c == value).unwrap_or_else(|| {
+                captures.push(value);
+                captures.len() - 1
+            })
+        };
+        sub.captures.iter().map(|c| place(c.1)).collect()
+    };
+    let (then_places, otherwise_places) = (places(&then), places(&otherwise));
+    let import = |b: &mut Builder<'_>, sub: &Subgraph<'_>, places: &[usize], inner: &[Value]| {
+        let captures: Vec<Value> = places.iter().map(|&p| inner[p]).collect();
+        importer.import(b, sub, &[], &captures)
+    };
+    cx.b.if_(
+        condition,
+        &captures,
+        |b, inner| import(b, &then, &then_places, inner),
+        |b, inner| import(b, &otherwise, &otherwise_places, inner),
+    )
+}
+
+/// Why the body of a loop was left.
+enum Leave {
+    /// Something is wrong.
+    Error(OpError),
+    /// It has to be imported again, with what was found out meanwhile.
+    Again,
+}
+
+impl From<BuildError> for Leave {
+    fn from(error: BuildError) -> Leave {
+        Leave::Error(error.into())
+    }
+}
+
+impl From<OpError> for Leave {
+    fn from(error: OpError) -> Leave {
+        Leave::Error(error)
+    }
+}
+
+/// A loop over a subgraph.
+struct LoopImport<'a, 's> {
+    sub: &'s Subgraph<'a>,
+    trip_count: Value,
+    condition: Value,
+    /// The first values of what is carried.
+    initial: Vec<Value>,
+    /// Values that only the inputs of the body are made from.
+    sources: Vec<Value>,
+    /// The number of iterations, if the body never ends the loop.
+    iterations: Option<Dim>,
+    /// Whether the body's first output says if the loop goes on.
+    conditional: bool,
+}
+
+impl LoopImport<'_, '_> {
+    /// Builds the loop. `inputs` makes the body's inputs of the iteration, the carried values and the sources.
+    fn build(
+        mut self,
+        cx: &mut NodeContext<'_>,
+        inputs: impl Fn(&mut Builder<'_>, Value, &[Value], &[Value]) -> Result<Vec<Value>, OpError>,
+    ) -> OpResult {
+        let importer = cx.importer();
+        let count = self.initial.len();
+        let mut types: Vec<Type> = self.initial.iter().map(|&v| cx.b.ty(v).clone()).collect();
+        if types.iter().any(|t| t.as_tensor().is_none()) {
+            return cx.unsupported("a loop that carries a sequence or an optional");
+        }
+        let mut fresh = Vec::new();
+        let assumptions = cx.b.graph.assumptions.clone();
+        for _ in 0..MAX_ATTEMPTS {
+            let spec = LoopSpec {
+                trip_count: self.trip_count,
+                condition: self.condition,
+                carried: self.initial.iter().copied().zip(types.iter().cloned()).collect(),
+                captures: self.sources.iter().copied().chain(self.sub.captures.iter().map(|c| c.1)).collect(),
+                iterations: self.iterations.clone(),
+            };
+            let (sources, sub) = (self.sources.len(), self.sub);
+            let (conditional, iterations) = (self.conditional, &mut self.iterations);
+            let result = cx.b.loop_(&spec, |b, i, carried, captures| {
+                let inputs = inputs(b, i, carried, &captures[..sources])?;
+                let mut outputs = importer.import(b, sub, &inputs, &captures[sources..])?;
+                if outputs.len() < count + usize::from(conditional) {
+                    return Err(Leave::Error(OpError::Invalid("the body has too few outputs".into())));
+                }
+                let condition = if conditional {
+                    let condition = outputs.remove(0);
+                    b.reshape(condition, &[])?
+                } else {
+                    b.scalar_bool(true)
+                };
+                let scanned = outputs.split_off(count);
+                let widened = widen(b, &mut types, &outputs, &mut fresh)?;
+                let ends = b.known_i64s(condition).as_deref() != Some(&[1]);
+                if widened || (ends && iterations.take().is_some()) {
+                    return Err(Leave::Again);
+                }
+                Ok((condition, outputs, scanned))
+            });
+            match result {
+                Ok(values) => return Ok(values),
+                Err(Leave::Error(error)) => return Err(error),
+                // What the body assumed about sizes that are not fixed after all is void.
+                Err(Leave::Again) => cx.b.graph.assumptions.clone_from(&assumptions),
+            }
+        }
+        cx.unsupported("the shapes of carried values do not settle")
+    }
+}
+
+/// Makes the sizes that differ between what the body takes and gives unknown, each a symbol of its own, which `fresh`
+/// collects; whether there were any.
+fn widen(
+    b: &mut Builder<'_>,
+    types: &mut [Type],
+    results: &[Value],
+    fresh: &mut Vec<Symbol>,
+) -> Result<bool, OpError> {
+    let mut changed = false;
+    for (ty, &result) in types.iter_mut().zip(results) {
+        let (Type::Tensor(taken), Type::Tensor(given)) = (&mut *ty, b.ty(result).clone()) else {
+            return Err(OpError::Unsupported("a loop that carries a sequence or an optional".into()));
+        };
+        if taken.dtype != given.dtype {
+            let message = format!("a loop carries {} and its body gives {}", taken.dtype, given.dtype);
+            return Err(OpError::Invalid(message));
+        }
+        if taken.rank() != given.rank() {
+            let message = "a loop that carries a tensor whose number of dimensions changes".into();
+            return Err(OpError::Unsupported(message));
+        }
+        for (t, g) in taken.shape.iter_mut().zip(&given.shape) {
+            // A size that is a symbol of its own takes anything.
+            if !t.as_symbol().is_some_and(|s| fresh.contains(&s)) && !b.graph.same_dim(t, g) {
+                let symbol = b.graph.symbols.fresh("carried");
+                fresh.push(symbol);
+                *t = Dim::from(symbol);
+                changed = true;
+            }
+        }
+    }
+    Ok(changed)
+}
+
+fn repeat(cx: &mut NodeContext<'_>) -> OpResult {
+    let sub = cx.subgraph("body")?;
+    let initial: Vec<Value> = (2..cx.input_count()).map(|n| cx.input(n)).collect::<Result<_, _>>()?;
+    let (trip_count, known_count) = match cx.optional(0) {
+        Some(m) => {
+            let m = scalar(cx, m)?;
+            let known = cx.b.known_dims(m).and_then(|m| m.into_iter().next());
+            (cx.b.cast(m, DType::I64)?, known)
+        }
+        None => (cx.b.scalar_i64(i64::MAX), None),
+    };
+    let condition = match cx.optional(1) {
+        Some(condition) => scalar(cx, condition)?,
+        None => cx.b.scalar_bool(true),
+    };
+    let always = cx.b.known_i64s(condition).as_deref() == Some(&[1]);
+    let iterations = match known_count.filter(|_| always) {
+        Some(count) => Some(cx.b.graph.greater_dim(&count, &Dim::ZERO)?),
+        None => None,
+    };
+    let import =
+        LoopImport { sub: &sub, trip_count, condition, initial, sources: Vec::new(), iterations, conditional: true };
+    import.build(cx, |b, i, carried, _| {
+        // The body runs only while its condition holds.
+        let condition = b.scalar_bool(true);
+        Ok([i, condition].into_iter().chain(carried.iter().copied()).collect())
+    })
+}
+
+/// One value per scan input or output of a list attribute.
+fn per_scan(cx: &NodeContext<'_>, name: &str, count: usize) -> Result<Vec<i64>, OpError> {
+    match cx.ints(name) {
+        None => Ok(vec![0; count]),
+        Some(values) if values.len() == count => Ok(values.to_vec()),
+        Some(values) => cx.invalid(format!("attribute `{name}` is {values:?} for {count} values")),
+    }
+}
+
+fn scan(cx: &mut NodeContext<'_>) -> OpResult {
+    if cx.version < 9 {
+        return batched_scan(cx);
+    }
+    let sub = cx.subgraph("body")?;
+    let inputs = cx.all_inputs();
+    let scanned = usize::try_from(cx.int("num_scan_inputs", 0)).unwrap_or(0);
+    if scanned < 1 || scanned > inputs.len() {
+        return cx.invalid("attribute `num_scan_inputs` is not a number of inputs");
+    }
+    let states = inputs.len() - scanned;
+    let axes = per_scan(cx, "scan_input_axes", scanned)?;
+    let directions = per_scan(cx, "scan_input_directions", scanned)?;
+    let (initial, sources) = (inputs[..states].to_vec(), inputs[states..].to_vec());
+    let mut results = scan_loop(cx, &sub, initial, sources, &axes, &directions)?;
+    let given = results.len() - states;
+    let axes = per_scan(cx, "scan_output_axes", given)?;
+    let directions = per_scan(cx, "scan_output_directions", given)?;
+    for (n, result) in results[states..].iter_mut().enumerate() {
+        *result = oriented(cx, *result, axes[n], directions[n] != 0)?;
+    }
+    Ok(results)
+}
+
+/// The loop of a scan; what it stacks is along the first axis.
+fn scan_loop(
+    cx: &mut NodeContext<'_>,
+    sub: &Subgraph<'_>,
+    initial: Vec<Value>,
+    sources: Vec<Value>,
+    axes: &[i64],
+    directions: &[i64],
+) -> OpResult {
+    let mut slices = Vec::new();
+    for ((&source, &axis), &direction) in sources.iter().zip(axes).zip(directions) {
+        let shape = cx.b.shape(source)?;
+        slices.push((cx.b.axis(axis, shape.len())?, direction != 0));
+    }
+    let steps = cx.b.shape(sources[0])?[slices[0].0].clone();
+    let (trip_count, condition) = (cx.b.dim_value(&steps), cx.b.scalar_bool(true));
+    let iterations = Some(steps.clone());
+    let import = LoopImport { sub, trip_count, condition, initial, sources, iterations, conditional: false };
+    import.build(cx, |b, i, carried, sources| {
+        let mut inputs = carried.to_vec();
+        for (&source, &(axis, backwards)) in sources.iter().zip(&slices) {
+            let at = if backwards {
+                b.map(&[i], |e| {
+                    let (i, last) = (e.arg(0), e.dim(&(&steps - &Dim::ONE)?));
+                    Ok(e.sub(last, i))
+                })?
+            } else {
+                i
+            };
+            inputs.push(slice_at(b, source, axis, at)?);
+        }
+        Ok(inputs)
+    })
+}
+
+/// The slice at a position along an axis, without the axis.
+fn slice_at(b: &mut Builder<'_>, x: Value, axis: usize, at: Value) -> Result<Value, BuildError> {
+    let mut shape: Shape = b.shape(x)?;
+    let coords: Vec<Coord> = (0..shape.len())
+        .map(|i| match i.cmp(&axis) {
+            std::cmp::Ordering::Less => Coord::Axis(i as u32),
+            std::cmp::Ordering::Equal => Coord::Input(0),
+            std::cmp::Ordering::Greater => Coord::Axis(i as u32 - 1),
+        })
+        .collect();
+    shape.remove(axis);
+    b.gather(x, &[at], &coords, &shape)
+}
+
+/// Moves the first axis to `axis` and turns it around if asked to.
+fn oriented(cx: &mut NodeContext<'_>, x: Value, axis: i64, backwards: bool) -> Result<Value, OpError> {
+    let shape = cx.b.shape(x)?;
+    let axis = cx.b.axis(axis, shape.len())?;
+    let mut x = x;
+    if backwards {
+        let mut starts: Shape = shape.iter().map(|_| Dim::ZERO).collect();
+        let mut steps = vec![1; shape.len()];
+        starts[0] = (&shape[0] - &Dim::ONE)?;
+        steps[0] = -1;
+        x = cx.b.slice(x, &starts, &shape, &steps)?;
+    }
+    let mut perm: Vec<usize> = (1..shape.len()).collect();
+    perm.insert(axis, 0);
+    Ok(cx.b.transpose(x, &perm)?)
+}
+
+/// The first version of Scan: all inputs have a leading batch axis, over whose elements it runs one by one.
+fn batched_scan(cx: &mut NodeContext<'_>) -> OpResult {
+    if cx.optional(0).is_some() {
+        return cx.unsupported("a scan over sequences of different lengths");
+    }
+    let sub = cx.subgraph("body")?;
+    let inputs: Vec<Value> = (1..cx.input_count()).map(|n| cx.input(n)).collect::<Result<_, _>>()?;
+    let scanned = usize::try_from(cx.int("num_scan_inputs", 0)).unwrap_or(0);
+    if scanned < 1 || scanned > inputs.len() {
+        return cx.invalid("attribute `num_scan_inputs` is not a number of inputs");
+    }
+    let states = inputs.len() - scanned;
+    let directions = per_scan(cx, "directions", scanned)?;
+    let Some(batch) = cx.b.shape(inputs[0])?.first().and_then(Dim::as_const).filter(|n| (1..=64).contains(n)) else {
+        return cx.unsupported("a scan over a batch that is not known or large");
+    };
+    let mut parts: Vec<Vec<Value>> = Vec::new();
+    for n in 0..batch {
+        let mut one = Vec::new();
+        for &input in &inputs {
+            let rest: Shape = cx.b.shape(input)?[1..].into();
+            let slice = cx.b.slice_axis(input, 0, &Dim::from(n), &Dim::ONE, 1)?;
+            one.push(cx.b.reshape(slice, &rest)?);
+        }
+        let sources = one.split_off(states);
+        let results = scan_loop(cx, &sub, one, sources, &vec![0; scanned], &directions)?;
+        parts.resize(results.len(), Vec::new());
+        for (part, result) in parts.iter_mut().zip(results) {
+            part.push(cx.b.unsqueeze(result, &[0])?);
+        }
+    }
+    parts.iter().map(|values| Ok(cx.b.concat(values, 0)?)).collect()
+}
