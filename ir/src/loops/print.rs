@@ -19,6 +19,7 @@
 //! ```
 //! A loop that carries values is `%9: f32 = for serial %5 in %0..%1 step 1 carry (%8 = %3) {`.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use cranelift_entity::EntityRef;
@@ -49,6 +50,19 @@ pub fn scalar_text(scalar: Scalar) -> String {
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &HashMap::new())
+    }
+}
+
+/// A kernel's text with comments below some of its instructions.
+pub fn annotated(kernel: &Kernel, notes: &HashMap<Inst, Vec<String>>) -> String {
+    let mut text = String::new();
+    kernel.write(&mut text, notes).expect("writing to a string does not fail");
+    text
+}
+
+impl Kernel {
+    fn write(&self, f: &mut impl Write, notes: &HashMap<Inst, Vec<String>>) -> fmt::Result {
         write!(f, "kernel {:?} (", self.name)?;
         for (i, name) in self.params.iter().enumerate() {
             write!(f, "{}{name:?}", if i > 0 { ", " } else { "" })?;
@@ -72,7 +86,7 @@ impl fmt::Display for Kernel {
         write!(f, "  body (")?;
         write_list(f, &self.blocks[self.body].params)?;
         writeln!(f, ") {{")?;
-        write_block(f, self, self.body, 2)?;
+        write_block(f, self, self.body, 2, notes)?;
         writeln!(f, "  }}\n}}")
     }
 }
@@ -84,16 +98,25 @@ pub fn inst_text(kernel: &Kernel, inst: Inst) -> String {
     text
 }
 
-fn write_block(f: &mut impl Write, kernel: &Kernel, block: Block, depth: usize) -> fmt::Result {
+fn write_block(
+    f: &mut impl Write,
+    kernel: &Kernel,
+    block: Block,
+    depth: usize,
+    notes: &HashMap<Inst, Vec<String>>,
+) -> fmt::Result {
     for &inst in &kernel.blocks[block].insts {
         write!(f, "{:1$}", "", depth * 2)?;
         write_head(f, kernel, inst)?;
         writeln!(f)?;
+        for note in notes.get(&inst).into_iter().flatten() {
+            writeln!(f, "{:1$}// {note}", "", depth * 2)?;
+        }
         for (i, inner) in kernel.insts[inst].data.blocks().into_iter().enumerate() {
             if i > 0 {
                 writeln!(f, "{:1$}}} else {{", "", depth * 2)?;
             }
-            write_block(f, kernel, inner, depth + 1)?;
+            write_block(f, kernel, inner, depth + 1, notes)?;
         }
         if !kernel.insts[inst].data.blocks().is_empty() {
             writeln!(f, "{:1$}}}", "", depth * 2)?;
