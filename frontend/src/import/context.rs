@@ -9,7 +9,7 @@ use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Value};
 
 use super::scope::{Binding, Scope};
 use super::{Place, Shared, bind_initializers, import_nodes};
-use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, dtype_from_onnx};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, densify, dtype_from_onnx};
 
 /// Why a node cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,6 +228,15 @@ impl<'a> NodeContext<'a> {
     pub fn tensor(&self, name: &str) -> Result<Option<TensorData>, OpError> {
         let Some(proto) = self.attribute(name).and_then(|a| a.t.as_deref()) else { return Ok(None) };
         match TensorData::from_proto(proto, &self.shared.file.external) {
+            Ok(data) => Ok(Some(data)),
+            Err(error) => self.invalid(format!("attribute `{name}`: {error}")),
+        }
+    }
+
+    /// A sparse tensor, made dense.
+    pub fn sparse_tensor(&self, name: &str) -> Result<Option<TensorData>, OpError> {
+        let Some(proto) = self.attribute(name).and_then(|a| a.sparse_tensor.as_ref()) else { return Ok(None) };
+        match densify(proto, &self.shared.file.external) {
             Ok(data) => Ok(Some(data)),
             Err(error) => self.invalid(format!("attribute `{name}`: {error}")),
         }

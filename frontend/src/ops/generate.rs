@@ -1,0 +1,301 @@
+//! Tensors from nothing, or from positions: constants, ranges, diagonals, triangles, window functions.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::{ExprIndex, Scalar};
+use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
+use onnxc_ir::tensor::{TensorBytes, Value};
+
+use super::Operator;
+use super::math::compute_type;
+use crate::import::{NodeContext, OpError, OpResult};
+use crate::proto::TensorData;
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("Constant", &[1, 9, 11, 12, 13, 19, 21, 23, 24, 25], (0, 0), constant),
+    Operator::onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], (1, 1), constant_of_shape),
+    Operator::onnx("Range", &[11, 27], (3, 3), range),
+    Operator::onnx("EyeLike", &[9, 22], (1, 1), eye_like),
+    Operator::onnx("Trilu", &[14], (1, 2), trilu),
+    Operator::onnx("AffineGrid", &[20], (2, 2), affine_grid),
+    Operator::onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], (1, 3), dropout),
+    Operator::onnx("HannWindow", &[17], (1, 1), |cx| window(cx, [0.5, 0.5, 0.0])),
+    Operator::onnx("HammingWindow", &[17], (1, 1), |cx| window(cx, [25.0 / 46.0, 1.0 - 25.0 / 46.0, 0.0])),
+    Operator::onnx("BlackmanWindow", &[17], (1, 1), |cx| window(cx, [0.42, 0.5, 0.08])),
+];
+
+/// One of the attributes that hold a value.
+fn constant(cx: &mut NodeContext<'_>) -> OpResult {
+    if let Some(data) = cx.tensor("value")? {
+        return Ok(vec![add_constant(cx, &data)?]);
+    }
+    if let Some(data) = cx.sparse_tensor("sparse_value")? {
+        return Ok(vec![add_constant(cx, &data)?]);
+    }
+    if let Some(value) = cx.float_opt("value_float") {
+        return Ok(vec![cx.b.scalar_f32(value)]);
+    }
+    if let Some(value) = cx.int_opt("value_int") {
+        return Ok(vec![cx.b.scalar_i64(value)]);
+    }
+    if let Some(values) = cx.floats("value_floats") {
+        return Ok(vec![cx.b.constant(TensorBytes::from_f32(&[values.len() as i64], values), "")?]);
+    }
+    if let Some(values) = cx.ints("value_ints") {
+        return Ok(vec![cx.b.i64s(values)]);
+    }
+    if cx.attribute("value_string").or(cx.attribute("value_strings")).is_some() {
+        return cx.unsupported("string tensors");
+    }
+    cx.invalid("has no value")
+}
+
+fn add_constant(cx: &mut NodeContext<'_>, data: &TensorData) -> Result<Value, OpError> {
+    match data.to_tensor_bytes() {
+        Some(tensor) => Ok(cx.b.constant(tensor, "")?),
+        None => cx.unsupported("string tensors"),
+    }
+}
+
+/// The only element of a tensor.
+fn only_element(cx: &NodeContext<'_>, data: &TensorData) -> Result<Scalar, OpError> {
+    let Some(tensor) = data.to_tensor_bytes().filter(|t| !matches!(t.dtype, DType::C64 | DType::C128)) else {
+        return cx.unsupported(format!("a value of type {}", data.dtype()));
+    };
+    if tensor.len() != 1 {
+        return cx.invalid(format!("a value of {} elements instead of one", tensor.len()));
+    }
+    let mut bits = [0; 8];
+    bits[..tensor.bytes.len()].copy_from_slice(&tensor.bytes);
+    let mask = u64::MAX >> (64 - tensor.dtype.bits());
+    Ok(Scalar { dtype: tensor.dtype, bits: u64::from_le_bytes(bits) & mask })
+}
+
+fn constant_of_shape(cx: &mut NodeContext<'_>) -> OpResult {
+    let scalar = match cx.tensor("value")? {
+        Some(data) => only_element(cx, &data)?,
+        None => Scalar::f32(0.0),
+    };
+    let dims = cx.known_dims(0)?;
+    if let Some(shape) = dims.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>() {
+        return Ok(vec![cx.b.splat(scalar, &shape)?]);
+    }
+    let value = cx.b.scalar(scalar);
+    Ok(vec![cx.b.broadcast(value, &dims)?])
+}
+
+/// `start + i * delta`. The number of elements has to be known when the model is compiled.
+fn range(cx: &mut NodeContext<'_>) -> OpResult {
+    let inputs = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
+    let dtype = cx.b.dtype(inputs[0])?;
+    let count = if dtype.is_float() { float_count(cx, inputs)? } else { int_count(cx, inputs)? };
+    let start = cx.b.reshape(inputs[0], &[])?;
+    let delta = cx.b.reshape(inputs[2], &[])?;
+    let wide = compute_type(dtype);
+    let y = cx.b.map_to(&[count], &[start, delta], |e| {
+        let (mut start, mut delta, i) = (e.arg(0), e.arg(1), e.index(0));
+        if wide != dtype {
+            (start, delta) = (e.cast(wide, start), e.cast(wide, delta));
+        }
+        let i = if wide == DType::I64 { i } else { e.cast(wide, i) };
+        let offset = e.mul(i, delta);
+        let y = e.add(start, offset);
+        Ok(if wide == dtype { y } else { e.cast(dtype, y) })
+    })?;
+    Ok(vec![y])
+}
+
+const UNKNOWN_RANGE: &str = "a range whose length depends on data";
+
+fn float_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError> {
+    let one = |v: Value| cx.b.graph.known[v].as_ref().and_then(|k| k.all_floats()).and_then(|f| f.first().copied());
+    let (Some(start), Some(limit), Some(delta)) = (one(inputs[0]), one(inputs[1]), one(inputs[2])) else {
+        return cx.unsupported(UNKNOWN_RANGE);
+    };
+    let count = ((limit - start) / delta).ceil().max(0.0);
+    // NaN and infinity come from a step of zero.
+    if !(count < 1e15) {
+        return cx.invalid("a range without end");
+    }
+    Ok(Dim::from(count as i64))
+}
+
+fn int_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError> {
+    let one = |v: Value| cx.b.known_dims(v).and_then(|d| d.into_iter().next());
+    let (Some(start), Some(limit), Some(delta)) = (one(inputs[0]), one(inputs[1]), one(inputs[2])) else {
+        return cx.unsupported(UNKNOWN_RANGE);
+    };
+    let count = match delta.as_const() {
+        Some(0) => return cx.invalid("a range without end"),
+        Some(1..) => (&limit - &start)?.ceil_div(&delta)?,
+        Some(_) => (&start - &limit)?.ceil_div(&(-&delta)?)?,
+        None => return cx.unsupported("a range whose step depends on the model's dimensions"),
+    };
+    Ok(cx.b.graph.greater_dim(&count, &Dim::ZERO)?)
+}
+
+/// Ones on the diagonal that lies `k` above the main one.
+fn eye_like(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let shape = cx.b.shape(x)?;
+    if shape.len() != 2 {
+        return cx.invalid(format!("an input of {} dimensions instead of 2", shape.len()));
+    }
+    let dtype = match cx.dtype("dtype")? {
+        Some(dtype) => dtype,
+        None => cx.b.dtype(x)?,
+    };
+    let k = Dim::from(cx.int("k", 0));
+    Ok(vec![cx.b.map_to(&shape, &[], |e| {
+        let (row, column, k) = (e.index(0), e.index(1), e.dim(&k));
+        let shifted = e.add(row, k);
+        let (zero, one) = (e.number(dtype, 0.0)?, e.number(dtype, 1.0)?);
+        let diagonal = e.eq(shifted, column);
+        Ok(e.select(diagonal, one, zero))
+    })?])
+}
+
+/// Keeps what is on and above (or below) a diagonal of the last two axes.
+fn trilu(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let rank = shape.len();
+    if rank < 2 {
+        return cx.invalid(format!("an input of {rank} dimensions instead of at least 2"));
+    }
+    let upper = cx.flag("upper", true);
+    let mut inputs = vec![x];
+    let known = match cx.optional(1) {
+        None => Some(vec![Dim::ZERO]),
+        Some(k) => cx.b.known_dims(k),
+    };
+    if let (None, Some(k)) = (&known, cx.optional(1)) {
+        inputs.push(cx.b.reshape(k, &[])?);
+    }
+    Ok(vec![cx.b.map_to(&shape, &inputs, |e| {
+        let (x, row, column) = (e.arg(0), e.index(rank as u32 - 2), e.index(rank as u32 - 1));
+        let k = match known.as_deref() {
+            Some([k]) => e.dim(k),
+            Some(_) => return Err(BuildError::Invalid("`k` is no scalar".into())),
+            None => e.arg(1),
+        };
+        let distance = e.sub(column, row);
+        let inside = if upper { e.ge(distance, k) } else { e.le(distance, k) };
+        let zero = e.constant(Scalar::zero(dtype));
+        Ok(e.select(inside, x, zero))
+    })?])
+}
+
+/// Where the centre of element `i` of an axis lies between -1 and 1; `aligned` puts the outer centres on the ends.
+fn normalized(e: &mut ExprBuilder, axis: u32, size: &Dim, aligned: bool, t: DType) -> Result<ExprIndex, BuildError> {
+    let (i, one, two) = (e.index(axis), e.number(t, 1.0)?, e.number(t, 2.0)?);
+    let i = e.cast(t, i);
+    let size = if aligned {
+        let last = (size - &Dim::ONE)?;
+        // One element alone lies at -1.
+        e.dim(&last.maximum(&Dim::ONE)?)
+    } else {
+        e.dim(size)
+    };
+    let size = e.cast(t, size);
+    let twice = e.mul(i, two);
+    let numerator = if aligned { twice } else { e.add(twice, one) };
+    let position = e.div(numerator, size);
+    Ok(e.sub(position, one))
+}
+
+/// Sampling positions (x, y) or (x, y, z) of each output element: affine images of its own position.
+fn affine_grid(cx: &mut NodeContext<'_>) -> OpResult {
+    let (theta, size) = (cx.input(0)?, cx.known_dims(1)?);
+    let aligned = cx.flag("align_corners", false);
+    let (n, spatial) = match &size[..] {
+        [n, _, spatial @ ..] if (2..=3).contains(&spatial.len()) => (n.clone(), spatial.to_vec()),
+        other => return cx.invalid(format!("a size of {} numbers instead of 4 or 5", other.len())),
+    };
+    let d = spatial.len();
+    let dtype = cx.b.dtype(theta)?;
+    let wide = compute_type(dtype);
+    let theta = cx.b.cast(theta, wide)?;
+    // theta is [N, d, d + 1]; its column j as [N, 1.., d] multiplies coordinate j.
+    let mut inputs = Vec::new();
+    for j in 0..=d {
+        let column = cx.b.slice_axis(theta, 2, &Dim::from(j as i64), &Dim::ONE, 1)?;
+        let mut shape = vec![Dim::ONE; d + 2];
+        (shape[0], shape[d + 1]) = (n.clone(), Dim::from(d as i64));
+        inputs.push(cx.b.reshape(column, &shape)?);
+    }
+    let mut shape = vec![n];
+    shape.extend(spatial.iter().cloned());
+    shape.push(Dim::from(d as i64));
+    let grid = cx.b.map_to(&shape, &inputs, |e| {
+        let mut sum = e.arg(d as u32);
+        for j in 0..d {
+            // Coordinate 0 is x, which runs along the last spatial axis.
+            let axis = d - 1 - j;
+            let position = normalized(e, 1 + axis as u32, &spatial[axis], aligned, wide)?;
+            let factor = e.arg(j as u32);
+            let product = e.mul(factor, position);
+            sum = e.add(sum, product);
+        }
+        Ok(sum)
+    })?;
+    Ok(vec![cx.b.cast(grid, dtype)?])
+}
+
+/// Does nothing when a model is used; the mask then keeps everything.
+fn dropout(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let training = match (cx.version, cx.optional(2)) {
+        (12.., Some(mode)) => match cx.b.known_i64s(mode) {
+            Some(mode) => mode.first() == Some(&1),
+            None => return cx.unsupported("training_mode that depends on data"),
+        },
+        _ => false,
+    };
+    if training {
+        let ratio = cx.optional(1).and_then(|r| cx.b.graph.known[r].as_ref()?.all_floats()?.first().copied());
+        if ratio != Some(0.0) {
+            return cx.unsupported("training");
+        }
+    }
+    let mut outputs = vec![x];
+    if cx.wants_output(1) {
+        let shape = cx.b.shape(x)?;
+        let dtype = if cx.version < 10 { cx.b.dtype(x)? } else { DType::Bool };
+        let one = cx.b.scalar(Scalar::one(dtype));
+        outputs.push(cx.b.broadcast(one, &shape)?);
+    }
+    Ok(outputs)
+}
+
+/// `a0 - a1 cos(2 pi i / n) + a2 cos(4 pi i / n)`; symmetric windows divide by n - 1.
+fn window(cx: &mut NodeContext<'_>, coefficients: [f64; 3]) -> OpResult {
+    let size = match &cx.known_dims(0)?[..] {
+        [size] => size.clone(),
+        other => return cx.invalid(format!("{} sizes instead of one", other.len())),
+    };
+    let dtype = cx.dtype("output_datatype")?.unwrap_or(DType::F32);
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let length = if cx.flag("periodic", true) { size.clone() } else { (&size - &Dim::ONE)?.maximum(&Dim::ONE)? };
+    let y = cx.b.map_to(&[size], &[], |e| {
+        let (i, length) = (e.index(0), e.dim(&length));
+        let (i, length) = (e.cast(wide, i), e.cast(wide, length));
+        let turn = e.number(wide, std::f64::consts::TAU)?;
+        let turns = e.mul(i, turn);
+        let angle = e.div(turns, length);
+        let [a0, a1, a2] = coefficients;
+        let (a0, a1) = (e.number(wide, a0)?, e.number(wide, a1)?);
+        let cosine = e.cos(angle);
+        let first = e.mul(cosine, a1);
+        let mut y = e.sub(a0, first);
+        if a2 != 0.0 {
+            let (a2, doubled) = (e.number(wide, a2)?, e.add(angle, angle));
+            let cosine = e.cos(doubled);
+            let second = e.mul(cosine, a2);
+            y = e.add(y, second);
+        }
+        Ok(y)
+    })?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}

@@ -1,0 +1,142 @@
+//! Reductions and running sums.
+
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::op::ReduceOp;
+
+use super::Operator;
+use super::math::compute_type;
+use super::shape::axes;
+use crate::import::{NodeContext, OpError, OpResult};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("ReduceSum", &[1, 11, 13], (1, 2), |cx| reduce(cx, Reduction::Sum)),
+    Operator::onnx("ReduceMean", &[1, 11, 13, 18], (1, 2), |cx| reduce(cx, Reduction::Mean)),
+    Operator::onnx("ReduceProd", &[1, 11, 13, 18], (1, 2), |cx| reduce(cx, Reduction::Prod)),
+    Operator::onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], (1, 2), |cx| reduce(cx, Reduction::Min)),
+    Operator::onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], (1, 2), |cx| reduce(cx, Reduction::Max)),
+    Operator::onnx("ReduceL1", &[1, 11, 13, 18], (1, 2), |cx| reduce(cx, Reduction::L1)),
+    Operator::onnx("ReduceL2", &[1, 11, 13, 18], (1, 2), |cx| reduce(cx, Reduction::L2)),
+    Operator::onnx("ReduceLogSum", &[1, 11, 13, 18, 28], (1, 2), |cx| reduce(cx, Reduction::LogSum)),
+    Operator::onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], (1, 2), |cx| reduce(cx, Reduction::LogSumExp)),
+    Operator::onnx("ReduceSumSquare", &[1, 11, 13, 18], (1, 2), |cx| reduce(cx, Reduction::SumSquare)),
+    Operator::onnx("ArgMax", &[1, 11, 12, 13], (1, 1), |cx| extremum(cx, |last| ReduceOp::ArgMax { last })),
+    Operator::onnx("ArgMin", &[1, 11, 12, 13], (1, 1), |cx| extremum(cx, |last| ReduceOp::ArgMin { last })),
+    Operator::onnx("CumSum", &[11, 14], (2, 2), |cx| cumulate(cx, ReduceOp::Sum)),
+    Operator::onnx("CumProd", &[26], (2, 2), |cx| cumulate(cx, ReduceOp::Prod)),
+];
+
+/// What is computed of the reduced elements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reduction {
+    Sum,
+    Mean,
+    Prod,
+    Min,
+    Max,
+    L1,
+    L2,
+    LogSum,
+    LogSumExp,
+    SumSquare,
+}
+
+/// All axes by default, or none if `noop_with_empty_axes` is set. Narrow floats are computed in `f32`, integers of the
+/// logarithms and roots too.
+fn reduce(cx: &mut NodeContext<'_>, reduction: Reduction) -> OpResult {
+    let x = cx.input(0)?;
+    let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
+    let mut axes = axes(cx)?.unwrap_or_default();
+    if axes.is_empty() {
+        if cx.flag("noop_with_empty_axes", false) {
+            return Ok(vec![over_nothing(cx, x, reduction)?]);
+        }
+        axes = (0..rank as i64).collect();
+    }
+    let keepdims = cx.flag("keepdims", true);
+    if matches!(reduction, Reduction::Min | Reduction::Max) {
+        let op = if reduction == Reduction::Min { ReduceOp::Min } else { ReduceOp::Max };
+        return Ok(vec![cx.b.reduce(op, x, &axes, keepdims)?]);
+    }
+    let wide = wide_type(reduction, dtype);
+    let x = cx.b.cast(x, wide)?;
+    let y = match reduction {
+        Reduction::Sum | Reduction::Min | Reduction::Max => cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?,
+        Reduction::Mean => cx.b.mean(x, &axes, keepdims)?,
+        Reduction::Prod => cx.b.reduce(ReduceOp::Prod, x, &axes, keepdims)?,
+        Reduction::L1 => {
+            let x = if wide.is_unsigned_int() { x } else { cx.b.abs(x)? };
+            cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?
+        }
+        Reduction::SumSquare | Reduction::L2 => {
+            let square = cx.b.mul(x, x)?;
+            let sum = cx.b.reduce(ReduceOp::Sum, square, &axes, keepdims)?;
+            if reduction == Reduction::L2 { cx.b.sqrt(sum)? } else { sum }
+        }
+        Reduction::LogSum => {
+            let sum = cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?;
+            cx.b.log(sum)?
+        }
+        Reduction::LogSumExp => log_sum_exp(cx, x, wide, &axes, keepdims)?,
+    };
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+fn wide_type(reduction: Reduction, dtype: DType) -> DType {
+    let real = matches!(reduction, Reduction::L2 | Reduction::LogSum | Reduction::LogSumExp);
+    if real && !dtype.is_float() { DType::F64 } else { compute_type(dtype) }
+}
+
+/// What a reduction of single elements is.
+fn over_nothing(cx: &mut NodeContext<'_>, x: Value, reduction: Reduction) -> Result<Value, OpError> {
+    let dtype = cx.b.dtype(x)?;
+    let wide = wide_type(reduction, dtype);
+    let x = match reduction {
+        Reduction::Sum | Reduction::Mean | Reduction::Prod | Reduction::Min | Reduction::Max => return Ok(x),
+        Reduction::LogSumExp => return Ok(x),
+        Reduction::L1 | Reduction::L2 if dtype.is_unsigned_int() => return Ok(x),
+        Reduction::L1 | Reduction::L2 => return Ok(cx.b.abs(x)?),
+        Reduction::LogSum | Reduction::SumSquare => cx.b.cast(x, wide)?,
+    };
+    let y = if reduction == Reduction::LogSum { cx.b.log(x)? } else { cx.b.mul(x, x)? };
+    Ok(cx.b.cast(y, dtype)?)
+}
+
+/// Relative to the greatest element, so that nothing overflows.
+fn log_sum_exp(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    dtype: DType,
+    axes: &[i64],
+    keepdims: bool,
+) -> Result<Value, OpError> {
+    let greatest = cx.b.reduce(ReduceOp::Max, x, axes, true)?;
+    // An infinite greatest element would make NaN of its own difference.
+    let base = cx.b.map(&[greatest], |e| {
+        let (m, zero) = (e.arg(0), e.number(dtype, 0.0)?);
+        let (magnitude, infinity) = (e.abs(m), e.constant(Scalar::greatest(dtype)));
+        let finite = e.lt(magnitude, infinity);
+        Ok(e.select(finite, m, zero))
+    })?;
+    let below = cx.b.sub(x, base)?;
+    let powers = cx.b.exp(below)?;
+    let sum = cx.b.reduce(ReduceOp::Sum, powers, axes, true)?;
+    let log = cx.b.log(sum)?;
+    let y = cx.b.add(log, base)?;
+    Ok(if keepdims { y } else { cx.b.squeeze(y, axes)? })
+}
+
+fn extremum(cx: &mut NodeContext<'_>, op: fn(bool) -> ReduceOp) -> OpResult {
+    let x = cx.input(0)?;
+    let op = op(cx.flag("select_last_index", false));
+    let y = cx.b.reduce(op, x, &[cx.int("axis", 0)], cx.flag("keepdims", true))?;
+    Ok(vec![y])
+}
+
+fn cumulate(cx: &mut NodeContext<'_>, op: ReduceOp) -> OpResult {
+    let (x, axis) = (cx.input(0)?, cx.known_i64(1)?);
+    let (exclusive, reverse) = (cx.flag("exclusive", false), cx.flag("reverse", false));
+    Ok(vec![cx.b.cumulate(op, x, axis, exclusive, reverse)?])
+}
