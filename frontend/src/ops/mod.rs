@@ -8,6 +8,7 @@ use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::NodeProto;
 
 mod activations;
+mod attention;
 mod cast;
 mod cell_function;
 mod control;
@@ -48,6 +49,7 @@ pub struct Operator {
 /// All families' rows.
 const FAMILIES: &[&[Operator]] = &[
     activations::OPERATORS,
+    attention::OPERATORS,
     cast::OPERATORS,
     control::OPERATORS,
     conv::OPERATORS,
