@@ -5,6 +5,12 @@
 //! symbols, whose values the entry function takes from the inputs' shapes.
 //! Invariant: arena offsets and weight offsets are multiples of 64 bytes; no two tensors that are alive at one time overlap.
 
+pub mod interp;
+mod print;
+#[cfg(test)]
+mod tests;
+pub mod verify;
+
 use cranelift_entity::{PrimaryMap, entity_impl};
 
 use crate::dim::{Dim, Symbols};

@@ -1,0 +1,257 @@
+//! The reference interpreter of programs: binds the symbols from the inputs' shapes, tests the assumptions, lays out an
+//! arena that is poisoned with all ones, and runs the steps one after the other.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use cranelift_entity::EntityRef;
+
+use super::{KernelRef, Launch, Place, Port, Program, Step};
+use crate::dim::{Dim, Symbol};
+use crate::loops::interp::{Binding, FlatKernel, InterpError, Options};
+use crate::tensor::TensorBytes;
+
+/// Why a program cannot run, or stopped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The inputs do not fit the model.
+    #[error("input {number} `{name}`: {message}")]
+    Input {
+        /// Its place in the model's order.
+        number: usize,
+        /// Its name.
+        name: String,
+        /// What does not fit.
+        message: String,
+    },
+    /// Another number of inputs.
+    #[error("{given} inputs for {expected}")]
+    InputCount {
+        /// How many there are.
+        given: usize,
+        /// How many the model has.
+        expected: usize,
+    },
+    /// Dimensions that the model takes as equal are not.
+    #[error("the model needs {left} = {right}, which are {left_value} and {right_value}")]
+    Assumption {
+        /// One side.
+        left: String,
+        /// The other.
+        right: String,
+        /// Its value.
+        left_value: i64,
+        /// Its value.
+        right_value: i64,
+    },
+    /// A size that the inputs' shapes do not determine, or that is negative or too great.
+    #[error("the size {dim} has no value")]
+    Size {
+        /// The expression.
+        dim: String,
+    },
+    /// The weights have another size than the program's weight section.
+    #[error("{given} bytes of weights for {expected}")]
+    Weights {
+        /// How many there are.
+        given: usize,
+        /// How many the program has.
+        expected: u64,
+    },
+    /// A kernel stopped.
+    #[error("step {step}: {error}")]
+    Kernel {
+        /// Which step.
+        step: usize,
+        /// Why.
+        error: InterpError,
+    },
+    /// A step's place ends behind its memory.
+    #[error("step {step}: {place} ends behind its memory")]
+    Place {
+        /// Which step.
+        step: usize,
+        /// Where.
+        place: String,
+    },
+}
+
+/// Runs a program that the verifier accepts. `weights` is the weight section; the inputs are in the model's order, and so
+/// are the outputs.
+pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) -> Result<Vec<TensorBytes>, RunError> {
+    if weights.len() as u64 != program.weight_bytes {
+        return Err(RunError::Weights { given: weights.len(), expected: program.weight_bytes });
+    }
+    let run = Run { program, symbols: bind(program, inputs)? };
+    for (left, right) in &program.assumptions {
+        let (left_value, right_value) = (run.signed(left)?, run.signed(right)?);
+        if left_value != right_value {
+            let text = |d: &Dim| d.display(&program.symbols).to_string();
+            return Err(RunError::Assumption { left: text(left), right: text(right), left_value, right_value });
+        }
+    }
+    let mut memory = Memory {
+        inputs: inputs.iter().map(|t| t.bytes.to_vec()).collect(),
+        outputs: Vec::new(),
+        weights: weights.to_vec(),
+        arena: vec![0xff; run.size(&program.arena_bytes)?],
+    };
+    let mut shapes = Vec::new();
+    for port in &program.outputs {
+        let (shape, bytes) = run.port(port)?;
+        shapes.push(shape);
+        memory.outputs.push(vec![0xff; bytes]);
+    }
+    let mut flat: HashMap<KernelRef, FlatKernel<'_>> = HashMap::new();
+    for (number, step) in program.steps.iter().enumerate() {
+        match step {
+            Step::Launch(launch) => {
+                let kernel =
+                    flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
+                run.launch(number, launch, kernel, &mut memory)?;
+            }
+            Step::Copy { from, to, bytes, .. } => {
+                let bytes = run.size(bytes)?;
+                let (from, to) = (run.binding(number, from, bytes, &memory)?, run.binding(number, to, bytes, &memory)?);
+                let mut regions = memory.regions();
+                let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
+                regions[to.region][to.offset..to.offset + bytes].copy_from_slice(&copy);
+            }
+        }
+    }
+    let outputs = program.outputs.iter().zip(shapes).zip(memory.outputs);
+    Ok(outputs
+        .map(|((port, shape), bytes)| TensorBytes {
+            dtype: port.ty.dtype,
+            shape: shape.into(),
+            bytes: Bytes::from(bytes),
+        })
+        .collect())
+}
+
+/// The symbols' values: a dimension that is a symbol gives its value, the others must then fit.
+fn bind(program: &Program, inputs: &[TensorBytes]) -> Result<Vec<Option<i64>>, RunError> {
+    if inputs.len() != program.inputs.len() {
+        return Err(RunError::InputCount { given: inputs.len(), expected: program.inputs.len() });
+    }
+    let mut values: Vec<Option<i64>> = vec![None; program.symbols.len()];
+    let ports = || program.inputs.iter().zip(inputs).enumerate();
+    let fail =
+        |number: usize, port: &Port, message: String| Err(RunError::Input { number, name: port.name.clone(), message });
+    for (number, (port, tensor)) in ports() {
+        if tensor.dtype != port.ty.dtype {
+            return fail(number, port, format!("{} instead of {}", tensor.dtype, port.ty.dtype));
+        }
+        if tensor.shape.len() != port.ty.rank() {
+            return fail(number, port, format!("{} dimensions instead of {}", tensor.shape.len(), port.ty.rank()));
+        }
+        let elements = tensor.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+        let bytes = elements.and_then(|n| tensor.dtype.packed_bytes(n));
+        if bytes != Some(tensor.bytes.len() as u64) {
+            return fail(
+                number,
+                port,
+                format!("{} bytes do not make the shape {:?}", tensor.bytes.len(), tensor.shape),
+            );
+        }
+        for (dim, &size) in port.ty.shape.iter().zip(&tensor.shape) {
+            let Some(symbol) = dim.as_symbol() else { continue };
+            let (low, high) = program.symbols.bounds(symbol);
+            if size < low || size > high {
+                let name = program.symbols.name(symbol);
+                return fail(number, port, format!("{name} is {size}, not in {low}..={high}"));
+            }
+            values[symbol.index()].get_or_insert(size);
+        }
+    }
+    let run = Run { program, symbols: values };
+    for (number, (port, tensor)) in ports() {
+        for (dim, &size) in port.ty.shape.iter().zip(&tensor.shape) {
+            let expected = run.signed(dim)?;
+            if expected != size {
+                let text = dim.display(&program.symbols);
+                return fail(number, port, format!("a dimension is {size}, not {text} = {expected}"));
+            }
+        }
+    }
+    Ok(run.symbols)
+}
+
+struct Run<'p> {
+    program: &'p Program,
+    symbols: Vec<Option<i64>>,
+}
+
+/// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena.
+struct Memory {
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+    weights: Vec<u8>,
+    arena: Vec<u8>,
+}
+
+impl Memory {
+    fn regions(&mut self) -> Vec<&mut [u8]> {
+        let ports = self.inputs.iter_mut().chain(&mut self.outputs);
+        ports.chain([&mut self.weights, &mut self.arena]).map(|v| &mut v[..]).collect()
+    }
+}
+
+impl Run<'_> {
+    fn signed(&self, dim: &Dim) -> Result<i64, RunError> {
+        let known = dim.symbols().all(|s| self.symbols.get(s.index()).is_some_and(Option::is_some));
+        let value_of = |s: Symbol| self.symbols[s.index()].unwrap_or(0);
+        let value = if known { dim.eval(value_of) } else { None };
+        value.ok_or_else(|| RunError::Size { dim: dim.display(&self.program.symbols).to_string() })
+    }
+
+    fn size(&self, dim: &Dim) -> Result<usize, RunError> {
+        let value = self.signed(dim)?;
+        // An arena of more than this is a mistake of the plan, and would end the process.
+        let sensible = usize::try_from(value).ok().filter(|&v| v < 1 << 40);
+        sensible.ok_or_else(|| RunError::Size { dim: dim.display(&self.program.symbols).to_string() })
+    }
+
+    /// An output's shape and bytes.
+    fn port(&self, port: &Port) -> Result<(Vec<i64>, usize), RunError> {
+        let shape: Vec<i64> = port.ty.shape.iter().map(|d| self.signed(d)).collect::<Result<_, _>>()?;
+        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
+        let bytes = elements.and_then(|n| port.ty.dtype.packed_bytes(n)).filter(|&b| b < 1 << 40);
+        match bytes {
+            Some(bytes) => Ok((shape, bytes as usize)),
+            None => Err(RunError::Size { dim: format!("of output `{}`", port.name) }),
+        }
+    }
+
+    /// A place of at least `bytes`.
+    fn binding(&self, step: usize, place: &Place, bytes: usize, memory: &Memory) -> Result<Binding, RunError> {
+        let (inputs, outputs) = (memory.inputs.len(), memory.outputs.len());
+        let (region, offset, len) = match place {
+            Place::Input(n) => (*n as usize, 0, memory.inputs[*n as usize].len()),
+            Place::Output(n) => (inputs + *n as usize, 0, memory.outputs[*n as usize].len()),
+            Place::Weights(offset) => (inputs + outputs, *offset as usize, memory.weights.len()),
+            Place::Arena(offset) => (inputs + outputs + 1, self.size(offset)?, memory.arena.len()),
+        };
+        match len.checked_sub(offset).filter(|&left| left >= bytes) {
+            Some(left) => Ok(Binding { region, offset, bytes: left }),
+            None => Err(RunError::Place { step, place: self.program.place(place) }),
+        }
+    }
+
+    fn launch(&self, step: usize, launch: &Launch, flat: &FlatKernel<'_>, memory: &mut Memory) -> Result<(), RunError> {
+        let kernel = &self.program.kernels[launch.kernel];
+        let mut bindings = Vec::with_capacity(launch.buffers.len());
+        for ((_, data), place) in kernel.arguments().zip(&launch.buffers) {
+            let bytes = data.len.and_then(|len| data.dtype.packed_bytes(len));
+            let mut binding = self.binding(step, place, bytes.unwrap_or(0) as usize, memory)?;
+            if let Some(bytes) = bytes {
+                binding.bytes = bytes as usize;
+            }
+            bindings.push(binding);
+        }
+        let params: Vec<i64> = launch.params.iter().map(|p| self.signed(p)).collect::<Result<_, _>>()?;
+        let tasks = self.size(&launch.tasks)? as i64;
+        let result = flat.run(&mut memory.regions(), &bindings, &params, [0, tasks, 0], &Options::default());
+        result.map_err(|error| RunError::Kernel { step, error })
+    }
+}

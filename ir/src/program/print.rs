@@ -1,0 +1,106 @@
+//! The textual form of programs, for dumps. Kernels follow the steps in the form of [`crate::loops::print`].
+
+use std::fmt;
+
+use super::{Launch, Place, Program, Step};
+use crate::dim::{DEFAULT_HIGH, Dim};
+use crate::tensor::shape::ShapeDisplay;
+use crate::tensor::{ConstantSource, Origins, TensorType};
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "program {:?} {{", self.name)?;
+        for symbol in self.symbols.iter() {
+            let (low, high) = self.symbols.bounds(symbol);
+            write!(f, "  symbol {} in {low}..", self.symbols.name(symbol))?;
+            if high < DEFAULT_HIGH { writeln!(f, "={high}")? } else { writeln!(f)? }
+        }
+        for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
+            for (i, port) in ports.iter().enumerate() {
+                writeln!(f, "  {kind} {i} {:?}: {}", port.name, self.tensor_type(&port.ty))?;
+            }
+        }
+        for (a, b) in &self.assumptions {
+            writeln!(f, "  assume {} == {}", self.dim(a), self.dim(b))?;
+        }
+        let arena = self.dim(&self.arena_bytes);
+        writeln!(f, "  bytes: arena {arena}, scratch {}, weights {}", self.scratch_bytes, self.weight_bytes)?;
+        for weight in &self.weights {
+            let Some(constant) = self.constants.get(weight.constant) else {
+                writeln!(f, "  weight +{}: {} does not exist", weight.offset, weight.constant)?;
+                continue;
+            };
+            let ty = self.tensor_type(&constant.ty);
+            write!(f, "  weight +{} {}: {ty} = {} {:?}", weight.offset, weight.bytes, weight.constant, constant.name)?;
+            match &constant.source {
+                ConstantSource::Bytes(_) => writeln!(f)?,
+                ConstantSource::Splat(scalar) => writeln!(f, " all {}", crate::loops::print::scalar_text(*scalar))?,
+                ConstantSource::Lazy { inputs, .. } => {
+                    let inputs: Vec<String> = inputs.iter().map(|c| c.to_string()).collect();
+                    writeln!(f, " made of {}", inputs.join(", "))?;
+                }
+            }
+        }
+        for step in &self.steps {
+            match step {
+                Step::Launch(launch) => self.write_launch(f, launch)?,
+                Step::Copy { from, to, bytes, origins } => {
+                    let (from, to) = (self.place(from), self.place(to));
+                    writeln!(f, "  copy {from} to {to} {} bytes{}", self.dim(bytes), self.origins(origins))?;
+                }
+            }
+        }
+        writeln!(f, "}}")?;
+        for (number, kernel) in &self.kernels {
+            write!(f, "// {number}\n{kernel}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Program {
+    fn dim(&self, dim: &Dim) -> String {
+        dim.display(&self.symbols).to_string()
+    }
+
+    fn tensor_type(&self, ty: &TensorType) -> String {
+        format!("{}{}", ty.dtype, ShapeDisplay { shape: &ty.shape, symbols: &self.symbols })
+    }
+
+    /// A place as text: `input 0`, `weights +64`, `arena +n*4`.
+    pub(super) fn place(&self, place: &Place) -> String {
+        match place {
+            Place::Input(n) => format!("input {n}"),
+            Place::Output(n) => format!("output {n}"),
+            Place::Weights(offset) => format!("weights +{offset}"),
+            Place::Arena(offset) => format!("arena +{}", self.dim(offset)),
+        }
+    }
+
+    fn origins(&self, origins: &Origins) -> String {
+        let paths: Vec<&str> =
+            origins.iter().map(|&o| self.origins.get(o).map_or("unknown node", |data| &data.path)).collect();
+        if paths.is_empty() { String::new() } else { format!(" // {}", paths.join(", ")) }
+    }
+
+    fn write_launch(&self, f: &mut fmt::Formatter<'_>, launch: &Launch) -> fmt::Result {
+        write!(f, "  launch {}", launch.kernel)?;
+        let kernel = self.kernels.get(launch.kernel);
+        if let Some(kernel) = kernel {
+            write!(f, " {:?}", kernel.name)?;
+        }
+        let buffers: Vec<String> = launch.buffers.iter().map(|p| self.place(p)).collect();
+        write!(f, " ({})", buffers.join(", "))?;
+        if !launch.params.is_empty() {
+            let params: Vec<String> = launch.params.iter().map(|p| self.dim(p)).collect();
+            write!(f, " params ({})", params.join(", "))?;
+        }
+        writeln!(
+            f,
+            " tasks {} flops {}{}",
+            self.dim(&launch.tasks),
+            self.dim(&launch.flops),
+            self.origins(&launch.origins)
+        )
+    }
+}

@@ -1,0 +1,238 @@
+//! Verifies programs: kernels, the arguments of their launches, places, weights, symbols.
+//!
+//! That tensors which are alive at one time do not overlap in the arena cannot be seen here, since a program does not
+//! know its tensors' lives any more; the interpreter's results show it.
+
+use cranelift_entity::{EntityRef, SecondaryMap};
+
+use super::{Launch, Place, Program, Step};
+use crate::dim::Dim;
+use crate::loops::{self, Access, BufferData};
+use crate::tensor::{ConstantSource, Origins};
+
+/// What is wrong with a program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("program `{program}` is invalid{}", problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+pub struct VerifyError {
+    /// The program's name.
+    pub program: String,
+    /// Each violation, with the step or kernel that it concerns.
+    pub problems: Vec<String>,
+}
+
+/// Alignment of tensors in the arena and the weight section, in bytes.
+const ALIGN: u64 = 64;
+
+/// Checks a program.
+pub fn verify(program: &Program) -> Result<(), VerifyError> {
+    let mut v = Verifier { program, problems: Vec::new() };
+    v.ports();
+    v.weights();
+    v.kernels();
+    for (number, step) in program.steps.iter().enumerate() {
+        match step {
+            Step::Launch(launch) => v.launch(number, launch),
+            Step::Copy { from, to, bytes, origins } => {
+                let what = format!("step {number}: copy");
+                v.dim(&what, bytes);
+                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                v.place(&what, from, size, false);
+                v.place(&what, to, size, true);
+                v.origins(&what, origins);
+            }
+        }
+    }
+    if v.problems.is_empty() {
+        Ok(())
+    } else {
+        Err(VerifyError { program: program.name.clone(), problems: v.problems })
+    }
+}
+
+struct Verifier<'p> {
+    program: &'p Program,
+    problems: Vec<String>,
+}
+
+impl Verifier<'_> {
+    fn fail(&mut self, message: impl Into<String>) {
+        self.problems.push(message.into());
+    }
+
+    fn dim(&mut self, what: &str, dim: &Dim) {
+        if dim.symbols().any(|s| s.index() >= self.program.symbols.len()) {
+            self.fail(format!("{what}: a size has a symbol that does not exist"));
+        } else if dim.as_const().is_some_and(|d| d < 0) {
+            self.fail(format!("{what}: a size is negative"));
+        }
+    }
+
+    fn origins(&mut self, what: &str, origins: &Origins) {
+        if origins.iter().any(|&o| !self.program.origins.is_valid(o)) {
+            self.fail(format!("{what}: an origin does not exist"));
+        }
+    }
+
+    fn ports(&mut self) {
+        let program = self.program;
+        for (kind, ports) in [("input", &program.inputs), ("output", &program.outputs)] {
+            for (i, port) in ports.iter().enumerate() {
+                port.ty.shape.iter().for_each(|d| self.dim(&format!("{kind} {i} `{}`", port.name), d));
+            }
+        }
+        self.dim("the arena", &program.arena_bytes);
+        for (a, b) in &program.assumptions {
+            if [a, b].into_iter().any(|d| d.symbols().any(|s| s.index() >= program.symbols.len())) {
+                self.fail("an assumption has a symbol that does not exist");
+            }
+        }
+    }
+
+    fn weights(&mut self) {
+        let program = self.program;
+        let mut end = 0;
+        for weight in &program.weights {
+            let what = format!("weight +{}", weight.offset);
+            if weight.offset % ALIGN != 0 {
+                self.fail(format!("{what} is not a multiple of {ALIGN} bytes"));
+            }
+            if weight.offset < end {
+                self.fail(format!("{what} begins before the end of the one before it"));
+            }
+            end = match weight.offset.checked_add(weight.bytes) {
+                Some(end) if end <= program.weight_bytes => end,
+                _ => {
+                    self.fail(format!("{what} ends behind the weight section"));
+                    program.weight_bytes
+                }
+            };
+            let Some(constant) = program.constants.get(weight.constant) else {
+                self.fail(format!("{what}: {} does not exist", weight.constant));
+                continue;
+            };
+            let len = constant.ty.static_len().and_then(|n| u64::try_from(n).ok());
+            let bytes = len.and_then(|n| constant.ty.dtype.packed_bytes(n));
+            if bytes != Some(weight.bytes) {
+                self.fail(format!(
+                    "{what} has {} bytes, its constant `{}` another number",
+                    weight.bytes, constant.name
+                ));
+            }
+        }
+        for (constant, data) in &program.constants {
+            if let ConstantSource::Lazy { inputs, .. } = &data.source {
+                if inputs.iter().any(|&i| !program.constants.is_valid(i)) {
+                    self.fail(format!("{constant} `{}` is made of a constant that does not exist", data.name));
+                }
+            }
+        }
+    }
+
+    fn kernels(&mut self) {
+        let program = self.program;
+        let mut names: Vec<&str> = program.kernels.values().map(|k| &k.name[..]).collect();
+        names.sort_unstable();
+        for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
+            self.fail(format!("two kernels are named `{}`", pair[0]));
+        }
+        let mut scratch = 0;
+        for kernel in program.kernels.values() {
+            match loops::verify::verify(kernel) {
+                Ok(()) => scratch = scratch.max(kernel.scratch_layout().1),
+                Err(error) => self.fail(error.to_string()),
+            }
+        }
+        if program.scratch_bytes < scratch || program.scratch_bytes % ALIGN != 0 {
+            self.fail(format!("{} bytes of scratch for kernels that use {scratch}", program.scratch_bytes));
+        }
+    }
+
+    fn launch(&mut self, number: usize, launch: &Launch) {
+        let program = self.program;
+        let Some(kernel) = program.kernels.get(launch.kernel) else {
+            self.fail(format!("step {number}: {} does not exist", launch.kernel));
+            return;
+        };
+        let what = format!("step {number}: launch of `{}`", kernel.name);
+        let arguments: Vec<_> = kernel.arguments().collect();
+        if launch.buffers.len() != arguments.len() || launch.params.len() != kernel.params.len() {
+            let (b, p) = (launch.buffers.len(), launch.params.len());
+            let (eb, ep) = (arguments.len(), kernel.params.len());
+            self.fail(format!("{what}: {b} buffers for {eb}, {p} parameters for {ep}"));
+            return;
+        }
+        self.dim(&what, &launch.tasks);
+        self.dim(&what, &launch.flops);
+        for param in &launch.params {
+            if param.symbols().any(|s| s.index() >= program.symbols.len()) {
+                self.fail(format!("{what}: a parameter has a symbol that does not exist"));
+            }
+        }
+        self.origins(&what, &launch.origins);
+        let mut place_of: SecondaryMap<loops::Buffer, Option<&Place>> = SecondaryMap::new();
+        for (&(buffer, data), place) in arguments.iter().zip(&launch.buffers) {
+            let what = format!("{what}: {buffer} `{}`", data.name);
+            self.place(&what, place, bytes_of(data), data.access == Access::Write);
+            place_of[buffer] = Some(place);
+        }
+        for &(buffer, data) in arguments.iter().filter(|(_, d)| d.access == Access::Write) {
+            for &(other, other_data) in &arguments {
+                let allowed = data.in_place == Some(other) || other_data.in_place == Some(buffer);
+                if buffer != other && place_of[buffer] == place_of[other] && !allowed {
+                    self.fail(format!(
+                        "{what}: {buffer} `{}` and {other} `{}` share a place",
+                        data.name, other_data.name
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Checks a place of which `bytes` are used, if that is known.
+    fn place(&mut self, what: &str, place: &Place, bytes: Option<u64>, written: bool) {
+        let program = self.program;
+        let text = program.place(place);
+        match place {
+            Place::Input(n) => {
+                if *n as usize >= program.inputs.len() {
+                    self.fail(format!("{what}: {text} does not exist"));
+                }
+            }
+            Place::Output(n) => {
+                if *n as usize >= program.outputs.len() {
+                    self.fail(format!("{what}: {text} does not exist"));
+                }
+            }
+            Place::Weights(offset) => {
+                let next = program.weights.partition_point(|w| w.offset <= *offset);
+                let inside = program.weights[..next].last().is_some_and(|w| {
+                    let within = offset - w.offset;
+                    within < w.bytes.max(1) && bytes.is_none_or(|b| b <= w.bytes - within)
+                });
+                if !inside {
+                    self.fail(format!("{what}: {text} does not lie in one weight"));
+                }
+            }
+            Place::Arena(offset) => {
+                self.dim(what, offset);
+                if let Some(offset) = offset.as_const().and_then(|o| u64::try_from(o).ok()) {
+                    if offset % ALIGN != 0 {
+                        self.fail(format!("{what}: {text} is not a multiple of {ALIGN} bytes"));
+                    }
+                    let end = offset.checked_add(bytes.unwrap_or(0));
+                    let limit = program.arena_bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                    if end.is_none() || limit.is_some_and(|limit| end > Some(limit)) {
+                        self.fail(format!("{what}: {text} does not end in the arena"));
+                    }
+                }
+            }
+        }
+        if written && matches!(place, Place::Input(_) | Place::Weights(_)) {
+            self.fail(format!("{what}: {text} is written"));
+        }
+    }
+}
+
+fn bytes_of(data: &BufferData) -> Option<u64> {
+    data.dtype.packed_bytes(data.len?)
+}
