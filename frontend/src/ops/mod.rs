@@ -13,6 +13,7 @@ mod cast;
 mod cell_function;
 mod control;
 mod conv;
+mod einsum;
 mod generate;
 mod index;
 mod linear;
@@ -21,6 +22,8 @@ mod loss;
 mod math;
 mod norm;
 mod pool;
+mod quantize;
+mod quantized_linear;
 mod rearrange;
 mod recurrent;
 mod reduce;
@@ -30,6 +33,7 @@ mod shape;
 mod sliding;
 mod softmax;
 mod unary;
+mod unique;
 
 /// One operator.
 pub struct Operator {
@@ -53,6 +57,7 @@ const FAMILIES: &[&[Operator]] = &[
     cast::OPERATORS,
     control::OPERATORS,
     conv::OPERATORS,
+    einsum::OPERATORS,
     generate::OPERATORS,
     index::OPERATORS,
     linear::OPERATORS,
@@ -61,6 +66,8 @@ const FAMILIES: &[&[Operator]] = &[
     math::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
+    quantize::OPERATORS,
+    quantized_linear::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
     reduce::OPERATORS,
@@ -68,6 +75,7 @@ const FAMILIES: &[&[Operator]] = &[
     shape::OPERATORS,
     softmax::OPERATORS,
     unary::OPERATORS,
+    unique::OPERATORS,
 ];
 
 /// The newest ai.onnx opset that the table knows.

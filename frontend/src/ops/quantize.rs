@@ -1,0 +1,165 @@
+//! Linear quantization: `q = saturate(round(x / scale) + zero point)` and back, with one scale, one per element of an axis,
+//! or one per block of an axis.
+
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::{BinaryOp, ExprIndex};
+use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::build::ExprBuilder;
+use onnxc_ir::tensor::op::{Coord, ReduceOp};
+
+use super::Operator;
+use super::cast::saturating_off;
+use super::math::compute_type;
+use crate::import::{NodeContext, OpError, OpResult};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], (2, 3), quantize),
+    Operator::onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], (2, 3), dequantize),
+    Operator::onnx("DynamicQuantizeLinear", &[11], (1, 1), dynamic_quantize),
+];
+
+/// A scale or zero point so that it broadcasts to `x`.
+fn spread(cx: &mut NodeContext<'_>, x: Value, parameter: Value) -> Result<Value, OpError> {
+    let (shape, sizes) = (cx.b.shape(x)?, cx.b.shape(parameter)?);
+    if sizes.iter().all(|d| *d == 1) {
+        return Ok(cx.b.reshape(parameter, &[])?);
+    }
+    let axis = cx.b.axis(cx.int("axis", 1), shape.len())?;
+    if sizes.len() == 1 && shape.len() >= 1 && cx.int("block_size", 0) == 0 {
+        let trailing: Vec<i64> = (1..(shape.len() - axis) as i64).collect();
+        return Ok(cx.b.unsqueeze(parameter, &trailing)?);
+    }
+    let block = cx.int("block_size", 0);
+    if sizes.len() != shape.len() || block < 1 {
+        let (a, b) = (cx.b.graph.shape_text(&sizes), cx.b.graph.shape_text(&shape));
+        return cx.invalid(format!("scales of shape {a} for {b} with block size {block}"));
+    }
+    let index = cx.b.map_to(std::slice::from_ref(&shape[axis]), &[], |e| {
+        let (at, block) = (e.index(0), e.dim(&block.into()));
+        Ok(e.div(at, block))
+    })?;
+    let trailing: Vec<i64> = (1..(shape.len() - axis) as i64).collect();
+    let index = cx.b.unsqueeze(index, &trailing)?;
+    let coords: Vec<Coord> =
+        (0..shape.len()).map(|i| if i == axis { Coord::Input(0) } else { Coord::Axis(i as u32) }).collect();
+    Ok(cx.b.gather(parameter, &[index], &coords, &shape)?)
+}
+
+/// The quotient is rounded to the type of the scale, or to `precision`, before it is rounded to an integer.
+fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let to = match (zero, cx.dtype("output_dtype")?) {
+        (Some(zero), _) => cx.b.dtype(zero)?,
+        (None, Some(dtype)) => dtype,
+        (None, None) => DType::U8,
+    };
+    let division = match cx.dtype("precision")? {
+        Some(dtype) => dtype,
+        None => cx.b.dtype(scale)?,
+    };
+    // Powers of two as scales say nothing about precision.
+    let division = if division.is_float() && division.bits() >= 16 { division } else { DType::F32 };
+    let saturate = cx.flag("saturate", true);
+    let mut inputs = vec![x, spread(cx, x, scale)?];
+    if let Some(zero) = zero {
+        inputs.push(spread(cx, x, zero)?);
+    }
+    let wide = compute_type(division);
+    let y = cx.b.map(&inputs, |e| {
+        let (x, scale) = (e.arg(0), e.arg(1));
+        let (x, scale) = (e.cast(division, x), e.cast(division, scale));
+        let quotient = e.div(x, scale);
+        let mut y = if wide == division { quotient } else { e.cast(wide, quotient) };
+        if !to.is_float() {
+            y = e.round(y);
+        }
+        if inputs.len() == 3 {
+            let zero = e.arg(2);
+            let zero = e.cast(wide, zero);
+            y = e.add(y, zero);
+        }
+        // Conversion to integers saturates.
+        Ok(if to.is_float() { y } else { e.cast(to, y) })
+    })?;
+    Ok(vec![match to.is_float() {
+        true if !saturate => saturating_off(cx, y, to)?,
+        _ => cx.b.cast(y, to)?,
+    }])
+}
+
+/// The difference of integers is exact; the product is rounded once to the result's type.
+fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let from = cx.b.dtype(x)?;
+    let to = match cx.dtype("output_dtype")? {
+        Some(dtype) => dtype,
+        None => cx.b.dtype(scale)?,
+    };
+    let wide = if to == DType::F64 { DType::F64 } else { DType::F32 };
+    // Differences of 32-bit integers need more than 32 bits.
+    let difference = match from {
+        _ if from.is_float() => wide,
+        DType::I32 | DType::U32 => DType::I64,
+        _ => DType::I32,
+    };
+    let mut inputs = vec![x, spread(cx, x, scale)?];
+    if let Some(zero) = zero {
+        inputs.push(spread(cx, x, zero)?);
+    }
+    Ok(vec![cx.b.map(&inputs, |e| {
+        let convert = |e: &mut ExprBuilder, from: DType, to: DType, x: ExprIndex| {
+            if from == to { x } else { e.cast(to, x) }
+        };
+        let x = e.arg(0);
+        let x = if inputs.len() == 3 {
+            let zero = e.arg(2);
+            let (x, zero) = (convert(e, from, difference, x), convert(e, from, difference, zero));
+            let x = e.sub(x, zero);
+            convert(e, difference, wide, x)
+        } else {
+            convert(e, from, wide, x)
+        };
+        let scale = e.arg(1);
+        let scale = e.cast(wide, scale);
+        let y = e.mul(x, scale);
+        Ok(convert(e, wide, to, y))
+    })?])
+}
+
+/// To `u8` over the range of the values, which is made to contain 0.
+fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    let axes: Vec<i64> = (0..cx.b.rank(x)? as i64).collect();
+    let low = cx.b.reduce(ReduceOp::Min, x, &axes, false)?;
+    let high = cx.b.reduce(ReduceOp::Max, x, &axes, false)?;
+    let low = cx.b.binary_number(BinaryOp::Min, low, 0.0)?;
+    let high = cx.b.binary_number(BinaryOp::Max, high, 0.0)?;
+    let f = DType::F32;
+    let scale = cx.b.map(&[low, high], |e| {
+        let (low, high, levels) = (e.arg(0), e.arg(1), e.number(f, 255.0)?);
+        let range = e.sub(high, low);
+        Ok(e.div(range, levels))
+    })?;
+    // Zeros alone have the scale 0, by which nothing is divided.
+    let zero = cx.b.map(&[low, scale], |e| {
+        let (low, scale) = (e.arg(0), e.arg(1));
+        let (none, top) = (e.number(f, 0.0)?, e.number(f, 255.0)?);
+        let quotient = e.div(low, scale);
+        let point = e.neg(quotient);
+        let (above, bounded) = (e.max(point, none), e.eq(scale, none));
+        let point = e.min(above, top);
+        let point = e.round(point);
+        let point = e.select(bounded, none, point);
+        Ok(e.cast(DType::U8, point))
+    })?;
+    let y = cx.b.map(&[x, scale, zero], |e| {
+        let (x, scale, zero) = (e.arg(0), e.arg(1), e.arg(2));
+        let quotient = e.div(x, scale);
+        let rounded = e.round(quotient);
+        let zero = e.cast(f, zero);
+        let y = e.add(rounded, zero);
+        Ok(e.cast(DType::U8, y))
+    })?;
+    Ok(vec![y, scale, zero])
+}
