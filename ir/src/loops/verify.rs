@@ -51,10 +51,8 @@ pub fn verify(kernel: &Kernel) -> Result<(), VerifyError> {
         if params != [INDEX; 3] {
             verifier.problems.push((None, "the body takes (begin, end, worker) as i64".into()));
         }
-        if let Some(yielded) = verifier.block(kernel.body, None) {
-            if !yielded.is_empty() {
-                verifier.problems.push((None, "the body yields nothing".into()));
-            }
+        if verifier.block(kernel.body, None).is_some_and(|yielded| !yielded.is_empty()) {
+            verifier.problems.push((None, "the body yields nothing".into()));
         }
     }
     let problems = verifier.problems;
@@ -433,10 +431,8 @@ impl<'k> Verifier<'k> {
         if given != params {
             self.fail(inst, format!("{body} takes ({}), not ({})", list(&given), list(params)));
         }
-        if let Some(yielded) = self.block(body, Some(inst)) {
-            if yielded != yields {
-                self.fail(inst, format!("{body} yields ({}), not ({})", list(&yielded), list(yields)));
-            }
+        if let Some(yielded) = self.block(body, Some(inst)).filter(|yielded| yielded != yields) {
+            self.fail(inst, format!("{body} yields ({}), not ({})", list(&yielded), list(yields)));
         }
         if matches!(self.kernel.insts[inst].data, InstData::For { .. }) && results != yields {
             self.fail(inst, format!("the results are ({}), not ({})", list(results), list(yields)));

@@ -120,10 +120,9 @@ impl Verifier<'_> {
             }
         }
         for (constant, data) in &program.constants {
-            if let ConstantSource::Lazy { inputs, .. } = &data.source {
-                if inputs.iter().any(|&i| !program.constants.is_valid(i)) {
-                    self.fail(format!("{constant} `{}` is made of a constant that does not exist", data.name));
-                }
+            let ConstantSource::Lazy { inputs, .. } = &data.source else { continue };
+            if inputs.iter().any(|&i| !program.constants.is_valid(i)) {
+                self.fail(format!("{constant} `{}` is made of a constant that does not exist", data.name));
             }
         }
     }
@@ -142,7 +141,7 @@ impl Verifier<'_> {
                 Err(error) => self.fail(error.to_string()),
             }
         }
-        if program.scratch_bytes < scratch || program.scratch_bytes % ALIGN != 0 {
+        if program.scratch_bytes < scratch || !program.scratch_bytes.is_multiple_of(ALIGN) {
             self.fail(format!("{} bytes of scratch for kernels that use {scratch}", program.scratch_bytes));
         }
     }

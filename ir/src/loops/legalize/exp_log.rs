@@ -194,13 +194,13 @@ fn log_reduced(l: &mut Lanes<'_>, x: Val) -> (Val, Val) {
     let power = l.num(shift.exp2());
     let scaled = l.mul(x, power);
     let x = l.select(subnormal, scaled, x);
-    let bits = l.to_bits(x);
+    let bits = l.bits_of(x);
     let root = l.int(l.fmt.bits(std::f64::consts::FRAC_1_SQRT_2) as i64);
     let e = l.sub(bits, root);
     let e = l.shr(e, l.fmt.fraction_bits);
     let exponent = l.shl(e, l.fmt.fraction_bits);
     let m = l.sub(bits, exponent);
-    let m = l.from_bits(m);
+    let m = l.number_of(m);
     let one = l.num(1.0);
     let f = l.sub(m, one);
     let (shift, zero) = (l.num(shift), l.num(0.0));
@@ -342,7 +342,7 @@ fn pow_special(l: &mut Lanes<'_>, x: Val, y: Val, power: Val) -> Val {
     let odd = l.and(is_whole, not_even);
     let sign_mask = l.int(l.fmt.sign_mask());
     let none = l.int(0);
-    let sign = l.to_bits(x);
+    let sign = l.bits_of(x);
     let sign = l.and(sign, sign_mask);
     let sign = l.select(odd, sign, none);
     let signed = l.xor_sign(power, sign);

@@ -58,7 +58,7 @@ pub(super) fn float_rem(b: &mut KernelBuilder, x: Val, y: Val) -> Val {
 
 /// The mantissa as `u64` and the biased exponent (1 for subnormals) of a number that is not negative.
 fn mantissa(l: &mut Lanes<'_>, a: Val) -> (Val, Val) {
-    let bits = l.to_bits(a);
+    let bits = l.bits_of(a);
     let exponent = l.shr(bits, 52);
     let fraction = l.int((1 << 52) - 1);
     let fraction = l.and(bits, fraction);

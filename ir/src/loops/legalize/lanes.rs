@@ -175,28 +175,28 @@ impl<'a> Lanes<'a> {
     }
 
     /// The representation as an integer.
-    pub fn to_bits(&mut self, a: Val) -> Val {
+    pub fn bits_of(&mut self, a: Val) -> Val {
         self.b.bitcast(self.fmt.int, a)
     }
 
     /// The number of this representation.
-    pub fn from_bits(&mut self, a: Val) -> Val {
+    pub fn number_of(&mut self, a: Val) -> Val {
         self.b.bitcast(self.fmt.dtype, a)
     }
 
     /// `magnitude`, whose sign bit is clear, with the sign of `sign`.
     pub fn with_sign_of(&mut self, magnitude: Val, sign: Val) -> Val {
         let mask = self.int(self.fmt.sign_mask());
-        let sign = self.to_bits(sign);
+        let sign = self.bits_of(sign);
         let sign = self.and(sign, mask);
         self.xor_sign(magnitude, sign)
     }
 
     /// `a` with its sign bit flipped where that of the integer `sign` is set; its other bits are 0.
     pub fn xor_sign(&mut self, a: Val, sign: Val) -> Val {
-        let bits = self.to_bits(a);
+        let bits = self.bits_of(a);
         let bits = self.xor(bits, sign);
-        self.from_bits(bits)
+        self.number_of(bits)
     }
 
     /// The polynomial with these coefficients, the constant one first.
@@ -215,7 +215,7 @@ impl<'a> Lanes<'a> {
         let magic = self.num(self.fmt.magic);
         let shifted = self.add(a, magic);
         let number = self.sub(shifted, magic);
-        let bits = self.to_bits(shifted);
+        let bits = self.bits_of(shifted);
         let magic = self.int(self.fmt.bits(self.fmt.magic) as i64);
         (number, self.sub(bits, magic))
     }
@@ -224,7 +224,7 @@ impl<'a> Lanes<'a> {
     pub fn int_to_num(&mut self, i: Val) -> Val {
         let magic = self.int(self.fmt.bits(self.fmt.magic) as i64);
         let bits = self.add(i, magic);
-        let number = self.from_bits(bits);
+        let number = self.number_of(bits);
         let magic = self.num(self.fmt.magic);
         self.sub(number, magic)
     }
@@ -234,7 +234,7 @@ impl<'a> Lanes<'a> {
         let bias = self.int(self.fmt.bias);
         let n = self.add(n, bias);
         let n = self.shl(n, self.fmt.fraction_bits);
-        self.from_bits(n)
+        self.number_of(n)
     }
 
     /// `a * 2^n` rounded once, for results in the whole range of the format.

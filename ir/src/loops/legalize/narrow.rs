@@ -85,7 +85,7 @@ pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
     let bits = l.b.bitcast(DType::I32, bits);
     if from == DType::BF16 {
         let bits = l.shl(bits, 16);
-        return l.from_bits(bits);
+        return l.number_of(bits);
     }
     let sign_bit = l.int(1 << (f.width - 1));
     let sign = l.and(bits, sign_bit);
@@ -93,7 +93,7 @@ pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
     let mask = l.int((1 << (f.width - 1)) - 1);
     let magnitude = l.and(bits, mask);
     let shifted = l.shl(magnitude, 23 - f.fraction_bits);
-    let number = l.from_bits(shifted);
+    let number = l.number_of(shifted);
     // Rebiases, and makes subnormals normal.
     let scale = l.num(f64::from(127 - f.bias).exp2());
     let number = l.mul(number, scale);
@@ -104,7 +104,7 @@ pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
             let least = l.int(i64::from(f.greatest + 1));
             let special = l.compare(CmpOp::Ge, magnitude, least);
             let unbounded = l.or(shifted, exponent);
-            let unbounded = l.from_bits(unbounded);
+            let unbounded = l.number_of(unbounded);
             l.select(special, unbounded, number)
         }
         Special::OneNan => {
@@ -118,9 +118,9 @@ pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
             l.select(is_nan, nan, number)
         }
     };
-    let number = l.to_bits(number);
+    let number = l.bits_of(number);
     let number = l.or(number, sign);
-    l.from_bits(number)
+    l.number_of(number)
 }
 
 /// 2^(bits - 127), NaN for 255.
@@ -132,7 +132,7 @@ fn widen_exponent(l: &mut Lanes<'_>, bits: Val) -> Val {
     let power = l.select(is_zero, half_least, power);
     let is_nan = l.compare(CmpOp::Eq, bits, ones);
     let power = l.select(is_nan, nan, power);
-    l.from_bits(power)
+    l.number_of(power)
 }
 
 /// An `f64` as `f32`, rounded towards zero with the last bit set if anything was lost.
@@ -143,19 +143,19 @@ pub(super) fn round_to_odd(b: &mut KernelBuilder, x: Val) -> Val {
     let (back_size, size) = (l.abs(back), l.abs(x));
     let over = l.compare(CmpOp::Gt, back_size, size);
     let exact = l.compare(CmpOp::Eq, back, x);
-    let bits = l.to_bits(near);
+    let bits = l.bits_of(near);
     let one = l.int(1);
     let less = l.sub(bits, one);
     let truncated = l.select(over, less, bits);
     let odd = l.or(truncated, one);
     let bits = l.select(exact, bits, odd);
-    l.from_bits(bits)
+    l.number_of(bits)
 }
 
 /// `f32` to stored bits.
 pub(super) fn narrow_f32(b: &mut KernelBuilder, to: DType, x: Val) -> Val {
     let mut l = lanes(b, x);
-    let bits = l.to_bits(x);
+    let bits = l.bits_of(x);
     let infinite_exponent = l.int(0x7f80_0000);
     let magnitude_mask = l.int(0x7fff_ffff);
     let magnitude = l.and(bits, magnitude_mask);
@@ -181,10 +181,10 @@ pub(super) fn narrow_f32(b: &mut KernelBuilder, to: DType, x: Val) -> Val {
         let least_normal = l.int((i64::from(rebias) + 1) << 23);
         let small = l.compare(CmpOp::Lt, magnitude, least_normal);
         let anchor_value = l.num(anchor);
-        let size = l.from_bits(magnitude);
+        let size = l.number_of(magnitude);
         let sum = l.add(size, anchor_value);
-        let sum = l.to_bits(sum);
-        let anchor_bits = l.to_bits(anchor_value);
+        let sum = l.bits_of(sum);
+        let anchor_bits = l.bits_of(anchor_value);
         let subnormal = l.sub(sum, anchor_bits);
         result = l.select(small, subnormal, result);
     }

@@ -378,7 +378,7 @@ fn narrow_arithmetic_rounds_each_step() {
             b.select(less, root, product)
         });
         let legal = legalize(&kernel, &Caps::default());
-        let xs: Vec<u64> = (0..65536).map(|i: u64| i * 40503 & 0xffff).collect();
+        let xs: Vec<u64> = (0..65536).map(|i: u64| (i * 40503) & 0xffff).collect();
         let ys: Vec<u64> = (0..65536).map(|i: u64| (i * 25173 + 13849) & 0xffff).collect();
         let got = run(&legal, &types, 8, &[&xs, &ys], false);
         let exact = run(&kernel, &types, 8, &[&xs, &ys], false);

@@ -190,7 +190,7 @@ fn subtract_long(w: &mut Lanes<'_>, x: Val) -> (Val, Val, Val) {
 /// before position e - 2 contribute multiples of 4 to the quotient; the product of `m` with the next 96 is the quotient
 /// modulo 4, of which 64 bits are kept.
 fn multiply_bits(w: &mut Lanes<'_>, x: Val) -> (Val, Val, Val) {
-    let bits = w.to_bits(x);
+    let bits = w.bits_of(x);
     let exponent = w.shr(bits, 52);
     // The biased exponent of f64, less 23 for the integer `m`, less 2: 3 to 102 for a finite argument.
     let first = w.int(1023 + 23 + 2);
@@ -314,7 +314,7 @@ pub(super) fn sin(l: &mut Lanes<'_>, x: Val) -> Val {
     let sign = sign_of_bit_one(l, reduced.n);
     let value = l.xor_sign(value, sign);
     let mask = l.int(l.fmt.sign_mask());
-    let bits = l.to_bits(x);
+    let bits = l.bits_of(x);
     let sign = l.and(bits, mask);
     l.xor_sign(value, sign)
 }
@@ -343,7 +343,7 @@ pub(super) fn tan(l: &mut Lanes<'_>, x: Val) -> Val {
     let denominator = l.select(odd, s, c);
     let value = l.div(numerator, denominator);
     let mask = l.int(l.fmt.sign_mask());
-    let bits = l.to_bits(x);
+    let bits = l.bits_of(x);
     let sign = l.and(bits, mask);
     l.xor_sign(value, sign)
 }
