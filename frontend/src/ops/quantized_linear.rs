@@ -1,0 +1,172 @@
+//! Matrix products and convolutions of 8-bit integers with zero points.
+//!
+//! The product of matrices keeps its narrow operands: with `A' = A - a` and `B' = B - b`,
+//! `A'B' = AB - a * sums of columns of B - b * sums of rows of A + K * a * b`, where what depends on constants alone is
+//! one. Convolutions pad with the zero point, and so subtract it first.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::BinaryOp;
+use onnxc_ir::tensor::op::ReduceOp;
+use onnxc_ir::tensor::{Shape, Value};
+
+use super::Operator;
+use super::conv::{along_channels, convolve};
+use crate::import::{NodeContext, OpError, OpResult};
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("MatMulInteger", &[10], (2, 4), |cx| {
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let (a_zero, b_zero) = (cx.optional(2), cx.optional(3));
+        Ok(vec![integer_product(cx, (a, a_zero), (b, b_zero))?])
+    }),
+    Operator::onnx("ConvInteger", &[10], (2, 4), |cx| {
+        let (x, w) = (cx.input(0)?, cx.input(1)?);
+        let (x_zero, w_zero) = (cx.optional(2), cx.optional(3));
+        Ok(vec![integer_convolution(cx, (x, x_zero), (w, w_zero))?])
+    }),
+    Operator::onnx("QLinearMatMul", &[10, 21], (8, 8), quantized_product),
+    Operator::onnx("QLinearConv", &[10], (8, 9), quantized_convolution),
+];
+
+/// A zero point as `i32`, unless it is absent or known to be 0.
+fn zero_point(cx: &mut NodeContext<'_>, zero: Option<Value>) -> Result<Option<Value>, OpError> {
+    match zero {
+        Some(zero) if cx.b.known_i64s(zero).is_none_or(|z| z.iter().any(|&z| z != 0)) => {
+            Ok(Some(cx.b.cast(zero, DType::I32)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A parameter of the rows of a matrix: one for all, `[M]`, or already shaped to broadcast.
+fn per_row(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    let shape = cx.b.shape(x)?;
+    Ok(if shape.len() == 1 { cx.b.reshape(x, &[shape[0].clone(), Dim::ONE])? } else { x })
+}
+
+/// `i32` sums along an axis, which stays as 1.
+fn sums(cx: &mut NodeContext<'_>, x: Value, axis: i64) -> Result<Value, OpError> {
+    let x = cx.b.cast(x, DType::I32)?;
+    Ok(cx.b.reduce(ReduceOp::Sum, x, &[axis], true)?)
+}
+
+/// The product of two operands less their zero points, `i32`.
+fn integer_product(
+    cx: &mut NodeContext<'_>,
+    (a, a_zero): (Value, Option<Value>),
+    (b, b_zero): (Value, Option<Value>),
+) -> Result<Value, OpError> {
+    let (a_zero, b_zero) = (zero_point(cx, a_zero)?, zero_point(cx, b_zero)?);
+    let (a_rank, b_rank) = (cx.b.rank(a)?, cx.b.rank(b)?);
+    let matrix_a = if a_rank == 1 { cx.b.unsqueeze(a, &[0])? } else { a };
+    let matrix_b = if b_rank == 1 { cx.b.unsqueeze(b, &[1])? } else { b };
+    let mut y = cx.b.matmul(matrix_a, matrix_b, DType::I32)?;
+    let a_zero = a_zero.map(|z| per_row(cx, z)).transpose()?;
+    if let Some(zero) = a_zero {
+        let columns = sums(cx, matrix_b, -2)?;
+        let excess = cx.b.mul(zero, columns)?;
+        y = cx.b.sub(y, excess)?;
+    }
+    if let Some(zero) = b_zero {
+        let rows = sums(cx, matrix_a, -1)?;
+        let excess = cx.b.mul(rows, zero)?;
+        y = cx.b.sub(y, excess)?;
+    }
+    if let (Some(a_zero), Some(b_zero)) = (a_zero, b_zero) {
+        let length = cx.b.shape(a)?[a_rank - 1].clone();
+        let both = cx.b.map(&[a_zero, b_zero], |e| {
+            let (a, b, length) = (e.arg(0), e.arg(1), e.dim(&length));
+            let (length, product) = (e.cast(DType::I32, length), e.mul(a, b));
+            Ok(e.mul(product, length))
+        })?;
+        y = cx.b.add(y, both)?;
+    }
+    let mut shape: Shape = cx.b.shape(y)?;
+    if b_rank == 1 {
+        shape.pop();
+    }
+    if a_rank == 1 {
+        shape.remove(shape.len() + usize::from(b_rank == 1) - 2);
+    }
+    Ok(cx.b.reshape(y, &shape)?)
+}
+
+/// The convolution of two operands less their zero points, `i32`.
+fn integer_convolution(
+    cx: &mut NodeContext<'_>,
+    (x, x_zero): (Value, Option<Value>),
+    (w, w_zero): (Value, Option<Value>),
+) -> Result<Value, OpError> {
+    let mut x = cx.b.cast(x, DType::I32)?;
+    let mut w = cx.b.cast(w, DType::I32)?;
+    if let Some(zero) = zero_point(cx, x_zero)? {
+        let zero = cx.b.reshape(zero, &[])?;
+        x = cx.b.sub(x, zero)?;
+    }
+    if let Some(zero) = zero_point(cx, w_zero)? {
+        let zero = per_filter(cx, zero, w)?;
+        w = cx.b.sub(w, zero)?;
+    }
+    convolve(cx, x, w, DType::I32)
+}
+
+/// A parameter of a filter's output channels: one for all, or `[M]`.
+fn per_filter(cx: &mut NodeContext<'_>, x: Value, filter: Value) -> Result<Value, OpError> {
+    let (shape, rank) = (cx.b.shape(x)?, cx.b.rank(filter)?);
+    if shape.iter().all(|d| *d == 1) {
+        return Ok(cx.b.reshape(x, &[])?);
+    }
+    let spread: Shape = shape.into_iter().chain(std::iter::repeat_n(Dim::ONE, rank - 1)).collect();
+    Ok(cx.b.reshape(x, &spread)?)
+}
+
+/// `round(x * scale_a * scale_b / scale_y) + zero`, saturated to the type of the zero point.
+fn requantized(cx: &mut NodeContext<'_>, x: Value, scales: [Value; 3], zero: Value) -> Result<Value, OpError> {
+    let out = cx.b.dtype(zero)?;
+    let mut inputs = vec![cx.b.cast(x, DType::F32)?];
+    let [a, b, y] = scales;
+    let (a, b, y) = (cx.b.cast(a, DType::F32)?, cx.b.cast(b, DType::F32)?, cx.b.cast(y, DType::F32)?);
+    let scale = cx.b.mul(a, b)?;
+    inputs.push(cx.b.binary(BinaryOp::Div, scale, y)?);
+    inputs.push(cx.b.cast(zero, DType::F32)?);
+    Ok(cx.b.map(&inputs, |e| {
+        let (x, scale, zero) = (e.arg(0), e.arg(1), e.arg(2));
+        let scaled = e.mul(x, scale);
+        let whole = if out.is_int() { e.round(scaled) } else { scaled };
+        let sum = e.add(whole, zero);
+        Ok(e.cast(out, sum))
+    })?)
+}
+
+fn quantized_product(cx: &mut NodeContext<'_>) -> OpResult {
+    let (a, b) = (cx.input(0)?, cx.input(3)?);
+    let zeros = (cx.optional(2), cx.optional(5));
+    let (a_scale, b_scale, y_scale, y_zero) = (cx.input(1)?, cx.input(4)?, cx.input(6)?, cx.input(7)?);
+    let product = if cx.b.dtype(a)?.is_int() {
+        integer_product(cx, (a, zeros.0), (b, zeros.1))?
+    } else {
+        return cx.unsupported("quantized products of floating-point types");
+    };
+    let (a_scale, y_scale, y_zero) = (per_row(cx, a_scale)?, per_row(cx, y_scale)?, per_row(cx, y_zero)?);
+    Ok(vec![requantized(cx, product, [a_scale, b_scale, y_scale], y_zero)?])
+}
+
+fn quantized_convolution(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, w) = (cx.input(0)?, cx.input(3)?);
+    let zeros = (cx.optional(2), cx.optional(5));
+    let mut y = integer_convolution(cx, (x, zeros.0), (w, zeros.1))?;
+    if let Some(bias) = cx.optional(8) {
+        let bias = along_channels(cx, bias, y)?;
+        y = cx.b.add(y, bias)?;
+    }
+    let mut scales = [cx.input(1)?, cx.input(4)?, cx.input(6)?];
+    for scale in &mut scales {
+        let single = cx.b.shape(*scale)?.iter().all(|d| *d == 1);
+        *scale = if single { cx.b.reshape(*scale, &[])? } else { along_channels(cx, *scale, y)? };
+    }
+    let zero = cx.input(7)?;
+    let zero = cx.b.reshape(zero, &[])?;
+    Ok(vec![requantized(cx, y, scales, zero)?])
+}
