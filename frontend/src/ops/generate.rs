@@ -115,7 +115,7 @@ fn float_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError>
     };
     let count = ((limit - start) / delta).ceil().max(0.0);
     // NaN and infinity come from a step of zero.
-    if !(count < 1e15) {
+    if count.is_nan() || count >= 1e15 {
         return cx.invalid("a range without end");
     }
     Ok(Dim::from(count as i64))

@@ -26,7 +26,7 @@ fn spread(cx: &mut NodeContext<'_>, x: Value, parameter: Value) -> Result<Value,
         return Ok(cx.b.reshape(parameter, &[])?);
     }
     let axis = cx.b.axis(cx.int("axis", 1), shape.len())?;
-    if sizes.len() == 1 && shape.len() >= 1 && cx.int("block_size", 0) == 0 {
+    if sizes.len() == 1 && !shape.is_empty() && cx.int("block_size", 0) == 0 {
         let trailing: Vec<i64> = (1..(shape.len() - axis) as i64).collect();
         return Ok(cx.b.unsqueeze(parameter, &trailing)?);
     }

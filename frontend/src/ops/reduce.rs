@@ -1,5 +1,6 @@
 //! Reductions and running sums.
 
+use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::Value;
@@ -135,8 +136,32 @@ fn extremum(cx: &mut NodeContext<'_>, op: fn(bool) -> ReduceOp) -> OpResult {
     Ok(vec![y])
 }
 
+/// The most axes among which one is chosen at run time.
+const MAX_CHOICES: usize = 4;
+
+/// An axis that is data chooses among the running sums along every axis.
 fn cumulate(cx: &mut NodeContext<'_>, op: ReduceOp) -> OpResult {
-    let (x, axis) = (cx.input(0)?, cx.known_i64(1)?);
+    let (x, axis) = (cx.input(0)?, cx.input(1)?);
     let (exclusive, reverse) = (cx.flag("exclusive", false), cx.flag("reverse", false));
-    Ok(vec![cx.b.cumulate(op, x, axis, exclusive, reverse)?])
+    if let Ok(axis) = cx.known_i64(1) {
+        return Ok(vec![cx.b.cumulate(op, x, axis, exclusive, reverse)?]);
+    }
+    let rank = cx.b.rank(x)?;
+    if rank > MAX_CHOICES {
+        return cx.unsupported("an axis that depends on data");
+    }
+    let axis = cx.b.reshape(axis, &[])?;
+    let axis = cx.b.cast(axis, DType::I64)?;
+    let mut y = cx.b.cumulate(op, x, 0, exclusive, reverse)?;
+    for i in 1..rank as i64 {
+        let other = cx.b.cumulate(op, x, i, exclusive, reverse)?;
+        y = cx.b.map(&[axis, other, y], |e| {
+            let (axis, other, y) = (e.arg(0), e.arg(1), e.arg(2));
+            let (from_start, from_end) = (e.dim(&Dim::from(i)), e.dim(&Dim::from(i - rank as i64)));
+            let (a, b) = (e.eq(axis, from_start), e.eq(axis, from_end));
+            let chosen = e.or(a, b);
+            Ok(e.select(chosen, other, y))
+        })?;
+    }
+    Ok(vec![y])
 }
