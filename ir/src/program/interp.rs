@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use cranelift_entity::EntityRef;
+use cranelift_entity::{EntityRef, PrimaryMap};
 
 use super::{KernelRef, Launch, Place, Port, Program, Step};
 use crate::dim::{Dim, Symbol};
 use crate::loops::interp::{Binding, FlatKernel, InterpError, Options};
-use crate::tensor::TensorBytes;
+use crate::tensor::{Constant, ConstantData, TensorBytes};
 
 /// Why a program cannot run, or stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +127,20 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
             bytes: Bytes::from(bytes),
         })
         .collect())
+}
+
+/// The weight section, for [`run_program`]. `evaluate` gives a constant's elements.
+pub fn weight_section<E>(
+    program: &Program,
+    mut evaluate: impl FnMut(&PrimaryMap<Constant, ConstantData>, Constant) -> Result<TensorBytes, E>,
+) -> Result<Vec<u8>, E> {
+    let mut section = vec![0; program.weight_bytes as usize];
+    for weight in &program.weights {
+        let tensor = evaluate(&program.constants, weight.constant)?;
+        let start = weight.offset as usize;
+        section[start..start + weight.bytes as usize].copy_from_slice(&tensor.bytes);
+    }
+    Ok(section)
 }
 
 /// The symbols' values: a dimension that is a symbol gives its value, the others must then fit.

@@ -2,7 +2,7 @@
 
 use smallvec::smallvec;
 
-use super::interp::{RunError, run_program};
+use super::interp::{RunError, run_program, weight_section};
 use super::verify::verify;
 use super::*;
 use crate::dtype::DType;
@@ -67,9 +67,13 @@ fn example() -> Program {
 }
 
 fn weights() -> Vec<u8> {
-    let mut bytes = vec![0; 128];
-    bytes[64..68].copy_from_slice(&10f32.to_le_bytes());
-    bytes
+    let section = weight_section(&example(), |constants, constant| match &constants[constant].source {
+        ConstantSource::Bytes(bytes) => {
+            Ok(TensorBytes { dtype: DType::F32, shape: smallvec![1], bytes: bytes.clone() })
+        }
+        other => Err(format!("{other:?}")),
+    });
+    section.expect("the example's constant has bytes")
 }
 
 #[test]
