@@ -353,7 +353,7 @@ impl Translate<'_> {
     fn scale(&mut self, value: Value, factor: i64) -> Value {
         match factor {
             1 => value,
-            f if f > 0 && f.count_ones() == 1 => self.f.ins().ishl_imm(value, i64::from(f.trailing_zeros())),
+            f if f > 0 && f.count_ones() == 1 => self.f.ins().ishl_imm_u(value, i64::from(f.trailing_zeros())),
             f => self.f.ins().imul_imm_s(value, f),
         }
     }
@@ -701,9 +701,9 @@ impl Translate<'_> {
             return x
                 .into_iter()
                 .map(|x| match op {
-                    BinaryOp::Shl => self.f.ins().ishl_imm(x, amount),
-                    _ if ty.dtype.is_signed_int() => self.f.ins().sshr_imm(x, amount),
-                    _ => self.f.ins().ushr_imm(x, amount),
+                    BinaryOp::Shl => self.f.ins().ishl_imm_u(x, amount),
+                    _ if ty.dtype.is_signed_int() => self.f.ins().sshr_imm_u(x, amount),
+                    _ => self.f.ins().ushr_imm_u(x, amount),
                 })
                 .collect();
         }

@@ -13,6 +13,7 @@
 
 mod analysis;
 mod division;
+mod fold;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use smallvec::{SmallVec, smallvec};
 use std::ops::{Add, Mul, Neg, Sub};
 use std::sync::Arc;
 
+pub use fold::DimFold;
 pub use symbols::{DEFAULT_HIGH, Symbol, Symbols};
 pub use text::{DimDisplay, ParseDimError};
 

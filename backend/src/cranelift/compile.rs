@@ -1,0 +1,330 @@
+//! A program to an object: kernels in parallel, the host program, descriptors, weights.
+
+use std::io;
+
+use bytes::Bytes;
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::Function;
+use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_entity::EntityRef;
+use cranelift_frontend::FunctionBuilderContext;
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::Kernel;
+use onnxc_ir::loops::legalize::{Caps, legalize};
+use onnxc_ir::program::{Port, Program, Step};
+use onnxc_ir::tensor::Constant;
+use rayon::prelude::*;
+
+use super::code::Names;
+use super::entry::{Entry, MAX_RANK};
+use super::kernel::{KernelOptions, translate};
+use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
+use crate::object::weights::Weights;
+use crate::object::{CompiledFunction, DataObject, ObjectSpec};
+use crate::target::Target;
+
+/// The version of the ABI in `onnxc.h`.
+pub const ABI_VERSION: i32 = 1;
+
+/// Why a program could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// Cranelift refused; a fault of this crate or a limit of Cranelift.
+    #[error("code generation of `{function}`: {message}")]
+    Cranelift {
+        /// The function.
+        function: String,
+        /// What Cranelift says.
+        message: String,
+    },
+    /// Code cannot be generated for the target.
+    #[error("target `{target}`: {message}")]
+    Target {
+        /// The target's name.
+        target: String,
+        /// Why.
+        message: String,
+    },
+    /// An input or output has more dimensions than the ABI has room for.
+    #[error("`{name}` has {rank} dimensions; compiled models take at most {MAX_RANK}")]
+    Rank {
+        /// The port's name.
+        name: String,
+        /// Its number of dimensions.
+        rank: usize,
+    },
+}
+
+/// Evaluates a constant's bytes, when they are written.
+pub type Evaluate<'a> = dyn Fn(Constant) -> io::Result<Bytes> + Sync + 'a;
+
+/// A program as code.
+pub struct Compiled<'a> {
+    /// What goes into the object.
+    pub spec: ObjectSpec<'a>,
+    /// What the header says.
+    pub header: HeaderModel,
+}
+
+/// Compiles a program. `hash` identifies the source model and the options.
+pub fn compile<'a>(
+    program: &'a Program,
+    target: &'a Target,
+    hash: [u8; 32],
+    evaluate: &'a Evaluate<'a>,
+) -> Result<Compiled<'a>, CompileError> {
+    if let Some(port) = program.inputs.iter().chain(&program.outputs).find(|p| p.ty.rank() > MAX_RANK) {
+        return Err(CompileError::Rank { name: port.name.clone(), rank: port.ty.rank() });
+    }
+    let isa = instruction_set(target)?;
+    let prefix = &program.name;
+    let names: Vec<String> = program
+        .kernels
+        .iter()
+        .map(|(i, kernel)| format!("{prefix}_k{}_{}", i.index(), sanitized(&kernel.name)))
+        .collect();
+    let kernels: Vec<&Kernel> = program.kernels.values().collect();
+    let compiled: Result<Vec<CompiledFunction>, CompileError> =
+        kernels.par_iter().zip(&names).map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa)).collect();
+    let mut functions = compiled?;
+    let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.symbols.len() };
+    let host: Result<Vec<CompiledFunction>, CompileError> = entry
+        .functions()
+        .into_par_iter()
+        .map(|host| finish(&host.name, host.global, host.function, &host.names, &*isa))
+        .collect();
+    functions.extend(host?);
+
+    let mut weights = Weights::new(format!("{prefix}_weights"));
+    for weight in &program.weights {
+        let (constant, bytes) = (weight.constant, weight.bytes);
+        let offset = weights.push(bytes, move |out: &mut dyn io::Write| {
+            let data = evaluate(constant)?;
+            if data.len() as u64 != bytes {
+                return Err(io::Error::other(format!("constant {constant} has {} bytes instead of {bytes}", data.len())));
+            }
+            out.write_all(&data)
+        });
+        debug_assert_eq!(offset, weight.offset, "the weight section is laid out as the program says");
+    }
+    let code_bytes = functions.iter().map(|f| f.code.len() as u64).sum();
+    let data = descriptors(program, target, hash, code_bytes);
+    let spec = ObjectSpec {
+        target,
+        prefix: prefix.clone(),
+        functions,
+        data,
+        weights: (!program.weights.is_empty()).then_some(weights),
+    };
+    Ok(Compiled { spec, header: header(program, target) })
+}
+
+fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
+    let fail = |message: String| CompileError::Target { target: target.name().to_owned(), message };
+    let mut shared = settings::builder();
+    // The order of a kernel's instructions is the schedule's; Cranelift keeps it at this level.
+    for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("unwind_info", "true")] {
+        shared.set(name, value).map_err(|e| fail(e.to_string()))?;
+    }
+    shared.set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }).map_err(|e| fail(e.to_string()))?;
+    let mut builder = isa::lookup(target.triple().clone()).map_err(|e| fail(e.to_string()))?;
+    for setting in target.cranelift_settings() {
+        builder.enable(setting).map_err(|e| fail(e.to_string()))?;
+    }
+    builder.finish(settings::Flags::new(shared)).map_err(|e| fail(e.to_string()))
+}
+
+fn compile_kernel(kernel: &Kernel, name: &str, target: &Target, isa: &dyn TargetIsa) -> Result<CompiledFunction, CompileError> {
+    let legal = legalize(kernel, &Caps::default());
+    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
+    finish(name, false, function, &Names::default(), isa)
+}
+
+fn finish(name: &str, global: bool, function: Function, names: &Names, isa: &dyn TargetIsa) -> Result<CompiledFunction, CompileError> {
+    let fail = |message: String| CompileError::Cranelift { function: name.to_owned(), message };
+    let mut context = Context::for_function(function);
+    context.compile(isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;
+    let compiled = context.compiled_code().expect("the function was compiled");
+    CompiledFunction::from_cranelift(name, global, &context.func, compiled, isa, |n| names.name(n))
+        .map_err(|e| fail(e.to_string()))
+}
+
+/// A name as part of a symbol: letters, digits, `.` and `_`.
+fn sanitized(name: &str) -> String {
+    name.chars().take(80).map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect()
+}
+
+/// The statuses' messages from 0 downwards, as `onnxc.h` lists them.
+pub fn status_messages() -> Vec<&'static str> {
+    let mut messages = Vec::new();
+    for line in ABI_HEADER.lines() {
+        let Some(rest) = line.trim().strip_prefix("X(ONNXC_") else { continue };
+        let Some((_, rest)) = rest.split_once(", \"") else { continue };
+        let Some((message, _)) = rest.split_once("\")") else { continue };
+        messages.push(message);
+    }
+    messages
+}
+
+/// DLPack's code, bits and lanes.
+fn dlpack(dtype: DType) -> [u8; 4] {
+    use DType::*;
+    let code = match dtype {
+        I64 | I32 | I16 | I8 | I4 | I2 => 0,
+        U64 | U32 | U16 | U8 | U4 | U2 => 1,
+        F64 | F32 | F16 => 2,
+        String => return [3, 64, 2, 0],
+        BF16 => 4,
+        C64 | C128 => 5,
+        Bool => 6,
+        F8E4M3FN => 10,
+        F8E4M3FNUZ => 11,
+        F8E5M2 => 12,
+        F8E5M2FNUZ => 13,
+        F8E8M0 => 14,
+        F4E2M1 => 17,
+    };
+    [code, dtype.bits() as u8, 1, 0]
+}
+
+/// TensorProto's number of an element type.
+fn onnx_number(dtype: DType) -> u32 {
+    use DType::*;
+    match dtype {
+        F32 => 1,
+        U8 => 2,
+        I8 => 3,
+        U16 => 4,
+        I16 => 5,
+        I32 => 6,
+        I64 => 7,
+        String => 8,
+        Bool => 9,
+        F16 => 10,
+        F64 => 11,
+        U32 => 12,
+        U64 => 13,
+        C64 => 14,
+        C128 => 15,
+        BF16 => 16,
+        F8E4M3FN => 17,
+        F8E4M3FNUZ => 18,
+        F8E5M2 => 19,
+        F8E5M2FNUZ => 20,
+        U4 => 21,
+        I4 => 22,
+        F4E2M1 => 23,
+        F8E8M0 => 24,
+        U2 => 25,
+        I2 => 26,
+    }
+}
+
+/// Collects strings as data objects.
+struct Strings<'p> {
+    prefix: &'p str,
+    objects: Vec<DataObject>,
+}
+
+impl Strings<'_> {
+    fn add(&mut self, text: &str) -> String {
+        let name = format!("{}__s{}", self.prefix, self.objects.len());
+        self.objects.push(DataObject::c_string(&name, text));
+        name
+    }
+}
+
+/// The model's descriptor and what it points to.
+fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u64) -> Vec<DataObject> {
+    let prefix = &program.name;
+    let symbol = |suffix: &str| format!("{prefix}_{suffix}");
+    let mut strings = Strings { prefix, objects: Vec::new() };
+
+    let mut messages = DataObject::new(symbol("_messages"));
+    for text in status_messages().into_iter().chain(["unknown status"]) {
+        messages.put_pointer(strings.add(text), 0);
+    }
+    let mut ports = DataObject::new(symbol("_ports"));
+    for port in program.inputs.iter().chain(&program.outputs) {
+        put_port(&mut ports, port, &mut strings);
+    }
+    let mut symbols = DataObject::new(symbol("_symbols"));
+    for s in program.symbols.iter() {
+        let (least, most) = program.symbols.bounds(s);
+        let name = strings.add(program.symbols.name(s));
+        symbols.put_pointer(name, 0).put_u64(least as u64).put_u64(most as u64);
+    }
+    let mut steps = DataObject::new(symbol("_steps"));
+    for step in &program.steps {
+        let origins = match step {
+            Step::Launch(launch) => &launch.origins,
+            Step::Copy { origins, .. } => origins,
+        };
+        let text = match origins.first() {
+            Some(&o) => format!("{} {}", program.origins[o].operator, program.origins[o].path),
+            None => "Copy".to_owned(),
+        };
+        steps.put_pointer(strings.add(&text), 0);
+    }
+    let fixed = program.symbols.is_empty();
+    let arena = program.arena_bytes.as_const().filter(|_| fixed).unwrap_or(0) as u64;
+    let scratch = if fixed { program.scratch_bytes } else { 0 };
+    let (name, target_name) = (strings.add(prefix), strings.add(target.name()));
+    let mut model = DataObject::new(prefix.clone()).exported();
+    model.put_u32(ABI_VERSION as u32).put_u32(192);
+    model.put_pointer(name, 0).put(&hash);
+    model.put_u32(u32::from(!fixed)).put_u32(0);
+    model.put_u32(program.inputs.len() as u32).put_u32(program.outputs.len() as u32);
+    model.put_pointer(symbol("_ports"), 0).put_pointer(symbol("_ports"), program.inputs.len() as i64 * 144);
+    model.put_u32(program.symbols.len() as u32).put_u32(program.steps.len() as u32);
+    model.put_pointer(symbol("_symbols"), 0).put_pointer(symbol("_steps"), 0);
+    model.put_u64(if fixed { arena + scratch } else { 0 }).put_u64(scratch);
+    model.put_u64(code_bytes).put_u64(program.weight_bytes);
+    for entry in ["plan", "run", "run_dl", "status"] {
+        model.put_pointer(symbol(entry), 0);
+    }
+    model.put_pointer(target_name, 0).put_u64(0).put_u64(0);
+    debug_assert_eq!(model.bytes.len(), 192);
+    let mut all = strings.objects;
+    all.extend([messages, ports, symbols, steps, model]);
+    all
+}
+
+fn put_port(object: &mut DataObject, port: &Port, strings: &mut Strings<'_>) {
+    let ty = &port.ty;
+    let name = strings.add(&port.name);
+    object.put_pointer(name, 0).put_u32(1).put_u32(ty.rank() as u32);
+    object.put(&dlpack(ty.dtype)).put_u32(onnx_number(ty.dtype));
+    for axis in 0..MAX_RANK {
+        let extent = ty.shape.get(axis).map_or(0, |d| d.as_const().unwrap_or(-1));
+        object.put_u64(extent as u64);
+    }
+    for axis in 0..MAX_RANK {
+        let symbol = ty.shape.get(axis).and_then(Dim::as_symbol).map_or(-1, |s| s.index() as i32);
+        object.put_u32(symbol as u32);
+    }
+    let bytes = ty.static_len().and_then(|n| ty.dtype.packed_bytes(n as u64)).map_or(-1, |b| b as i64);
+    object.put_u64(bytes as u64).put_u64(0).put(&[0; 4]).put_u32(0);
+}
+
+fn header(program: &Program, target: &Target) -> HeaderModel {
+    let port = |port: &Port| HeaderPort {
+        name: port.name.clone(),
+        what: {
+            let dims: Vec<String> = port.ty.shape.iter().map(|d| d.display(&program.symbols).to_string()).collect();
+            format!("{} [{}]", port.ty.dtype, dims.join(", "))
+        },
+    };
+    HeaderModel {
+        prefix: program.name.clone(),
+        target: target.name().to_owned(),
+        inputs: program.inputs.iter().map(port).collect(),
+        outputs: program.outputs.iter().map(port).collect(),
+        symbols: program.symbols.iter().map(|s| program.symbols.name(s).to_owned()).collect(),
+        notes: Vec::new(),
+    }
+}
