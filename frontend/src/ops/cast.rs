@@ -92,6 +92,11 @@ fn cast_with(
             to_power_of_two(e, x, saturate, rounding)
         });
     }
+    if from.is_float() && to.is_int() && to.bits() < 8 {
+        // What is out of range wraps, as in the conversions of integers.
+        let wide = cx.b.cast(x, DType::I32)?;
+        return cx.b.cast(wide, to);
+    }
     if saturate || Overflow::of(to).is_none() {
         return cx.b.cast(x, to);
     }
