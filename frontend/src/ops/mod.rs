@@ -13,6 +13,7 @@ mod cast;
 mod cell_function;
 mod control;
 mod conv;
+mod deform;
 mod einsum;
 mod generate;
 mod index;
@@ -29,6 +30,7 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
+mod sample;
 mod shape;
 mod sliding;
 mod softmax;
@@ -57,6 +59,7 @@ const FAMILIES: &[&[Operator]] = &[
     cast::OPERATORS,
     control::OPERATORS,
     conv::OPERATORS,
+    deform::OPERATORS,
     einsum::OPERATORS,
     generate::OPERATORS,
     index::OPERATORS,
@@ -72,6 +75,7 @@ const FAMILIES: &[&[Operator]] = &[
     recurrent::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
+    sample::OPERATORS,
     shape::OPERATORS,
     softmax::OPERATORS,
     unary::OPERATORS,
