@@ -148,7 +148,7 @@ fn scaled_scores(cx: &mut NodeContext<'_>, q: Value, k: Value) -> Result<Value, 
 }
 
 /// See [`scaled_scores`]. Narrow types scale the operands, so that the products stay in their range.
-fn scores_with_scale(b: &mut Builder<'_>, q: Value, k: Value, scale: f64, dtype: DType) -> Result<Value, OpError> {
+pub(super) fn scores_with_scale(b: &mut Builder<'_>, q: Value, k: Value, scale: f64, dtype: DType) -> Result<Value, OpError> {
     let labels = [FEATURE, KEY, FEATURE, KEY];
     if sum_type(dtype) == dtype {
         let scores = per_head(b, q, k, labels)?;
@@ -160,7 +160,7 @@ fn scores_with_scale(b: &mut Builder<'_>, q: Value, k: Value, scale: f64, dtype:
 }
 
 /// The weighted sums of values, `[B, H, S, V]`.
-fn weighted_values(b: &mut Builder<'_>, weights: Value, v: Value) -> Result<Value, OpError> {
+pub(super) fn weighted_values(b: &mut Builder<'_>, weights: Value, v: Value) -> Result<Value, OpError> {
     per_head(b, weights, v, [KEY, KEY, FEATURE, FEATURE])
 }
 

@@ -281,7 +281,7 @@ fn scan_loop(
 }
 
 /// The slice at a position along an axis, without the axis.
-fn slice_at(b: &mut Builder<'_>, x: Value, axis: usize, at: Value) -> Result<Value, BuildError> {
+pub(super) fn slice_at(b: &mut Builder<'_>, x: Value, axis: usize, at: Value) -> Result<Value, BuildError> {
     let mut shape: Shape = b.shape(x)?;
     let coords: Vec<Coord> = (0..shape.len())
         .map(|i| match i.cmp(&axis) {

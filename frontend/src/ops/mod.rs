@@ -18,6 +18,7 @@ mod einsum;
 mod generate;
 mod index;
 mod linear;
+mod linear_attention;
 mod logic;
 mod loss;
 mod math;
@@ -30,10 +31,13 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
+mod roi;
 mod sample;
 mod shape;
+mod signal;
 mod sliding;
 mod softmax;
+mod training;
 mod unary;
 mod unique;
 
@@ -64,6 +68,7 @@ const FAMILIES: &[&[Operator]] = &[
     generate::OPERATORS,
     index::OPERATORS,
     linear::OPERATORS,
+    linear_attention::OPERATORS,
     logic::OPERATORS,
     loss::OPERATORS,
     math::OPERATORS,
@@ -75,9 +80,12 @@ const FAMILIES: &[&[Operator]] = &[
     recurrent::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
+    roi::OPERATORS,
     sample::OPERATORS,
     shape::OPERATORS,
+    signal::OPERATORS,
     softmax::OPERATORS,
+    training::OPERATORS,
     unary::OPERATORS,
     unique::OPERATORS,
 ];

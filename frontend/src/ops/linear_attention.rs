@@ -1,0 +1,266 @@
+//! Attention with a state instead of all past keys, its short convolution, and attention with subgraphs as modifiers.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::BinaryOp;
+use onnxc_ir::tensor::build::{BuildError, LoopSpec};
+use onnxc_ir::tensor::op::{Contract, Conv};
+use onnxc_ir::tensor::{Builder, Shape, Value};
+
+use super::Operator;
+use super::attention::{scores_with_scale, weighted_values};
+use super::control::slice_at;
+use super::conv::add_bias;
+use super::linear::sum_type;
+use super::softmax::trailing_softmax;
+use crate::import::{NodeContext, OpError, OpResult};
+use crate::proto::dtype_from_onnx;
+
+/// The rows of this family.
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("CausalConvWithState", &[27], (2, 4), causal_conv),
+    Operator::onnx("LinearAttention", &[27], (3, 6), linear_attention),
+    Operator {
+        domain: "ai.onnx.preview",
+        name: "FlexAttention",
+        versions: &[1],
+        inputs: (3, 3),
+        import: flex_attention,
+    },
+];
+
+/// A depthwise convolution of the past state, or zeros, and the input; the last elements are the next state.
+fn causal_conv(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, w) = (cx.input(0)?, cx.input(1)?);
+    let (shape, filter, dtype) = (cx.b.shape(x)?, cx.b.shape(w)?, cx.b.dtype(x)?);
+    let sizes = (shape.get(1).and_then(Dim::as_const), filter.get(2).and_then(Dim::as_const));
+    let (Some(channels), Some(kernel)) = sizes else {
+        return cx.unsupported("channels and a kernel whose sizes are not known");
+    };
+    let before = (&Dim::from(kernel) - &Dim::ONE)?;
+    let padded = match cx.optional(3) {
+        Some(state) => cx.b.concat(&[state, x], 2)?,
+        None => {
+            let zero = cx.b.number(dtype, 0.0)?;
+            let (lo, hi) = ([Dim::ZERO, Dim::ZERO, before.clone()], [Dim::ZERO, Dim::ZERO, Dim::ZERO]);
+            cx.b.pad(x, zero, &lo, &hi)?
+        }
+    };
+    let conv = Conv {
+        strides: [1].as_slice().into(),
+        pad_lo: [0].as_slice().into(),
+        pad_hi: [0].as_slice().into(),
+        lhs_dilation: [1].as_slice().into(),
+        rhs_dilation: [1].as_slice().into(),
+        groups: channels,
+        channels_last: false,
+        acc: sum_type(dtype),
+        panel: None,
+        kernel: [kernel].as_slice().into(),
+    };
+    let y = cx.b.conv(conv, padded, w)?;
+    let y = cx.b.cast(y, dtype)?;
+    let bias = cx.optional(2);
+    let mut y = add_bias(cx, y, bias)?;
+    match cx.text("activation")?.unwrap_or("none") {
+        "none" => {}
+        "silu" | "swish" => {
+            let acc = sum_type(dtype);
+            let wide = cx.b.cast(y, acc)?;
+            let active = cx.b.map(&[wide], |e| {
+                let x = e.arg(0);
+                let gate = e.sigmoid(acc, x)?;
+                Ok(e.mul(x, gate))
+            })?;
+            y = cx.b.cast(active, dtype)?;
+        }
+        other => return cx.invalid(format!("attribute `activation` is `{other}`")),
+    }
+    let state = cx.b.slice_axis(padded, 2, &shape[2], &before, 1)?;
+    Ok(vec![y, state])
+}
+
+/// The sequences that a step takes its part of, all with the time as the first axis, and constants.
+struct Recurrence {
+    /// `[T, B, H, G, K]`.
+    query: Value,
+    /// `[T, B, H, K]`.
+    key: Value,
+    /// `[T, B, H, V]`.
+    value: Value,
+    /// `[T, B, H, K or 1]`, logarithms.
+    decay: Option<Value>,
+    /// `[T, B, H or 1, 1]`.
+    beta: Option<Value>,
+}
+
+fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
+    let (heads, keys) = (cx.int("q_num_heads", 0), cx.int("kv_num_heads", 0));
+    if keys < 1 || heads < 1 || heads % keys != 0 {
+        return cx.invalid(format!("{heads} heads of queries and {keys} of keys"));
+    }
+    let (q, k, v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    let dtype = cx.b.dtype(q)?;
+    let acc = sum_type(dtype);
+    let (h, group) = (Dim::from(keys), Dim::from(heads / keys));
+    // [B, T, parts * D] as [T, B, ...].
+    let timed = |cx: &mut NodeContext<'_>, x: Value, inner: &[Dim]| -> Result<Value, OpError> {
+        let shape = cx.b.shape(x)?;
+        if shape.len() != 3 {
+            return cx.invalid("the operands have three dimensions");
+        }
+        let parts = Dim::product(inner)?;
+        let split: Shape = [shape[0].clone(), shape[1].clone()]
+            .into_iter()
+            .chain(inner.iter().cloned())
+            .chain([shape[2].floor_div(&parts)?])
+            .collect();
+        let x = cx.b.cast(x, acc)?;
+        let x = cx.b.reshape(x, &split)?;
+        let perm: Vec<usize> = [1, 0].into_iter().chain(2..split.len()).collect();
+        Ok(cx.b.transpose(x, &perm)?)
+    };
+    let single = |cx: &NodeContext<'_>, x: Value| cx.b.shape(x).is_ok_and(|s| s.last().is_some_and(|d| *d == 1));
+    let mut steps = Recurrence {
+        query: timed(cx, q, &[h.clone(), group.clone()])?,
+        key: timed(cx, k, &[h.clone()])?,
+        value: timed(cx, v, &[h.clone()])?,
+        decay: None,
+        beta: None,
+    };
+    let rule = cx.text("update_rule")?.unwrap_or("gated_delta");
+    let (gated, delta) = match rule {
+        "linear" => (false, false),
+        "gated" => (true, false),
+        "delta" => (false, true),
+        "gated_delta" => (true, true),
+        other => return cx.invalid(format!("attribute `update_rule` is `{other}`")),
+    };
+    if gated {
+        let decay = cx.input(4)?;
+        steps.decay = Some(timed(cx, decay, &[h.clone()])?);
+    }
+    if delta {
+        let beta = cx.input(5)?;
+        let inner = if single(cx, beta) { Dim::ONE } else { h.clone() };
+        steps.beta = Some(timed(cx, beta, &[inner])?);
+    }
+    let (key, value) = (cx.b.shape(steps.key)?, cx.b.shape(steps.value)?);
+    let (past, state_type) = match cx.optional(3) {
+        Some(past) => (cx.b.cast(past, acc)?, cx.b.dtype(past)?),
+        None => {
+            let zero = cx.b.number(acc, 0.0)?;
+            let shape = [key[1].clone(), h, key[3].clone(), value[3].clone()];
+            (cx.b.broadcast(zero, &shape)?, dtype)
+        }
+    };
+    let scale = match cx.float("scale", 0.0) {
+        0.0 => match key[3].as_const() {
+            Some(n) => 1.0 / (n as f64).sqrt(),
+            None => return cx.unsupported("a size of heads that is not known"),
+        },
+        scale => f64::from(scale),
+    };
+    let (outputs, state) = recurrence(&mut cx.b, &steps, past, acc)?;
+    let y = cx.b.binary_number(BinaryOp::Mul, outputs, scale)?;
+    let shape = cx.b.shape(y)?;
+    let y = cx.b.transpose(y, &[1, 0, 2, 3, 4])?;
+    let y = cx.b.reshape(y, &[shape[1].clone(), shape[0].clone(), Dim::product(&shape[2..])?])?;
+    Ok(vec![cx.b.cast(y, dtype)?, cx.b.cast(state, state_type)?])
+}
+
+/// The loop over time: what is read, `[T, B, H, G, V]`, and the last state, `[B, H, K, V]`.
+fn recurrence(
+    b: &mut Builder<'_>,
+    steps: &Recurrence,
+    past: Value,
+    acc: DType,
+) -> Result<(Value, Value), BuildError> {
+    let length = b.shape(steps.key)?[0].clone();
+    let (trip_count, condition) = (b.dim_value(&length), b.scalar_bool(true));
+    let captures: Vec<Value> =
+        [steps.query, steps.key, steps.value].into_iter().chain(steps.decay).chain(steps.beta).collect();
+    let carried = vec![(past, b.ty(past).clone())];
+    let (gated, delta) = (steps.decay.is_some(), steps.beta.is_some());
+    let spec = LoopSpec { trip_count, condition, carried, captures, iterations: Some(length) };
+    // Labels: 0 batch, 1 head, 2 group, 3 key feature, 4 value feature.
+    let contract = |lhs: &[u8], rhs: &[u8], out: &[u8]| Contract {
+        lhs: lhs.into(),
+        rhs: rhs.into(),
+        out: out.into(),
+        acc,
+        panel: None,
+    };
+    let results = b.loop_(&spec, |b, i, state, captures| {
+        let mut parts = captures.iter().map(|&c| slice_at(b, c, 0, i)).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let mut next = || parts.next().expect("a slice of each capture");
+        let (query, key, mut value) = (next(), next(), next());
+        let mut state = state[0];
+        if gated {
+            let decay = b.unsqueeze(next(), &[-1])?;
+            state = b.map(&[state, decay], |e| {
+                let (state, decay) = (e.arg(0), e.arg(1));
+                let factor = e.exp(decay);
+                Ok(e.mul(state, factor))
+            })?;
+        }
+        if delta {
+            let read = b.contract(contract(&[0, 1, 3], &[0, 1, 3, 4], &[0, 1, 4]), key, state)?;
+            value = b.map(&[value, read, next()], |e| {
+                let (value, read, beta) = (e.arg(0), e.arg(1), e.arg(2));
+                let difference = e.sub(value, read);
+                Ok(e.mul(beta, difference))
+            })?;
+        }
+        let (column, row) = (b.unsqueeze(key, &[-1])?, b.unsqueeze(value, &[-2])?);
+        let state = b.map(&[state, column, row], |e| {
+            let (state, key, value) = (e.arg(0), e.arg(1), e.arg(2));
+            let product = e.mul(key, value);
+            Ok(e.add(state, product))
+        })?;
+        let output = b.contract(contract(&[0, 1, 2, 3], &[0, 1, 3, 4], &[0, 1, 2, 4]), query, state)?;
+        Ok::<_, BuildError>((b.scalar_bool(true), vec![state], vec![output]))
+    })?;
+    Ok((results[1], results[0]))
+}
+
+/// Attention whose scores and probabilities go through subgraphs.
+fn flex_attention(cx: &mut NodeContext<'_>) -> OpResult {
+    let (q, k, v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
+    if [q, k, v].iter().any(|&x| cx.b.rank(x) != Ok(4)) {
+        return cx.invalid("query, key and value have to have 4 dimensions");
+    }
+    let dtype = cx.b.dtype(q)?;
+    let scale = match (cx.float_opt("scale"), cx.b.shape(q)?[3].as_const()) {
+        (Some(scale), _) => f64::from(scale),
+        (None, Some(n)) => 1.0 / (n as f64).sqrt(),
+        (None, None) => return cx.unsupported("a size of heads that is not known"),
+    };
+    let precision = match cx.int_opt("softmax_precision") {
+        Some(n) => i32::try_from(n).ok().and_then(dtype_from_onnx),
+        None => Some(sum_type(dtype)),
+    };
+    let Some(precision) = precision else { return cx.invalid("attribute `softmax_precision` is no element type") };
+    let scores = scores_with_scale(&mut cx.b, q, k, scale, dtype)?;
+    let scores = cx.b.cast(scores, precision)?;
+    let scores = modified(cx, "score_mod", scores)?;
+    let weights = trailing_softmax(&mut cx.b, scores, 3, false)?;
+    let weights = modified(cx, "prob_mod", weights)?;
+    let v = cx.b.cast(v, precision)?;
+    let y = weighted_values(&mut cx.b, weights, v)?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+/// What a subgraph makes of a tensor; the tensor, if there is none.
+fn modified(cx: &mut NodeContext<'_>, name: &str, x: Value) -> Result<Value, OpError> {
+    if cx.attribute(name).is_none() {
+        return Ok(x);
+    }
+    let sub = cx.subgraph(name)?;
+    let captures: Vec<Value> = sub.captures.iter().map(|c| c.1).collect();
+    let importer = cx.importer();
+    match importer.import(&mut cx.b, &sub, &[x], &captures)?[..] {
+        [y] => Ok(y),
+        _ => cx.invalid(format!("the subgraph `{name}` has not one output")),
+    }
+}
