@@ -1,0 +1,254 @@
+//! The reference interpreter of the Tensor IR: what every operation means, computed in the most obvious way. Later stages
+//! are tested against it, and small constants are folded by it.
+//!
+//! Sums and products of floats are computed in `f64` and rounded once, so the interpreter is more exact than what it is
+//! compared with. Results do not depend on the machine: no host library is used for functions.
+
+mod compute;
+mod elements;
+mod moves;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use cranelift_entity::PrimaryMap;
+
+use super::constant::{ConstantData, ConstantSource, TensorBytes};
+use super::{Constant, Graph, Op, Region, TensorType, Type, Value};
+use crate::dim::{Dim, Symbol};
+use crate::dtype::DType;
+
+pub use elements::Elements;
+
+/// Why a graph cannot be interpreted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InterpError {
+    /// The inputs do not fit the graph.
+    #[error("{0}")]
+    Inputs(String),
+    /// Sizes do not come out.
+    #[error("{op}: {message}")]
+    Sizes {
+        /// The operation.
+        op: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A type that the interpreter has no values for: strings, complex numbers, sequences.
+    #[error("{0} are not interpreted")]
+    Types(String),
+}
+
+/// Runs the graph on inputs in order and gives its outputs in order.
+pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorBytes>, InterpError> {
+    let params = &graph.regions[graph.body()].params;
+    if params.len() != inputs.len() {
+        return Err(InterpError::Inputs(format!("{} inputs for {} parameters", inputs.len(), params.len())));
+    }
+    let mut symbols = HashMap::new();
+    for (i, (&param, input)) in params.iter().zip(inputs).enumerate() {
+        let ty = tensor_type(graph, param)?;
+        if ty.dtype != input.dtype || ty.rank() != input.shape.len() {
+            let wanted = graph.type_text(graph.ty(param));
+            return Err(InterpError::Inputs(format!("input {i} is {}{:?} instead of {wanted}", input.dtype, input.shape)));
+        }
+        for (dim, &extent) in ty.shape.iter().zip(&input.shape) {
+            let held = match dim.as_symbol() {
+                Some(symbol) => *symbols.entry(symbol).or_insert(extent),
+                None => dim.as_const().unwrap_or(extent),
+            };
+            if held != extent {
+                return Err(InterpError::Inputs(format!("a dimension of input {i} is {extent} instead of {held}")));
+            }
+        }
+    }
+    let mut run = Run { graph, symbols };
+    run.region(graph.body(), inputs.to_vec())
+}
+
+/// The elements of a constant; recipes are evaluated.
+///
+/// # Panics
+/// If a recipe does not fit its inputs: the verifier has checked that.
+pub fn constant_bytes(constants: &PrimaryMap<Constant, ConstantData>, constant: Constant) -> TensorBytes {
+    let data = &constants[constant];
+    let shape = data.ty.static_shape().expect("constants have constant shapes");
+    let dtype = data.ty.dtype;
+    match &data.source {
+        ConstantSource::Bytes(bytes) => TensorBytes { dtype, shape, bytes: bytes.clone() },
+        ConstantSource::Splat(scalar) => {
+            let mut elements = Elements::zeros(dtype, &shape);
+            elements.fill(scalar.bits);
+            elements.into_tensor()
+        }
+        ConstantSource::Lazy { op, inputs } => {
+            let inputs: Vec<TensorBytes> = inputs.iter().map(|&c| constant_bytes(constants, c)).collect();
+            let mut results = evaluate(op, &inputs, std::slice::from_ref(&data.ty), &|_| 0)
+                .unwrap_or_else(|e| panic!("the recipe of {constant}: {e}"));
+            results.remove(0)
+        }
+    }
+}
+
+/// The results of an operation without regions. `types` are those of its outputs; `symbols` gives the dimensions' values.
+pub fn evaluate(
+    op: &Op,
+    inputs: &[TensorBytes],
+    types: &[TensorType],
+    symbols: &dyn Fn(Symbol) -> i64,
+) -> Result<Vec<TensorBytes>, InterpError> {
+    let dims = |list: &[Dim]| list.iter().map(|d| size(op, d, symbols)).collect::<Result<Vec<i64>, _>>();
+    let shape = dims(&types[0].shape)?;
+    if let Some(t) = types.iter().find(|t| matches!(t.dtype, DType::String | DType::C64 | DType::C128)) {
+        return Err(InterpError::Types(format!("tensors of {}", t.dtype)));
+    }
+    let dtype = types[0].dtype;
+    Ok(match op {
+        Op::Constant(_) => unreachable!("the caller holds the constants"),
+        Op::DimValue(dim) => vec![TensorBytes::from_i64(&[], &[size(op, dim, symbols)?])],
+        Op::Elementwise(expr) => vec![elements::elementwise(expr, inputs, dtype, &shape, symbols)],
+        Op::Reduce { op, axes } => vec![compute::reduce(*op, axes, &inputs[0], dtype, &shape)],
+        Op::Cumulate { op, axis, exclusive, reverse } => {
+            vec![compute::cumulate(*op, *axis as usize, *exclusive, *reverse, &inputs[0])]
+        }
+        Op::Contract(contract) => vec![compute::contract(contract, &inputs[0], &inputs[1], dtype, &shape)],
+        Op::Conv(conv) => vec![compute::conv(conv, &inputs[0], &inputs[1], dtype, &shape)],
+        Op::Window(window) => vec![compute::window(window, &inputs[0], dtype, &shape)],
+        Op::Reshape => vec![TensorBytes { shape: shape.into(), ..inputs[0].clone() }],
+        Op::Transpose { perm } => vec![moves::transpose(perm, &inputs[0])],
+        Op::Broadcast => vec![moves::broadcast(&inputs[0], &shape)],
+        Op::Slice { starts, steps } => vec![moves::slice(&inputs[0], &dims(starts)?, steps, &shape)],
+        Op::Pad { lo, .. } => vec![moves::pad(&inputs[0], &inputs[1], &dims(lo)?, &shape)],
+        Op::Concat { axis } => vec![moves::concat(inputs, *axis as usize, &shape)],
+        Op::Gather { coords } => vec![moves::gather(coords, inputs, &shape)],
+        Op::Scatter { coords, op } => vec![moves::scatter(coords, *op, inputs)],
+        Op::Sort { axis, descending } => {
+            let (values, indices) = moves::sort(&inputs[0], *axis as usize, *descending);
+            vec![values, indices]
+        }
+        Op::If { .. } | Op::Loop { .. } | Op::Composite { .. } | Op::Group { .. } => {
+            unreachable!("operations with regions are run by the graph's interpreter")
+        }
+    })
+}
+
+fn size(op: &Op, dim: &Dim, symbols: &dyn Fn(Symbol) -> i64) -> Result<i64, InterpError> {
+    match dim.eval(symbols) {
+        Some(n) => Ok(n),
+        None => Err(InterpError::Sizes { op: op.name(), message: "a size does not fit 64 bits".into() }),
+    }
+}
+
+fn tensor_type(graph: &Graph, value: Value) -> Result<&TensorType, InterpError> {
+    match graph.ty(value) {
+        Type::Tensor(ty) => Ok(ty),
+        Type::Sequence(_) => Err(InterpError::Types("sequences".into())),
+        Type::Optional(_) => Err(InterpError::Types("optional values".into())),
+        Type::Map(..) => Err(InterpError::Types("maps".into())),
+    }
+}
+
+/// One run of a graph.
+struct Run<'g> {
+    graph: &'g Graph,
+    symbols: HashMap<Symbol, i64>,
+}
+
+impl Run<'_> {
+    /// Runs a region; values are dropped after their last use.
+    fn region(&mut self, region: Region, inputs: Vec<TensorBytes>) -> Result<Vec<TensorBytes>, InterpError> {
+        let graph = self.graph;
+        let data = &graph.regions[region];
+        let mut uses: HashMap<Value, usize> = HashMap::new();
+        for &v in data.nodes.iter().flat_map(|&n| &graph.nodes[n].inputs).chain(&data.results) {
+            *uses.entry(v).or_default() += 1;
+        }
+        let mut values: HashMap<Value, TensorBytes> = data.params.iter().copied().zip(inputs).collect();
+        for &node in &data.nodes {
+            let record = &graph.nodes[node];
+            let mut operands = Vec::with_capacity(record.inputs.len());
+            for v in &record.inputs {
+                let left = uses.get_mut(v).expect("uses were counted");
+                *left -= 1;
+                let held = if *left == 0 { values.remove(v) } else { values.get(v).cloned() };
+                operands.push(held.expect("values are computed before they are used"));
+            }
+            let results = self.node(&record.op, operands, &record.outputs)?;
+            for (&v, result) in record.outputs.iter().zip(results) {
+                // What nobody uses is not kept.
+                if uses.contains_key(&v) {
+                    values.insert(v, result);
+                }
+            }
+        }
+        Ok(data.results.iter().map(|v| values[v].clone()).collect())
+    }
+
+    fn node(&mut self, op: &Op, inputs: Vec<TensorBytes>, outputs: &[Value]) -> Result<Vec<TensorBytes>, InterpError> {
+        match op {
+            Op::Constant(c) => Ok(vec![constant_bytes(&self.graph.constants, *c)]),
+            Op::Composite { body, .. } | Op::Group { body } => self.region(*body, inputs),
+            Op::If { then, otherwise } => {
+                let taken = if truth(&inputs[0]) { *then } else { *otherwise };
+                self.region(taken, inputs[1..].to_vec())
+            }
+            Op::Loop { body, carried } => self.run_loop(*body, *carried as usize, &inputs, outputs),
+            op => {
+                let types: Vec<TensorType> =
+                    outputs.iter().map(|&v| tensor_type(self.graph, v).cloned()).collect::<Result<_, _>>()?;
+                let symbols = &self.symbols;
+                evaluate(op, &inputs, &types, &|s| symbols.get(&s).copied().unwrap_or(0))
+            }
+        }
+    }
+
+    fn run_loop(
+        &mut self,
+        body: Region,
+        carried: usize,
+        inputs: &[TensorBytes],
+        outputs: &[Value],
+    ) -> Result<Vec<TensorBytes>, InterpError> {
+        let trips = inputs[0].to_i64().and_then(|v| v.first().copied()).unwrap_or(0);
+        let mut again = truth(&inputs[1]);
+        let mut state = inputs[2..2 + carried].to_vec();
+        let captures = &inputs[2 + carried..];
+        let mut stacks: Vec<Vec<TensorBytes>> = vec![Vec::new(); outputs.len() - carried];
+        let mut i = 0;
+        while again && i < trips {
+            let iteration = TensorBytes::from_i64(&[], &[i]);
+            let arguments = std::iter::once(iteration).chain(state).chain(captures.iter().cloned()).collect();
+            let mut results = self.region(body, arguments)?.into_iter();
+            again = truth(&results.next().expect("a loop's body gives a condition"));
+            state = results.by_ref().take(carried).collect();
+            for (stack, mut scanned) in stacks.iter_mut().zip(results) {
+                scanned.shape.insert(0, 1);
+                stack.push(scanned);
+            }
+            i += 1;
+        }
+        for (stack, &output) in stacks.into_iter().zip(&outputs[carried..]) {
+            let ty = tensor_type(self.graph, output)?;
+            state.push(match stack.first() {
+                Some(first) => {
+                    let mut shape = first.shape.to_vec();
+                    shape[0] = stack.len() as i64;
+                    moves::concat(&stack, 0, &shape)
+                }
+                None => {
+                    let symbols = &self.symbols;
+                    let rest = ty.shape[1..].iter().map(|d| d.eval(|s| symbols.get(&s).copied().unwrap_or(0)).unwrap_or(0));
+                    let shape: Vec<i64> = std::iter::once(0).chain(rest).collect();
+                    Elements::zeros(ty.dtype, &shape).into_tensor()
+                }
+            });
+        }
+        Ok(state)
+    }
+}
+
+fn truth(tensor: &TensorBytes) -> bool {
+    tensor.bytes.first().is_some_and(|&b| b != 0)
+}
