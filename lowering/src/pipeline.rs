@@ -4,6 +4,7 @@ use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::Program;
 use onnxc_ir::tensor::Graph;
 
+use crate::passes::rewrite::{PassContext, Remark};
 use crate::{LowerError, passes, program};
 
 /// What the caller decides about lowering.
@@ -14,7 +15,7 @@ pub struct Options {
 }
 
 /// A pass: its name and what it does.
-pub type Pass = (&'static str, fn(&mut Graph));
+pub type Pass = (&'static str, fn(&mut Graph, &mut PassContext));
 
 /// The passes over the Tensor IR, in order.
 pub const PASSES: &[Pass] = &[
@@ -22,22 +23,48 @@ pub const PASSES: &[Pass] = &[
     ("inline_composites", passes::inline_composites::run),
     // Loops of known length and decided branches become straight lines.
     ("unroll_loops", passes::unroll_loops::run),
+    // Arithmetic on shapes and weights is done now; weights become recipes.
+    ("fold_constants", passes::fold_constants::run),
+    // One form for the many ways to write the same thing.
+    ("canonicalize", passes::canonicalize::run),
+    // What cannot be compiled is refused, all of it at once.
+    ("check_supported", passes::check_supported::run),
     // Pairs of elementwise operations become one expression, so that a chain after an anchor has one user each.
     ("fuse_elementwise", passes::fuse_elementwise::run),
     // Cuts what is left into groups; from here on every node is a kernel, a constant or a second name.
     ("fuse", passes::fuse::run),
 ];
 
-/// Lowers a graph. `observe` is called after each pass with its name.
-pub fn lower(mut graph: Graph, options: &Options, mut observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
+/// Runs the passes on a graph. `observe` is called after each pass with its name.
+///
+/// # Errors
+/// Everything in the graph that cannot be compiled.
+pub fn run_passes(
+    graph: &mut Graph,
+    options: &Options,
+    mut observe: impl FnMut(&str, &Graph),
+) -> Result<Vec<Remark>, LowerError> {
+    let mut cx = PassContext::new(options.machine.clone());
     for (name, pass) in PASSES {
-        pass(&mut graph);
+        pass(graph, &mut cx);
         if cfg!(debug_assertions) {
-            if let Err(errors) = onnxc_ir::tensor::verify::verify(&graph) {
+            if let Err(errors) = onnxc_ir::tensor::verify::verify(graph) {
                 panic!("after `{name}`: {errors}");
             }
         }
-        observe(name, &graph);
+        observe(name, graph);
+        if !cx.unsupported.is_empty() {
+            return Err(LowerError::Unsupported { nodes: cx.unsupported });
+        }
     }
+    Ok(cx.remarks)
+}
+
+/// Lowers a graph. `observe` is called after each pass with its name.
+///
+/// # Errors
+/// Everything in the graph that cannot be compiled.
+pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
+    run_passes(&mut graph, options, observe)?;
     program::lower(graph, &options.machine)
 }

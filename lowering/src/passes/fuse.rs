@@ -14,10 +14,11 @@ use cranelift_entity::SecondaryMap;
 use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 use smallvec::SmallVec;
 
+use super::rewrite::PassContext;
 use crate::schedules;
 
 /// Runs the pass on the body.
-pub fn run(graph: &mut Graph) {
+pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let groups = Cut::new(graph).cut();
     for group in groups {
         build(graph, &group);

@@ -7,11 +7,13 @@ use cranelift_entity::SecondaryMap;
 use onnxc_ir::scalar::{ScalarExpr, ScalarInst};
 use onnxc_ir::tensor::{Graph, Node, Op, Region, Value, Values};
 
+use super::rewrite::PassContext;
+
 /// An expression stops growing at this many steps: beyond it, registers run out before anything is saved.
 const MAX_STEPS: usize = 96;
 
 /// Runs the pass on every region.
-pub fn run(graph: &mut Graph) {
+pub fn run(graph: &mut Graph, _: &mut PassContext) {
     for region in graph.reachable_regions() {
         fuse_region(graph, region);
     }

@@ -5,10 +5,11 @@
 
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region};
 
+use super::rewrite::PassContext;
 use crate::schedules::normalize;
 
 /// Runs the pass on the body and on the regions of control flow.
-pub fn run(graph: &mut Graph) {
+pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let mut regions = vec![graph.body()];
     while let Some(region) = regions.pop() {
         inline_region(graph, region);

@@ -1,7 +1,11 @@
 //! Passes over the Tensor IR. A pass is one file; its name is its flag, its filetest folder and its verb. The order in
 //! which they run is in [`crate::pipeline`].
 
+pub mod canonicalize;
+pub mod check_supported;
+pub mod fold_constants;
 pub mod fuse;
 pub mod fuse_elementwise;
-pub mod unroll_loops;
 pub mod inline_composites;
+pub mod rewrite;
+pub mod unroll_loops;

@@ -6,11 +6,13 @@
 use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Value};
 
+use super::rewrite::PassContext;
+
 /// Most nodes that one loop may become.
 const MAX_NODES: usize = 200_000;
 
 /// Runs the pass on the body until no decided control flow is left in it.
-pub fn run(graph: &mut Graph) {
+pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let body = graph.body();
     let mut next = 0;
     while let Some(&node) = graph.regions[body].nodes.get(next) {

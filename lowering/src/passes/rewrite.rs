@@ -1,0 +1,109 @@
+//! The walk that rewriting passes share, what they may leave behind, and questions about constants that several ask.
+
+use std::collections::VecDeque;
+
+use onnxc_ir::machine::MachineModel;
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::build::BuildError;
+use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, Value, Values};
+
+/// What a pass may read beside the graph, and what it leaves for the user.
+#[derive(Debug)]
+pub struct PassContext {
+    /// The machine that the graph is lowered for.
+    pub machine: MachineModel,
+    /// What passes did not do, and why.
+    pub remarks: Vec<Remark>,
+    /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
+    pub unsupported: Vec<String>,
+}
+
+/// A note for the user of the compiler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The pass.
+    pub pass: &'static str,
+    /// The ONNX node: its path.
+    pub origin: String,
+    /// What was not done and why.
+    pub text: String,
+}
+
+impl PassContext {
+    /// Nothing remarked yet.
+    pub fn new(machine: MachineModel) -> PassContext {
+        PassContext { machine, remarks: Vec::new(), unsupported: Vec::new() }
+    }
+
+    /// Leaves a remark about a node.
+    pub fn remark(&mut self, pass: &'static str, graph: &Graph, node: Node, text: impl Into<String>) {
+        let origin = graph.origins[graph.nodes[node].origins[0]].path.clone();
+        self.remarks.push(Remark { pass, origin, text: text.into() });
+    }
+}
+
+/// What a rule gives: the values that take the place of the node's outputs, or `None` where the node stays.
+pub type Rewritten = Result<Option<Values>, BuildError>;
+
+/// Shows every node of a region to `rule`, operands first, with its inputs as they are after everything before it was
+/// rewritten. A rule appends nodes to the region and gives what replaces the outputs; nodes that it appends are shown
+/// to it next. It may also change the node itself and keep it. A rule that fails to build leaves the node as it was.
+///
+/// Linear in the number of nodes shown, so a rule must not bring back what it has replaced.
+pub fn rewrite(graph: &mut Graph, region: Region, mut rule: impl FnMut(&mut Graph, Region, Node) -> Rewritten) {
+    let mut waiting: VecDeque<Node> = std::mem::take(&mut graph.regions[region].nodes).into();
+    while let Some(node) = waiting.pop_front() {
+        let mut inputs = std::mem::take(&mut graph.nodes[node].inputs);
+        inputs.iter_mut().for_each(|v| *v = graph.resolve(*v));
+        graph.nodes[node].inputs = inputs;
+        let before = graph.regions[region].nodes.len();
+        let result = rule(graph, region, node);
+        let appended = graph.regions[region].nodes.split_off(before);
+        match result {
+            Ok(Some(values)) => {
+                appended.into_iter().rev().for_each(|n| waiting.push_front(n));
+                let outputs = graph.nodes[node].outputs.clone();
+                assert_eq!(outputs.len(), values.len(), "one value per output of {node}");
+                outputs.into_iter().zip(values).for_each(|(old, new)| graph.replace(old, new));
+            }
+            Ok(None) | Err(_) => graph.regions[region].nodes.push(node),
+        }
+    }
+    graph.commit();
+}
+
+/// One value as what a rule gives.
+pub fn one(value: Value) -> Rewritten {
+    Ok(Some(Values::from_slice(&[value])))
+}
+
+/// The element that a constant consists of, if all are equal and that is easy to see.
+pub fn uniform_element(graph: &Graph, constant: Constant) -> Option<Scalar> {
+    /// Longer constants are not looked through.
+    const MAX_BYTES: usize = 1 << 14;
+    let data = &graph.constants[constant];
+    let dtype = data.ty.dtype;
+    match &data.source {
+        ConstantSource::Splat(scalar) => Some(*scalar),
+        ConstantSource::Bytes(bytes) => {
+            let plain = dtype.is_float() || dtype.is_int() || dtype == onnxc_ir::dtype::DType::Bool;
+            let size = (dtype.bits() / 8) as usize;
+            if !plain || dtype.bits() % 8 != 0 || bytes.is_empty() || bytes.len() > MAX_BYTES {
+                return None;
+            }
+            let (first, rest) = bytes.split_at(size);
+            if rest.chunks_exact(size).any(|e| e != first) {
+                return None;
+            }
+            let mut bits = [0; 8];
+            bits[..size].copy_from_slice(first);
+            Some(Scalar { dtype, bits: u64::from_le_bytes(bits) })
+        }
+        ConstantSource::Lazy { .. } => None,
+    }
+}
+
+/// [`uniform_element`] of the constant behind a value.
+pub fn uniform_value(graph: &Graph, value: Value) -> Option<Scalar> {
+    uniform_element(graph, graph.as_constant(value)?)
+}
