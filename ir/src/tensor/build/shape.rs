@@ -149,7 +149,7 @@ impl Builder<'_> {
     /// `x[start:end:step]` along an axis as Python has it: negative positions count from the end, and both are clamped.
     ///
     /// # Errors
-    /// If the step is 0, or it depends on the run whether a position counts from the end.
+    /// If the step is 0.
     pub fn slice_range(&mut self, x: Value, axis: i64, start: &Dim, end: &Dim, step: i64) -> Result<Value, BuildError> {
         let shape = self.shape(x)?;
         let size = &shape[self.axis(axis, shape.len())?];
@@ -160,7 +160,7 @@ impl Builder<'_> {
     /// Surrounds by the scalar `fill`; negative amounts crop.
     ///
     /// # Errors
-    /// If ranks or types do not fit, or it depends on the run whether an amount crops.
+    /// If ranks or types do not fit.
     pub fn pad(&mut self, x: Value, fill: Value, lo: &[Dim], hi: &[Dim]) -> Result<Value, BuildError> {
         let shape = self.shape(x)?;
         if lo.len() != shape.len() || hi.len() != shape.len() {
@@ -171,7 +171,7 @@ impl Builder<'_> {
             match amount.bounds(symbols) {
                 (0.., _) => Ok((amount.clone(), Dim::ZERO)),
                 (_, ..=0) => Ok((Dim::ZERO, (-amount)?)),
-                _ => invalid(format!("the sign of the padding {} depends on the run", amount.display(symbols))),
+                _ => Ok((amount.maximum(&Dim::ZERO)?, (-amount)?.maximum(&Dim::ZERO)?)),
             }
         };
         let (mut starts, mut sizes) = (Shape::new(), Shape::new());
@@ -229,9 +229,10 @@ fn python_range(graph: &Graph, size: &Dim, start: &Dim, end: &Dim, step: i64) ->
         match position.bounds(&graph.symbols) {
             (0.., _) => Ok(position.clone()),
             (_, ..=-1) => Ok((position + size)?),
+            // Only a run can tell: -1 times the size is subtracted below zero, 0 times elsewhere.
             _ => {
-                let position = position.display(&graph.symbols);
-                invalid(format!("it depends on the run whether the position {position} counts from the end"))
+                let below = position.minimum(&Dim::ZERO)?.maximum(&Dim::constant(-1))?;
+                Ok((position - &(size * &below)?)?)
             }
         }
     };
