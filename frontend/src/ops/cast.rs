@@ -97,6 +97,9 @@ fn cast_with(
         let wide = cx.b.cast(x, DType::I32)?;
         return cx.b.cast(wide, to);
     }
+    if to == DType::F4E2M1 && from.is_float() && from != to {
+        return to_float4(cx, x);
+    }
     if saturate || Overflow::of(to).is_none() {
         return cx.b.cast(x, to);
     }
@@ -119,6 +122,18 @@ pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> R
         let beyond = e.select(negative, minus, plus);
         let rounded = e.cast(to, wide);
         Ok(e.select(outside, beyond, rounded))
+    })
+}
+
+/// `f4e2m1` has no NaN: it becomes negative zero, as in the reference implementation.
+fn to_float4(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, BuildError> {
+    let from = cx.b.dtype(x)?;
+    cx.b.map(&[x], |e| {
+        let x = e.arg(0);
+        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
+        let negative_zero = e.constant(Scalar { dtype: DType::F4E2M1, bits: 0x8 });
+        let (nan, rounded) = (e.ne(wide, wide), e.cast(DType::F4E2M1, wide));
+        Ok(e.select(nan, negative_zero, rounded))
     })
 }
 
