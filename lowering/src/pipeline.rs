@@ -27,6 +27,12 @@ pub const PASSES: &[Pass] = &[
     ("fold_constants", passes::fold_constants::run),
     // One form for the many ways to write the same thing.
     ("canonicalize", passes::canonicalize::run),
+    // Scales after convolutions and products go into their weights.
+    ("fold_affine", passes::fold_affine::run),
+    // Schedules see only windows that lie inside of their input.
+    ("pad_convs", passes::pad_convs::run),
+    // The new weights become recipes.
+    ("fold_constants", passes::fold_constants::run),
     // What cannot be compiled is refused, all of it at once.
     ("check_supported", passes::check_supported::run),
     // Pairs of elementwise operations become one expression, so that a chain after an anchor has one user each.

@@ -5,10 +5,11 @@
 //! ([`ConstantSource::Lazy`]) that are evaluated while the object is written: no weight is copied here. An operation that
 //! makes a constant larger stays, because reading the small one is cheaper.
 
+use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{Scalar, ScalarInst};
 use onnxc_ir::tensor::constant::ConstantData;
-use onnxc_ir::tensor::{Builder, Constant, ConstantSource, Graph, Node, Op, Region, TensorBytes, TensorType, Value};
+use onnxc_ir::tensor::{Builder, Constant, ConstantSource, Graph, Node, Op, Region, TensorBytes, TensorType, Value, interp};
 use smallvec::SmallVec;
 
 use super::canonicalize::expr::Simplifier;
@@ -16,6 +17,9 @@ use super::rewrite::{PassContext, Rewritten, one, rewrite};
 
 /// Results up to this many elements are computed at once.
 const SMALL: i64 = 1 << 16;
+
+/// The same where an element may need all elements of the operands.
+const SMALL_WORK: i64 = 1 << 12;
 
 /// Tables that are computed from positions alone are cheaper to compute than to load from this size on.
 const SMALL_TABLE: i64 = 256;
@@ -62,7 +66,7 @@ fn known_elements(graph: &Graph, value: Value) -> Option<TensorBytes> {
 
 /// The constant that an operation on constants gives; `None` if it is to be computed at run time.
 fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<ConstantSource> {
-    let len = ty.static_len()?;
+    let len = ty.static_len().filter(|_| !depends_on_sizes(op))?;
     if let Some(scalar) = fold_uniform(graph, op, inputs) {
         return Some(ConstantSource::Splat(scalar));
     }
@@ -82,14 +86,14 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         | Op::Gather { .. }
         | Op::Reduce { .. } => {
             if len <= SMALL && largest <= SMALL {
-                return Some(lazy());
+                return compute(graph, op, inputs, ty);
             }
             // Padding to whole panels is growth that the kernels want.
             let grows = len > largest && !matches!(op, Op::Pad { .. } | Op::Concat { .. });
             (!grows).then(lazy)
         }
         Op::Cumulate { .. } | Op::Contract(_) | Op::Conv(_) | Op::Window(_) | Op::Scatter { .. } => {
-            (len <= SMALL && largest <= SMALL).then(lazy)
+            (len <= SMALL_WORK && largest <= SMALL_WORK).then(|| compute(graph, op, inputs, ty))?
         }
         Op::Constant(_)
         | Op::DimValue(_)
@@ -99,6 +103,24 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         | Op::Composite { .. }
         | Op::Group { .. } => None,
     }
+}
+
+/// Whether the operation reads a size that only a run knows.
+fn depends_on_sizes(op: &Op) -> bool {
+    let unknown = |d: &Dim| d.as_const().is_none();
+    match op {
+        Op::Elementwise(expr) => expr.insts.iter().any(|i| matches!(i, ScalarInst::Dim(d) if unknown(d))),
+        Op::Slice { starts, .. } => starts.iter().any(unknown),
+        Op::Pad { lo, hi } => lo.iter().chain(hi).any(unknown),
+        _ => false,
+    }
+}
+
+fn compute(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<ConstantSource> {
+    let inputs: Vec<TensorBytes> = inputs.iter().map(|&c| interp::constant_bytes(&graph.constants, c)).collect();
+    // Types without an interpretation, such as text, stay as they are.
+    let mut results = interp::evaluate(op, &inputs, std::slice::from_ref(ty), &|_| 0).ok()?;
+    Some(ConstantSource::Bytes(results.remove(0).bytes))
 }
 
 /// The element of the result where every input is one element repeated and the operation keeps it so.

@@ -111,6 +111,10 @@ impl<'g> Cut<'g> {
         let mut value = last;
         let mut waiting: SmallVec<[Node; 2]> = SmallVec::new();
         while let ([user], false) = (&self.users[value][..], self.is_result[value]) {
+            // The other operand's anchor may have taken the user already.
+            if !self.groups_of[*user].is_empty() {
+                break;
+            }
             let next = &self.graph.nodes[*user];
             let output = next.outputs[0];
             let same_shape = || self.graph.tensor_ty(output).shape == self.graph.tensor_ty(value).shape;

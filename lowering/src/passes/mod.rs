@@ -3,9 +3,11 @@
 
 pub mod canonicalize;
 pub mod check_supported;
+pub mod fold_affine;
 pub mod fold_constants;
 pub mod fuse;
 pub mod fuse_elementwise;
 pub mod inline_composites;
+pub mod pad_convs;
 pub mod rewrite;
 pub mod unroll_loops;

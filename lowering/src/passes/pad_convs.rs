@@ -1,0 +1,75 @@
+//! Makes the padding of convolutions explicit, so that every window of a schedule lies inside of its input.
+//!
+//! Before: `y = conv(x, w), pad 1 1, 1 1`. After: `p = pad(x, 0.0) [0, 0, 1, 1] [0, 0, 1, 1]; y = conv(p, w)`. Inputs that are
+//! spread (`lhs_dilation`, as transposed convolutions have it) get zeros between their elements: each element becomes a
+//! row of its own, which is padded and joined with the next.
+//!
+//! Convolutions whose input has a size that is not known when the model is compiled are treated alike.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::build::BuildError;
+use onnxc_ir::tensor::op::Conv;
+use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
+
+use super::rewrite::{PassContext, Rewritten, one, rewrite};
+
+/// Runs the pass on the body.
+pub fn run(graph: &mut Graph, _: &mut PassContext) {
+    let body = graph.body();
+    rewrite(graph, body, pad_conv);
+}
+
+fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
+    let data = graph.nodes[node].clone();
+    let Op::Conv(conv) = data.op else { return Ok(None) };
+    let padded = conv.pad_lo.iter().chain(&conv.pad_hi).any(|&p| p != 0);
+    if !padded && conv.lhs_dilation.iter().all(|&d| d == 1) {
+        return Ok(None);
+    }
+    let ty = graph.ty(data.outputs[0]).clone();
+    let mut b = Builder::new(graph, region, data.origins);
+    let dtype = b.dtype(data.inputs[0])?;
+    let zero = b.scalar(Scalar::zero(dtype));
+    let first_spatial = if conv.channels_last { 1 } else { 2 };
+    let mut x = data.inputs[0];
+    let mut surplus = vec![0; conv.kernel.len()];
+    for (i, &dilation) in conv.lhs_dilation.iter().enumerate() {
+        if dilation != 1 {
+            x = spread(&mut b, x, zero, first_spatial + i, dilation)?;
+            // The zeros after the last element are cropped with the padding.
+            surplus[i] = dilation - 1;
+        }
+    }
+    let mut lo: Shape = b.shape(x)?.iter().map(|_| Dim::ZERO).collect();
+    let mut hi = lo.clone();
+    for (i, &extra) in surplus.iter().enumerate() {
+        lo[first_spatial + i] = Dim::from(conv.pad_lo[i]);
+        hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra);
+    }
+    let x = b.pad(x, zero, &lo, &hi)?;
+    let rank = conv.kernel.len();
+    let conv = Conv {
+        pad_lo: std::iter::repeat_n(0, rank).collect(),
+        pad_hi: std::iter::repeat_n(0, rank).collect(),
+        lhs_dilation: std::iter::repeat_n(1, rank).collect(),
+        ..conv
+    };
+    let node = b.node(Op::Conv(conv), &[x, data.inputs[1]], &[ty])?;
+    one(b.graph.output(node))
+}
+
+/// Puts `dilation - 1` zeros after each element along an axis.
+fn spread(b: &mut Builder<'_>, x: Value, zero: Value, axis: usize, dilation: i64) -> Result<Value, BuildError> {
+    let mut shape = b.shape(x)?;
+    let size = shape[axis].clone();
+    shape.insert(axis + 1, Dim::ONE);
+    let rows = b.reshape(x, &shape)?;
+    let lo: Shape = shape.iter().map(|_| Dim::ZERO).collect();
+    let mut hi = lo.clone();
+    hi[axis + 1] = Dim::from(dilation - 1);
+    let rows = b.pad(rows, zero, &lo, &hi)?;
+    shape.remove(axis + 1);
+    shape[axis] = (&size * &Dim::from(dilation))?;
+    b.reshape(rows, &shape)
+}
