@@ -29,9 +29,14 @@ pub const PASSES: &[Pass] = &[
     ("canonicalize", passes::canonicalize::run),
     // Scales after convolutions and products go into their weights.
     ("fold_affine", passes::fold_affine::run),
+    // Convolutions see channels last; transposes move to the ends.
+    ("assign_layout", passes::assign_layout::run),
     // Schedules see only windows that lie inside of their input.
     ("pad_convs", passes::pad_convs::run),
-    // The new weights become recipes.
+    ("canonicalize", passes::canonicalize::run),
+    // Weights in the order in which kernels read them,
+    ("pack_weights", passes::pack_weights::run),
+    // which again are recipes.
     ("fold_constants", passes::fold_constants::run),
     // What cannot be compiled is refused, all of it at once.
     ("check_supported", passes::check_supported::run),

@@ -39,15 +39,8 @@ struct Cut<'g> {
     groups: Vec<Forming>,
 }
 
-/// A group that is being formed.
-#[derive(Default)]
+/// A group: its nodes in order and its results.
 struct Forming {
-    nodes: Vec<Node>,
-    root: Option<Value>,
-}
-
-/// A group's nodes in order with its results.
-struct Finished {
     nodes: Vec<Node>,
     results: Vec<Value>,
 }
@@ -68,7 +61,7 @@ impl<'g> Cut<'g> {
         Cut { graph, body, users, is_result, groups_of: SecondaryMap::new(), groups: Vec::new() }
     }
 
-    fn cut(mut self) -> Vec<Finished> {
+    fn cut(mut self) -> Vec<Forming> {
         let nodes = self.graph.regions[self.body].nodes.clone();
         for &node in &nodes {
             if schedules::is_anchor(&self.graph.nodes[node].op) {
@@ -87,23 +80,14 @@ impl<'g> Cut<'g> {
             }
         }
         self.groups
-            .into_iter()
-            .map(|g| {
-                let results = match g.root {
-                    Some(root) => vec![root],
-                    None => self.graph.nodes[g.nodes[0]].outputs.to_vec(),
-                };
-                Finished { nodes: g.nodes, results }
-            })
-            .collect()
     }
 
     /// Makes a group of an anchor and the operations that can be computed on its elements.
     fn grow_forward(&mut self, anchor: Node) {
         let group = self.groups.len();
-        self.groups.push(Forming::default());
-        self.groups_of[anchor].push(group);
         let data = &self.graph.nodes[anchor];
+        self.groups.push(Forming { nodes: Vec::new(), results: data.outputs.to_vec() });
+        self.groups_of[anchor].push(group);
         if !takes_epilogue(&data.op) {
             return;
         }
@@ -135,7 +119,7 @@ impl<'g> Cut<'g> {
             value = output;
             last = output;
         }
-        self.groups[group].root = Some(last);
+        self.groups[group].results = vec![last];
     }
 
     /// Puts a node that is in no group into its users' groups, or into one of its own.
@@ -155,7 +139,7 @@ impl<'g> Cut<'g> {
             }
         }
         self.groups_of[node].push(self.groups.len());
-        self.groups.push(Forming { nodes: Vec::new(), root: Some(output) });
+        self.groups.push(Forming { nodes: Vec::new(), results: vec![output] });
     }
 
     /// The groups of all users of a value; none if a user is in no group.
@@ -233,7 +217,7 @@ fn takes_epilogue(op: &Op) -> bool {
 }
 
 /// Replaces the nodes of a group by one `Group` node.
-fn build(graph: &mut Graph, group: &Finished) {
+fn build(graph: &mut Graph, group: &Forming) {
     let region = graph.add_region();
     let mut inside: HashMap<Value, Value> = HashMap::new();
     let mut inputs = Vec::new();

@@ -1,6 +1,7 @@
 //! Passes over the Tensor IR. A pass is one file; its name is its flag, its filetest folder and its verb. The order in
 //! which they run is in [`crate::pipeline`].
 
+pub mod assign_layout;
 pub mod canonicalize;
 pub mod check_supported;
 pub mod fold_affine;
@@ -8,6 +9,7 @@ pub mod fold_constants;
 pub mod fuse;
 pub mod fuse_elementwise;
 pub mod inline_composites;
+pub mod pack_weights;
 pub mod pad_convs;
 pub mod rewrite;
 pub mod unroll_loops;

@@ -1,0 +1,113 @@
+//! Stores constant weights the way that kernels read them.
+//!
+//! Before: `y = contract [m, k] [k, n] -> [m, n] (x, w)` with the constant `w: f32[K, N]`.
+//! After: `p = transpose [1, 0, 2] (reshape [K, N/16, 16] (pad (w))); y = contract, panel 16 (x, p)`, where `p` is a recipe once
+//! `fold_constants` has run. Filters of convolutions become [M/16, kernel..., C, 16], those of depthwise ones
+//! [kernel..., M].
+//!
+//! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::build::BuildError;
+use onnxc_ir::tensor::op::{Contract, Conv};
+use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
+
+use super::rewrite::{PassContext, Rewritten, one, rewrite};
+use crate::schedules::gemm::PANEL;
+
+const NAME: &str = "pack_weights";
+
+/// Runs the pass on the body.
+pub fn run(graph: &mut Graph, cx: &mut PassContext) {
+    let body = graph.body();
+    rewrite(graph, body, |graph, region, node| match &graph.nodes[node].op {
+        Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node),
+        Op::Conv(c) if c.panel.is_none() => pack_filter(graph, region, node, cx),
+        _ => Ok(None),
+    });
+}
+
+fn pack_product(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
+    let data = graph.nodes[node].clone();
+    let Op::Contract(mut contract) = data.op else { return Ok(None) };
+    let [mut lhs, mut rhs] = data.inputs[..] else { return Ok(None) };
+    let Some(&column) = contract.out.last() else { return Ok(None) };
+    if contract.lhs.contains(&column) && !contract.rhs.contains(&column) {
+        std::mem::swap(&mut lhs, &mut rhs);
+        std::mem::swap(&mut contract.lhs, &mut contract.rhs);
+    }
+    let ty = graph.ty(data.outputs[0]).clone();
+    let all_f32 = contract.acc == DType::F32 && graph.tensor_ty(rhs).dtype == DType::F32;
+    if !all_f32 || graph.as_constant(rhs).is_none() || graph.as_constant(lhs).is_some() {
+        return Ok(None);
+    }
+    let is_depth = |l| contract.lhs.contains(&l) && !contract.out.contains(&l);
+    let is_column = |l| l == column && !contract.lhs.contains(&l);
+    let columns_first = match contract.rhs[..] {
+        [k, n] if is_depth(k) && is_column(n) => false,
+        [n, k] if is_depth(k) && is_column(n) => true,
+        _ => return Ok(None),
+    };
+    let origins = data.origins.clone();
+    let mut b = Builder::new(graph, region, origins);
+    let panels = panels(&mut b, rhs, if columns_first { 0 } else { 1 })?;
+    let depth = contract.rhs[usize::from(columns_first)];
+    let contract =
+        Contract { rhs: smallvec::SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
+    let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;
+    one(b.graph.output(node))
+}
+
+/// Cuts an axis of a constant into panels: `[panels, other axes..., PANEL]`.
+fn panels(b: &mut Builder<'_>, weight: Value, axis: usize) -> Result<Value, BuildError> {
+    let width = Dim::from(i64::from(PANEL));
+    let shape = b.shape(weight)?;
+    let count = shape[axis].ceil_div(&width)?;
+    let mut hi: Shape = shape.iter().map(|_| Dim::ZERO).collect();
+    let lo = hi.clone();
+    hi[axis] = (&(&count * &width)? - &shape[axis])?;
+    let zero = b.scalar(Scalar::zero(DType::F32));
+    let padded = b.pad(weight, zero, &lo, &hi)?;
+    let mut split = shape.clone();
+    split[axis] = count;
+    split.insert(axis + 1, width);
+    let split = b.reshape(padded, &split)?;
+    let others = (0..=shape.len()).filter(|&i| i != axis && i != axis + 1);
+    let perm: Vec<usize> = std::iter::once(axis).chain(others).chain([axis + 1]).collect();
+    b.transpose(split, &perm)
+}
+
+fn pack_filter(graph: &mut Graph, region: Region, node: Node, cx: &mut PassContext) -> Rewritten {
+    let data = graph.nodes[node].clone();
+    let Op::Conv(conv) = data.op else { return Ok(None) };
+    let filter = data.inputs[1];
+    let spatial = conv.kernel.len();
+    let fits = conv.acc == DType::F32 && conv.channels_last && graph.tensor_ty(filter).dtype == DType::F32;
+    if !fits || graph.as_constant(filter).is_none() || spatial == 0 {
+        return Ok(None);
+    }
+    let shape = graph.tensor_ty(filter).shape.clone();
+    let ty = graph.ty(data.outputs[0]).clone();
+    let depthwise = shape[0] == conv.groups && shape[1] == 1;
+    if conv.groups != 1 && !depthwise {
+        cx.remark(NAME, graph, node, "not packed: the filter has groups of several channels");
+        return Ok(None);
+    }
+    let origins = data.origins.clone();
+    let mut b = Builder::new(graph, region, origins);
+    let packed = if conv.groups == 1 {
+        // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
+        let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();
+        let last = b.transpose(filter, &perm)?;
+        panels(&mut b, last, 0)?
+    } else {
+        let flat: Shape = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();
+        let flat = b.reshape(filter, &flat)?;
+        let perm: Vec<usize> = (1..=spatial).chain([0]).collect();
+        b.transpose(flat, &perm)?
+    };
+    let node = b.node(Op::Conv(Conv { panel: Some(PANEL), ..conv }), &[data.inputs[0], packed], &[ty])?;
+    one(b.graph.output(node))
+}
