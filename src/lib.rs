@@ -1,1 +1,8 @@
-//! onnxc.
+//! onnxc: compiles ONNX models ahead of time into native object files.
+//!
+//! [`driver`] runs the whole compiler: import, lowering, code generation, output. [`diagnostics`] is what it says when
+//! something is wrong, [`values`] reads, writes and compares tensors in files.
+
+pub mod diagnostics;
+pub mod driver;
+pub mod values;

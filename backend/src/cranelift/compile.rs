@@ -122,6 +122,37 @@ pub fn compile<'a>(
     Ok(Compiled { spec, header: header(program, target) })
 }
 
+/// Cranelift's IR of the kernels.
+pub fn clif(program: &Program, target: &Target) -> String {
+    let Ok(isa) = instruction_set(target) else { return String::new() };
+    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let mut text = String::new();
+    for kernel in program.kernels.values() {
+        let legal = legalize(kernel, &Caps::default());
+        let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
+        text.push_str(&format!("; {}\n{}\n", kernel.name, function.display()));
+    }
+    text
+}
+
+/// Assembly of the kernels.
+pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileError> {
+    let isa = instruction_set(target)?;
+    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let mut text = String::new();
+    for kernel in program.kernels.values() {
+        let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
+        let legal = legalize(kernel, &Caps::default());
+        let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
+        let mut context = Context::for_function(function);
+        context.set_disasm(true);
+        context.compile(&*isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;
+        let code = context.compiled_code().and_then(|c| c.vcode.clone()).unwrap_or_default();
+        text.push_str(&format!("; {}\n{code}\n", kernel.name));
+    }
+    Ok(text)
+}
+
 fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     let fail = |message: String| CompileError::Target { target: target.name().to_owned(), message };
     let mut shared = settings::builder();

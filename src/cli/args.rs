@@ -1,0 +1,327 @@
+//! The arguments of every command, as clap reads them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use onnxc::driver::{CompileOptions, DimBinding, Engine, FloatMode};
+
+const EXAMPLES: &str = "\
+Examples:
+  onnxc model.onnx -o model.o                      object file and model.h for this machine
+  onnxc model.onnx -o model.o --target aarch64     the same for 64-bit ARM
+  onnxc model.onnx -o libmodel.so                  shared library
+  onnxc model.onnx --emit loop-ir                  show the kernels before code generation
+  onnxc run model.onnx --inputs x.npy --output-dir out
+  onnxc bench model.onnx --json                    latency, memory and code size
+  onnxc test tests/                                ONNX backend-test directories
+  onnxc check model.onnx                           everything that onnxc cannot compile, at once
+
+Exit status: 0 ok, 1 failed comparison or run, 2 usage, 3 unsupported model, 4 invalid model, 5 input or output.";
+
+/// onnxc compiles ONNX models ahead of time into native object files.
+///
+/// The object holds the weights and one C entry point; it needs no runtime library. The extension of OUT decides what is
+/// written: .o, .a or .so. A C header lies beside it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onnxc",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do instead of compiling to a file.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Compile to a file.
+    #[command(flatten)]
+    pub compile: Option<CompileArgs>,
+    /// How errors and warnings are printed to stderr.
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    pub message_format: MessageFormat,
+}
+
+/// How diagnostics look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands beside plain compilation.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile a model in memory and run it on given inputs
+    Run(RunArgs),
+    /// Compile a model in memory and time it
+    Bench(BenchArgs),
+    /// Run ONNX backend-test directories (model.onnx, test_data_set_*/input_0.pb, output_0.pb)
+    Test(TestArgs),
+    /// Run cases named on stdin; `test` starts these
+    #[command(hide = true)]
+    TestWorker(TestArgs),
+    /// List everything in a model that onnxc cannot compile
+    Check(CheckArgs),
+    /// Show a model's inputs, outputs, operators and sizes
+    Inspect(InspectArgs),
+    /// List the targets
+    Targets,
+    /// Explain the code of a diagnostic
+    Explain(ExplainArgs),
+}
+
+/// Options that decide what the compiler makes of a model; every command that compiles has them.
+#[derive(Debug, Args)]
+pub struct CodegenArgs {
+    /// CPU to compile for: `native`, a name of `onnxc targets`, or a triple, each with +FEATURE
+    #[arg(long, value_name = "TARGET", default_value = "native")]
+    pub target: String,
+    /// Fix a named dimension, or bound it: batch=1, seq=1..512
+    #[arg(long = "dim", value_name = "NAME=N|A..B")]
+    pub dims: Vec<DimBinding>,
+    /// Optimization level
+    #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub opt_level: u8,
+    /// Floating-point rules: `default` may fuse multiply-add and reassociate reductions in a fixed tree
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub fp: FpArg,
+    /// Print the IR to stderr after a pass: after:NAME, or after:all
+    #[arg(long, value_name = "after:PASS")]
+    pub dump_ir: Vec<String>,
+    /// Print the time of each pass to stderr
+    #[arg(long)]
+    pub time_passes: bool,
+}
+
+/// `--fp` as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FpArg {
+    /// Fused and reassociated in a fixed order.
+    Default,
+    /// One rounding per ONNX operation, in ONNX's order.
+    Strict,
+}
+
+impl CodegenArgs {
+    /// What the driver takes; `name` is the symbol prefix.
+    pub fn options(&self, name: &str) -> CompileOptions {
+        CompileOptions {
+            target: self.target.clone(),
+            name: name.to_string(),
+            dims: self.dims.clone(),
+            opt_level: self.opt_level,
+            fp: match self.fp {
+                FpArg::Default => FloatMode::Default,
+                FpArg::Strict => FloatMode::Strict,
+            },
+            dump_after: self
+                .dump_ir
+                .iter()
+                .map(|spec| spec.strip_prefix("after:").unwrap_or(spec).to_string())
+                .collect(),
+            time_passes: self.time_passes,
+        }
+    }
+}
+
+/// Plain compilation.
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Where to write; .o, .obj, .a, .lib, .so decide the form, and a header lies beside it
+    #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]
+    pub output: Option<PathBuf>,
+    /// Prefix of every symbol, and name of the model in C; default from OUT's stem
+    #[arg(long, value_name = "PREFIX")]
+    pub name: Option<String>,
+    /// Write an intermediate form to OUT or stdout instead of an object
+    #[arg(long, value_name = "FORM")]
+    pub emit: Option<Emit>,
+    /// Linker for .so
+    #[arg(long, value_name = "PROGRAM")]
+    pub linker: Option<PathBuf>,
+    /// Say what was made, with sizes and times
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+/// Intermediate forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// The imported graph, before any pass
+    TensorIr,
+    /// The kernels
+    LoopIr,
+    /// The kernels, the host program and the memory plan
+    Program,
+    /// Cranelift's IR of every function
+    Clif,
+    /// Assembly of every function
+    Asm,
+    /// The C header
+    Header,
+}
+
+/// Which implementation executes the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// The compiled object
+    Native,
+    /// The Tensor IR reference interpreter, on the imported graph
+    Interp,
+    /// The Loop IR interpreter, on the lowered program
+    LoopInterp,
+}
+
+impl From<EngineArg> for Engine {
+    fn from(arg: EngineArg) -> Self {
+        match arg {
+            EngineArg::Native => Engine::Native,
+            EngineArg::Interp => Engine::TensorInterpreter,
+            EngineArg::LoopInterp => Engine::LoopInterpreter,
+        }
+    }
+}
+
+/// Where inputs come from.
+#[derive(Debug, Args)]
+pub struct InputArgs {
+    /// Input files in graph order: .npy, or .pb with a TensorProto, SequenceProto or OptionalProto
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', num_args = 0..)]
+    pub inputs: Vec<PathBuf>,
+    /// One input by name
+    #[arg(long = "input", value_name = "NAME=FILE", conflicts_with = "inputs")]
+    pub named: Vec<String>,
+}
+
+/// `onnxc run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Write output_0.npy, output_1.npy, ... in graph order; without it, a summary goes to stdout
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Form of the output files
+    #[arg(long, value_name = "FORMAT", default_value = "npy")]
+    pub output_format: OutputFormat,
+    /// Worker threads; 0 means one per CPU
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// What executes the model
+    #[arg(long, value_name = "ENGINE", default_value = "native")]
+    pub engine: EngineArg,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+/// Form of output files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// NumPy
+    Npy,
+    /// ONNX protobuf
+    Pb,
+}
+
+/// `onnxc bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Worker threads; 0 means one per CPU
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds to measure for, after warming up
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub seconds: f64,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+/// `onnxc test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Test directories, or folders that contain some
+    #[arg(value_name = "DIR", required = true)]
+    pub dirs: Vec<PathBuf>,
+    /// Relative tolerance; default: the case's data.json, else 1e-3
+    #[arg(long, value_name = "X")]
+    pub rtol: Option<f64>,
+    /// Absolute tolerance; default: the case's data.json, else 1e-7
+    #[arg(long, value_name = "X")]
+    pub atol: Option<f64>,
+    /// Tolerance relative to the largest reference element of each output, instead of rtol and atol
+    #[arg(long, value_name = "X", conflicts_with_all = ["rtol", "atol"])]
+    pub max_rel: Option<f64>,
+    /// Only cases whose path contains this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Write every case's result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write every case's status and reason, one a line, sorted
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+    /// Child processes; default: one per CPU
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Seconds that one case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub timeout: f64,
+    /// What executes the models
+    #[arg(long, value_name = "ENGINE", default_value = "native")]
+    pub engine: EngineArg,
+    /// Print failures only in the closing line
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+/// `onnxc check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+/// `onnxc inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `onnxc explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The code in the brackets of a diagnostic, such as U001; without it, all codes are listed
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+}

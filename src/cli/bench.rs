@@ -1,0 +1,96 @@
+//! `onnxc bench`: latency, memory and code size of a model on this machine.
+
+use std::time::{Duration, Instant};
+
+use onnxc::diagnostics::Failure;
+use onnxc::driver::{self, Engine, Executable};
+use onnxc::values::synthetic;
+use serde_json::json;
+
+use super::args::{BenchArgs, MessageFormat};
+use super::{print_diagnostic, progress, values};
+
+/// The least number of timed runs, however long they take.
+const MIN_RUNS: usize = 5;
+const WARM_UP_RUNS: usize = 3;
+
+/// Runs the command.
+pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
+    let budget = Duration::try_from_secs_f64(args.seconds).map_err(|e| Failure::usage(format!("--seconds: {e}")))?;
+    let options = args.codegen.options(&driver::prefix_of(&args.model));
+    let mut executable = Executable::load(&args.model, Engine::Native, args.threads, &options)?;
+    for warning in executable.warnings() {
+        print_diagnostic(warning, format);
+    }
+    let inputs = if args.inputs.inputs.is_empty() && args.inputs.named.is_empty() {
+        executable.inputs().iter().map(synthetic).collect::<Result<Vec<_>, Failure>>()?
+    } else {
+        values::inputs(&args.inputs, executable.inputs())?
+    };
+    let milliseconds = measure(&mut executable, &inputs, budget)?;
+    let stats = executable.stats();
+    let median = quantile(&milliseconds, 0.5);
+    let p99 = quantile(&milliseconds, 0.99);
+    if args.json {
+        let report = json!({
+            "median_ms": median,
+            "min_ms": milliseconds[0],
+            "p99_ms": p99,
+            "runs": milliseconds.len(),
+            "compile_ms": stats.compile_seconds * 1e3,
+            "code_bytes": stats.code_bytes,
+            "weight_bytes": stats.weight_bytes,
+            "arena_bytes": stats.arena_bytes,
+        });
+        println!("{report}");
+    } else {
+        println!("median {median:.3} ms, min {:.3} ms, p99 {p99:.3} ms, {} runs", milliseconds[0], milliseconds.len());
+        println!(
+            "compiled in {:.0} ms: {} bytes of code, {} of weights, {} of arena",
+            stats.compile_seconds * 1e3,
+            stats.code_bytes,
+            stats.weight_bytes,
+            stats.arena_bytes
+        );
+    }
+    Ok(0)
+}
+
+/// Run times in milliseconds, ascending.
+fn measure(executable: &mut Executable, inputs: &[onnxc::values::Value], budget: Duration) -> Result<Vec<f64>, Failure> {
+    let mut timed = executable.timed(inputs)?;
+    for _ in 0..WARM_UP_RUNS {
+        timed.run()?;
+    }
+    let bar = progress::bar(budget.as_millis() as u64, "measuring");
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while times.len() < MIN_RUNS || begin.elapsed() < budget {
+        let start = Instant::now();
+        timed.run()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        bar.set_position(begin.elapsed().as_millis() as u64);
+    }
+    bar.finish_and_clear();
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// The nearest-rank quantile of ascending times.
+fn quantile(ascending: &[f64], q: f64) -> f64 {
+    let rank = (q * ascending.len() as f64).ceil() as usize;
+    ascending[rank.clamp(1, ascending.len()) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn quantiles_are_nearest_rank() {
+        let times: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(quantile(&times, 0.5), 100.0);
+        assert_eq!(quantile(&times, 0.99), 198.0);
+        assert_eq!(quantile(&[7.0], 0.99), 7.0);
+    }
+}

@@ -1,0 +1,71 @@
+//! Plain compilation: a model to a file whose extension decides its form, or an intermediate form as text.
+
+use std::io::Write;
+use std::path::Path;
+
+use onnxc::diagnostics::Failure;
+use onnxc::driver::{self, Form, Output};
+
+use super::args::{CompileArgs, Emit, MessageFormat};
+use super::print_diagnostic;
+
+/// Runs the command.
+pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
+    let name = match (&args.name, &args.output) {
+        (Some(name), _) => name.clone(),
+        (None, Some(output)) => driver::prefix_of(output),
+        (None, None) => driver::prefix_of(&args.model),
+    };
+    let options = args.codegen.options(&name);
+    if let Some(emit) = args.emit {
+        let text = driver::emit(&args.model, form(emit), &options)?;
+        return match &args.output {
+            Some(path) => driver::write_text(path, &text).map(|()| 0),
+            // A closed pipe is how `| head` says that it has read enough.
+            None => std::io::stdout().write_all(text.as_bytes()).map(|()| 0).or(Ok(0)),
+        };
+    }
+    let output = args.output.as_deref().expect("clap asks for -o unless there is --emit");
+    let report = driver::compile_to_file(&args.model, &output_form(output, args)?, &options)?;
+    for warning in &report.warnings {
+        print_diagnostic(warning, format);
+    }
+    if args.verbose {
+        eprintln!(
+            "{}: {} for {}: {} bytes of code, {} of weights, {} of arena, {:.2} s",
+            output.display(),
+            name,
+            report.target,
+            report.code_bytes,
+            report.weight_bytes,
+            report.arena_bytes.map_or_else(|| "dynamic".to_string(), |bytes| bytes.to_string()),
+            report.seconds
+        );
+    }
+    Ok(0)
+}
+
+fn form(emit: Emit) -> Form {
+    match emit {
+        Emit::TensorIr => Form::TensorIr,
+        Emit::LoopIr => Form::LoopIr,
+        Emit::Program => Form::Program,
+        Emit::Clif => Form::Clif,
+        Emit::Asm => Form::Asm,
+        Emit::Header => Form::Header,
+    }
+}
+
+/// What to write, by the extension of OUT.
+fn output_form<'a>(output: &'a Path, args: &'a CompileArgs) -> Result<Output<'a>, Failure> {
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or("");
+    match extension {
+        "o" | "obj" => Ok(Output::Object(output)),
+        "a" | "lib" => Ok(Output::Archive(output)),
+        "so" => Ok(Output::SharedLibrary { path: output, linker: args.linker.as_deref() }),
+        _ => Err(Failure::usage(format!(
+            "{}: OUT must end in .o, .obj, .a, .lib or .so, which decides what is written",
+            output.display()
+        ))),
+    }
+}

@@ -1,0 +1,56 @@
+//! The command line: its arguments, and the dispatch to one file per command.
+//!
+//! Commands return the exit status or a [`Failure`]; only `main` prints failures.
+
+mod args;
+mod bench;
+mod check;
+mod compile;
+mod explain;
+mod inspect;
+mod progress;
+mod run;
+mod targets;
+mod test;
+mod values;
+mod worker;
+
+use clap::Parser;
+use onnxc::diagnostics::{Diagnostic, Failure};
+
+use args::{Cli, Command, MessageFormat};
+
+/// Parses the arguments, runs the command, prints what went wrong; returns the exit status.
+pub fn main() -> u8 {
+    let cli = Cli::parse();
+    let format = cli.message_format;
+    let result = match (cli.command, cli.compile) {
+        (Some(Command::Run(args)), _) => run::run(&args, format),
+        (Some(Command::Bench(args)), _) => bench::run(&args, format),
+        (Some(Command::Test(args)), _) => test::run(&args),
+        (Some(Command::TestWorker(args)), _) => worker::run(&args),
+        (Some(Command::Check(args)), _) => check::run(&args, format),
+        (Some(Command::Inspect(args)), _) => inspect::run(&args, format),
+        (Some(Command::Targets), _) => targets::run(),
+        (Some(Command::Explain(args)), _) => explain::run(&args),
+        (None, Some(args)) => compile::run(&args, format),
+        (None, None) => Err(Failure::usage("a model and -o OUT are needed; `onnxc --help` shows examples")),
+    };
+    match result {
+        Ok(status) => status,
+        Err(failure) => {
+            for diagnostic in &failure.diagnostics {
+                print_diagnostic(diagnostic, format);
+            }
+            failure.kind.exit_code()
+        }
+    }
+}
+
+/// Writes one diagnostic to stderr: text, or one JSON object on a line.
+fn print_diagnostic(diagnostic: &Diagnostic, format: MessageFormat) {
+    match format {
+        MessageFormat::Text => eprintln!("{diagnostic}"),
+        MessageFormat::Json => eprintln!("{}", diagnostic.to_json()),
+    }
+}

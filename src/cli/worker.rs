@@ -1,0 +1,147 @@
+//! `onnxc test-worker`: the child of `test`. Reads one JSON request a line, runs that case, answers with one JSON line.
+//!
+//! A panic within a case is that case's failure; whatever kills the process is noticed by the parent.
+
+use std::any::Any;
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use onnxc::diagnostics::{Failure, FailureKind};
+use onnxc::driver::{self, Executable};
+use onnxc::values::{Tolerance, Value, compare, read_value};
+use serde_json::{Value as Json, json};
+
+use super::args::TestArgs;
+use super::test::{Outcome, Status};
+
+const DEFAULT_RTOL: f64 = 1e-3;
+const DEFAULT_ATOL: f64 = 1e-7;
+
+/// Serves requests until stdin closes.
+pub fn run(args: &TestArgs) -> Result<u8, Failure> {
+    // The parent reports the panic's message; the default hook would only print it a second time.
+    std::panic::set_hook(Box::new(|info| {
+        if let Some(at) = info.location() {
+            eprintln!("panic at {at}");
+        }
+    }));
+    let stdin = std::io::stdin();
+    let mut stdout = std::io::stdout();
+    for line in stdin.lock().lines() {
+        let Ok(line) = line else { break };
+        let Ok(request) = serde_json::from_str::<Json>(&line) else {
+            return Err(Failure::usage("test-worker is started by `onnxc test` only"));
+        };
+        let dir = PathBuf::from(request["dir"].as_str().unwrap_or_default());
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| run_case(&dir, args)));
+        let (status, reason, detail) = result.unwrap_or_else(|payload| {
+            let message = panic_message(payload.as_ref());
+            (Status::Fail, format!("panicked: {}", message.lines().next().unwrap_or_default()), message)
+        });
+        let outcome = Outcome { status, reason, detail, millis: started.elapsed().as_secs_f64() * 1e3 };
+        let answer = json!({
+            "status": outcome.status.as_str(),
+            "reason": outcome.reason,
+            "detail": outcome.detail,
+            "ms": outcome.millis,
+        });
+        if writeln!(stdout, "{answer}").and_then(|()| stdout.flush()).is_err() {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_string()))
+        .unwrap_or_else(|| "without a message".to_string())
+}
+
+type Verdict = (Status, String, String);
+
+/// One test directory: compile, then each data set.
+fn run_case(dir: &Path, args: &TestArgs) -> Verdict {
+    match check_case(dir, args) {
+        Ok(()) => (Status::Pass, String::new(), String::new()),
+        Err(verdict) => verdict,
+    }
+}
+
+fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
+    let failed = |failure: Failure| failure_verdict(&failure);
+    let options = args.codegen.options("model");
+    let mut executable =
+        Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
+    let tolerance = tolerance(dir, args);
+    let data_sets = data_sets(dir);
+    if data_sets.is_empty() {
+        return Err((Status::Fail, "no test_data_set_*".to_string(), String::new()));
+    }
+    for data_set in data_sets {
+        let inputs = read_all(&data_set, "input").map_err(failed)?;
+        let references = read_all(&data_set, "output").map_err(failed)?;
+        let outputs = executable.run(&inputs).map_err(failed)?;
+        if references.is_empty() || references.len() > outputs.len() {
+            let reason = format!("{} outputs, {} reference files", outputs.len(), references.len());
+            return Err((Status::Fail, reason, String::new()));
+        }
+        for (i, (found, reference)) in outputs.iter().zip(&references).enumerate() {
+            if let Err(mismatch) = compare(found, reference, &tolerance) {
+                let name = &executable.outputs()[i].name;
+                let reason = format!("output {i} {}", mismatch.kind());
+                return Err((Status::Fail, reason, format!("{name}: {mismatch}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a failure of the compiler means for a case.
+fn failure_verdict(failure: &Failure) -> Verdict {
+    let status = if failure.kind == FailureKind::Unsupported { Status::Unsupported } else { Status::Fail };
+    let mut reasons: Vec<&str> = failure.diagnostics.iter().map(|d| d.message.as_str()).collect();
+    reasons.dedup();
+    let reason = reasons.join("; ").replace(['\n', '\r'], " ");
+    (status, reason, failure.to_string())
+}
+
+/// The command line's tolerance, else the case's `data.json`, else the suite's.
+fn tolerance(dir: &Path, args: &TestArgs) -> Tolerance {
+    if let Some(bound) = args.max_rel {
+        return Tolerance::MaxRelative(bound);
+    }
+    let own: Json = std::fs::read_to_string(dir.join("data.json"))
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or(Json::Null);
+    let rtol = args.rtol.or_else(|| own["rtol"].as_f64()).unwrap_or(DEFAULT_RTOL);
+    let atol = args.atol.or_else(|| own["atol"].as_f64()).unwrap_or(DEFAULT_ATOL);
+    Tolerance::Elementwise { rtol, atol }
+}
+
+/// The folders `test_data_set_*`, in the order of their numbers.
+fn data_sets(dir: &Path) -> Vec<PathBuf> {
+    (0..).map(|i| dir.join(format!("test_data_set_{i}"))).take_while(|path| path.is_dir()).collect()
+}
+
+/// The files `STEM_0`, `STEM_1`, ... of a data set: `.pb`, or `.npy` where that is missing.
+fn read_all(data_set: &Path, stem: &str) -> Result<Vec<Value>, Failure> {
+    let mut values = Vec::new();
+    for i in 0.. {
+        let mut path = data_set.join(format!("{stem}_{i}.pb"));
+        if !path.is_file() {
+            path = data_set.join(format!("{stem}_{i}.npy"));
+        }
+        if !path.is_file() {
+            break;
+        }
+        values.push(read_value(&path)?);
+    }
+    Ok(values)
+}

@@ -1,0 +1,218 @@
+//! From a model's path to an object, a library or the text of an intermediate form.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use onnxc_backend::cranelift::compile::{Compiled, compile};
+use onnxc_backend::object::emit::{archive_file, object_file, text_file};
+use onnxc_backend::object::{ObjectError, symbol_names};
+use onnxc_backend::target::Target;
+use onnxc_backend::{header, link};
+use onnxc_frontend::import::{Imported, import as import_model};
+use onnxc_frontend::proto::{ModelFile, map_file};
+use onnxc_ir::program::Program;
+use onnxc_ir::tensor::interp::constant_bytes;
+use onnxc_lowering::pipeline;
+use sha2::{Digest, Sha256};
+
+use super::failures;
+use super::options::CompileOptions;
+use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+
+/// An intermediate form as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The imported graph.
+    TensorIr,
+    /// The kernels.
+    LoopIr,
+    /// Kernels, host program and memory plan.
+    Program,
+    /// Cranelift's IR.
+    Clif,
+    /// Assembly.
+    Asm,
+    /// The C header.
+    Header,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Output<'a> {
+    /// A relocatable object.
+    Object(&'a Path),
+    /// An archive with one object.
+    Archive(&'a Path),
+    /// A shared library.
+    SharedLibrary {
+        /// Where.
+        path: &'a Path,
+        /// With which linker; a usual one by default.
+        linker: Option<&'a Path>,
+    },
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Report {
+    /// What is odd but not wrong.
+    pub warnings: Vec<Diagnostic>,
+    /// The target's full name.
+    pub target: String,
+    /// Bytes of machine code.
+    pub code_bytes: u64,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of the arena for one worker, where it does not depend on dimensions.
+    pub arena_bytes: Option<u64>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A symbol prefix from a file's stem.
+pub fn prefix_of(path: &Path) -> String {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    // A library's name in C programs goes without `lib`.
+    let stem = match path.extension().and_then(|e| e.to_str()) {
+        Some("a" | "so") => stem.strip_prefix("lib").map(str::to_owned).unwrap_or(stem),
+        _ => stem,
+    };
+    symbol_names::prefix_from(&stem)
+}
+
+/// Imports a model.
+pub fn import(model: &Path, options: &CompileOptions) -> Result<Imported, Failure> {
+    let file = ModelFile::open(model).map_err(|e| failures::load(&e, model))?;
+    import_model(&file, &options.import_options()).map_err(|e| failures::import(e, model))
+}
+
+/// Warnings as diagnostics.
+pub(super) fn warnings(imported: &Imported) -> Vec<Diagnostic> {
+    imported.warnings.iter().map(|text| Diagnostic::warning("W001", text.clone())).collect()
+}
+
+/// Lowers a model.
+pub(super) fn lower(imported: Imported, target: &Target, options: &CompileOptions) -> Result<Program, Failure> {
+    let lowering = pipeline::Options { machine: target.machine().clone() };
+    let mut last = Instant::now();
+    pipeline::lower(imported.graph, &lowering, |pass, graph| {
+        if options.time_passes {
+            eprintln!("{:8.1} ms  {pass}", last.elapsed().as_secs_f64() * 1e3);
+        }
+        if options.dump_after.iter().any(|name| name == pass || name == "all") {
+            eprintln!("// after {pass}\n{}", onnxc_ir::tensor::dot::dot(graph));
+        }
+        last = Instant::now();
+    })
+    .map_err(|e| failures::lower(&e))
+}
+
+/// What the compiler cannot do for a model, all at once; nothing if it compiles.
+pub fn check(model: &Path, options: &CompileOptions) -> Result<Vec<Diagnostic>, Failure> {
+    let imported = import(model, options)?;
+    let warnings = warnings(&imported);
+    lower(imported, &options.target()?, options)?;
+    Ok(warnings)
+}
+
+/// Identifies a model and what was asked of the compiler.
+pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> Result<[u8; 32], Failure> {
+    let bytes = map_file(model).map_err(|e| failures::load(&e, model))?;
+    let mut hash = Sha256::new();
+    hash.update(&bytes);
+    hash.update(target.name());
+    for dim in &options.dims {
+        hash.update(format!("{}={:?}", dim.name, dim.setting));
+    }
+    hash.update([options.opt_level, options.fp as u8]);
+    Ok(hash.finalize().into())
+}
+
+/// Compiles a program and hands it on; constants are evaluated while it is written.
+pub(super) fn with_compiled<T>(
+    program: &Program,
+    target: &Target,
+    hash: [u8; 32],
+    write: impl FnOnce(&Compiled<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let evaluate = |constant| io::Result::Ok(constant_bytes(&program.constants, constant).bytes);
+    let compiled = compile(program, target, hash, &evaluate)
+        .map_err(|e| Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", e.to_string())))?;
+    write(&compiled)
+}
+
+pub(super) fn object_failure(error: &ObjectError, path: &Path) -> Failure {
+    Failure::new(FailureKind::Io, Diagnostic::error("I001", error.to_string()).in_file(path))
+}
+
+/// Compiles a model to a file, with a header beside it.
+pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptions) -> Result<Report, Failure> {
+    let started = Instant::now();
+    let target = options.target()?;
+    let imported = import(model, options)?;
+    let warnings = warnings(&imported);
+    let program = lower(imported, &target, options)?;
+    let hash = hash(model, &target, options)?;
+    let arena_bytes = program.arena_bytes.as_const().map(|b| b as u64 + program.scratch_bytes);
+    let emitted = with_compiled(&program, &target, hash, |compiled| {
+        let (path, emitted) = match *output {
+            Output::Object(path) => (path, object_file(&compiled.spec, path).map_err(|e| e.to_string())),
+            Output::Archive(path) => (path, archive_file(&compiled.spec, path).map_err(|e| e.to_string())),
+            Output::SharedLibrary { path, linker } => {
+                (path, link::shared_library(&compiled.spec, path, linker).map_err(|e| e.to_string()))
+            }
+        };
+        let emitted = emitted.map_err(|e| Failure::new(FailureKind::Io, Diagnostic::error("I001", e).in_file(path)))?;
+        let header_path = path.with_file_name(format!("{}.h", prefix_of(path)));
+        let text = header::text(&compiled.header).map_err(|e| object_failure(&e, &header_path))?;
+        text_file(&text, &header_path).map_err(|e| object_failure(&e, &header_path))?;
+        Ok(emitted)
+    })?;
+    Ok(Report {
+        warnings,
+        target: target.name().to_owned(),
+        code_bytes: emitted.code_bytes,
+        weight_bytes: emitted.weight_bytes,
+        arena_bytes,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// An intermediate form as text.
+pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String, Failure> {
+    let imported = import(model, options)?;
+    if form == Form::TensorIr {
+        return Ok(onnxc_ir::tensor::dot::dot(&imported.graph));
+    }
+    let target = options.target()?;
+    let program = lower(imported, &target, options)?;
+    let mut text = String::new();
+    match form {
+        Form::TensorIr => unreachable!("answered above"),
+        Form::LoopIr => {
+            for kernel in program.kernels.values() {
+                let _ = writeln!(text, "{kernel}");
+            }
+        }
+        Form::Program => text = program.to_string(),
+        Form::Clif => text = onnxc_backend::cranelift::compile::clif(&program, &target),
+        Form::Asm => {
+            text = onnxc_backend::cranelift::compile::assembly(&program, &target)
+                .map_err(|e| Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", e.to_string())))?;
+        }
+        Form::Header => {
+            let hash = hash(model, &target, options)?;
+            text = with_compiled(&program, &target, hash, |compiled| {
+                header::text(&compiled.header).map_err(|e| object_failure(&e, model))
+            })?;
+        }
+    }
+    Ok(text)
+}
+
+/// Writes a text, whole or not at all.
+pub fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
+    text_file(text, path).map_err(|e| object_failure(&e, path))
+}

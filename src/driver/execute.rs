@@ -1,0 +1,267 @@
+//! A model in this process: compiled and loaded, or interpreted at one of two stages.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use onnxc_backend::loader::LoadedModel;
+use onnxc_backend::object::emit::object_image;
+use onnxc_frontend::data::DataValue;
+use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
+use onnxc_ir::program::Program;
+use onnxc_ir::program::interp::{run_program, weight_section};
+use onnxc_ir::tensor::interp::{constant_bytes, interpret};
+use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
+use onnxc_runtime::{DataType, Dim, Model, Session, TensorView};
+
+use super::compile::{hash, import, lower, object_failure, warnings, with_compiled};
+use super::options::{CompileOptions, Engine};
+use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+use crate::values::{Value, to_tensor_bytes};
+
+/// An input or output.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    /// Its ONNX name.
+    pub name: String,
+    /// Its type.
+    pub ty: PortType,
+}
+
+/// A port's type with the names of its dimensions.
+#[derive(Clone, Debug)]
+pub struct PortType {
+    ty: TensorType,
+    text: String,
+}
+
+impl std::ops::Deref for PortType {
+    type Target = TensorType;
+
+    fn deref(&self) -> &TensorType {
+        &self.ty
+    }
+}
+
+impl std::fmt::Display for PortType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Sizes and times of a compilation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// From the model's file to loaded code.
+    pub compile_seconds: f64,
+    /// Bytes of machine code.
+    pub code_bytes: u64,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of the arena of the session.
+    pub arena_bytes: u64,
+}
+
+/// A model that can be run.
+pub struct Executable {
+    inputs: Vec<PortInfo>,
+    outputs: Vec<PortInfo>,
+    warnings: Vec<Diagnostic>,
+    stats: Stats,
+    form: Runnable,
+}
+
+enum Runnable {
+    Native { model: Model, session: Option<Session>, threads: usize },
+    Graph(Box<Graph>),
+    Program { program: Box<Program>, weights: Vec<u8> },
+}
+
+fn run_failure(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
+}
+
+impl Executable {
+    /// Compiles a model, as far as the engine needs, with `threads` workers (0: one for each processor).
+    pub fn load(path: &Path, engine: Engine, threads: usize, options: &CompileOptions) -> Result<Executable, Failure> {
+        let started = Instant::now();
+        let imported = import(path, options)?;
+        let warnings = warnings(&imported);
+        let ports = |values: &[onnxc_ir::tensor::Value], names: &[String]| -> Result<Vec<PortInfo>, Failure> {
+            let graph = &imported.graph;
+            values
+                .iter()
+                .zip(names)
+                .map(|(&v, name)| match graph.ty(v).as_tensor() {
+                    Some(ty) => {
+                        let ty = PortType { ty: ty.clone(), text: graph.type_text(graph.ty(v)).to_string() };
+                        Ok(PortInfo { name: name.clone(), ty })
+                    }
+                    None => {
+                        let message = format!("`{name}` is no tensor; models take and give tensors only so far");
+                        Err(Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", message)))
+                    }
+                })
+                .collect()
+        };
+        let body = &imported.graph.regions[imported.graph.body()];
+        let inputs = ports(&body.params, &imported.graph.input_names)?;
+        let outputs = ports(&body.results, &imported.graph.output_names)?;
+        let mut stats = Stats::default();
+        let form = match engine {
+            Engine::TensorInterpreter => Runnable::Graph(Box::new(imported.graph)),
+            Engine::LoopInterpreter => {
+                let program = lower(imported, &options.target()?, options)?;
+                let weights = weight_section(&program, |constants, c| Ok::<_, Failure>(constant_bytes(constants, c)))?;
+                Runnable::Program { program: Box::new(program), weights }
+            }
+            Engine::Native => {
+                let target = options.target()?;
+                if !target.runs_on_host() {
+                    let message = format!("this machine cannot run code for {}", target.name());
+                    return Err(Failure::usage(message));
+                }
+                let program = lower(imported, &target, options)?;
+                let hash = hash(path, &target, options)?;
+                let model = with_compiled(&program, &target, hash, |compiled| {
+                    stats.code_bytes = compiled.spec.code_bytes();
+                    stats.weight_bytes = program.weight_bytes;
+                    let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
+                    let loaded = LoadedModel::load(image.into(), &[]).map_err(|e| run_failure(e.to_string()))?;
+                    let descriptor = loaded
+                        .symbol(&compiled.spec.prefix)
+                        .ok_or_else(|| run_failure("the object has no descriptor"))?;
+                    // SAFETY: the object was made here for this machine and its loader keeps it mapped.
+                    unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) }.map_err(|e| run_failure(e.to_string()))
+                })?;
+                Runnable::Native { model, session: None, threads }
+            }
+        };
+        stats.compile_seconds = started.elapsed().as_secs_f64();
+        Ok(Executable { inputs, outputs, warnings, stats, form })
+    }
+
+    /// The inputs in the model's order.
+    pub fn inputs(&self) -> &[PortInfo] {
+        &self.inputs
+    }
+
+    /// The outputs in the model's order.
+    pub fn outputs(&self) -> &[PortInfo] {
+        &self.outputs
+    }
+
+    /// What was odd about the model.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// Sizes and times.
+    pub fn stats(&self) -> Stats {
+        let arena_bytes = match &self.form {
+            Runnable::Native { session: Some(session), .. } => session.arena_bytes() as u64,
+            _ => 0,
+        };
+        Stats { arena_bytes, ..self.stats }
+    }
+
+    /// Runs the model once.
+    pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
+        if inputs.len() != self.inputs.len() {
+            return Err(run_failure(format!("{} inputs for {}", inputs.len(), self.inputs.len())));
+        }
+        let tensors: Vec<TensorBytes> =
+            inputs.iter().zip(&self.inputs).map(|(v, port)| to_tensor_bytes(v, port)).collect::<Result<_, _>>()?;
+        let outputs = match &self.form {
+            Runnable::Graph(graph) => interpret(graph, &tensors).map_err(|e| run_failure(e.to_string()))?,
+            Runnable::Program { program, weights } => {
+                run_program(program, weights, &tensors).map_err(|e| run_failure(e.to_string()))?
+            }
+            Runnable::Native { .. } => {
+                let mut timed = self.timed(inputs)?;
+                timed.run()?;
+                timed.outputs()?
+            }
+        };
+        Ok(outputs.into_iter().map(|t| DataValue::Tensor(TensorData::from(t))).collect())
+    }
+
+    /// Prepares runs on the same inputs, so that only the model is timed.
+    pub fn timed(&mut self, inputs: &[Value]) -> Result<Timed<'_>, Failure> {
+        let ports = &self.inputs;
+        let Runnable::Native { model, session, threads } = &mut self.form else {
+            return Err(Failure::usage("only the compiled model can be timed"));
+        };
+        let mut aligned = Vec::with_capacity(inputs.len());
+        for (value, port) in inputs.iter().zip(ports.iter()) {
+            let tensor = to_tensor_bytes(value, port)?;
+            let number = dtype_to_onnx(tensor.dtype);
+            let dtype = DataType::from_onnx(number)
+                .ok_or_else(|| run_failure(format!("input `{}` cannot be {}", port.name, tensor.dtype)))?;
+            let mut words = vec![0u64; tensor.bytes.len().div_ceil(8)];
+            for (word, chunk) in words.iter_mut().zip(tensor.bytes.chunks(8)) {
+                let mut bytes = [0; 8];
+                bytes[..chunk.len()].copy_from_slice(chunk);
+                *word = u64::from_ne_bytes(bytes);
+            }
+            aligned.push((dtype, tensor.shape.to_vec(), words, tensor.bytes.len()));
+        }
+        if session.is_none() {
+            let dims = symbol_values(model, &aligned);
+            *session = Some(Session::new(model, &dims, *threads).map_err(|e| run_failure(e.to_string()))?);
+        }
+        let session = session.as_mut().expect("the session was just made");
+        Ok(Timed { session, inputs: aligned, outputs: self.outputs.len() })
+    }
+}
+
+/// What each symbol is for these inputs; 1 where no input says.
+fn symbol_values(model: &Model, inputs: &[Input]) -> Vec<i64> {
+    let mut dims = vec![1; model.symbols().len()];
+    for (port, (_, shape, ..)) in model.inputs().iter().zip(inputs) {
+        for (axis, &extent) in shape.iter().enumerate() {
+            if let Some(Dim::Symbol(symbol)) = port.dims.as_ref().and_then(|dims| dims.get(axis)) {
+                dims[*symbol] = extent;
+            }
+        }
+    }
+    dims
+}
+
+/// Type, shape, elements and their bytes.
+type Input = (DataType, Vec<i64>, Vec<u64>, usize);
+
+/// A model with inputs, ready to run again and again.
+pub struct Timed<'e> {
+    session: &'e mut Session,
+    inputs: Vec<Input>,
+    outputs: usize,
+}
+
+impl Timed<'_> {
+    /// Runs the model.
+    pub fn run(&mut self) -> Result<(), Failure> {
+        let views = self
+            .inputs
+            .iter()
+            .map(|(dtype, shape, words, length)| {
+                // SAFETY: the words are at least `length` bytes of plain numbers.
+                let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), *length) };
+                TensorView::from_bytes(*dtype, shape, bytes).map_err(|e| run_failure(e.to_string()))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session.run(&views).map_err(|e| run_failure(e.to_string()))
+    }
+
+    /// The outputs of the last run.
+    fn outputs(&self) -> Result<Vec<TensorBytes>, Failure> {
+        (0..self.outputs)
+            .map(|i| {
+                let view = self.session.output(i).map_err(|e| run_failure(e.to_string()))?;
+                let dtype = onnxc_frontend::proto::dtype_from_onnx(view.dtype().onnx())
+                    .ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
+                Ok(TensorBytes { dtype, shape: view.shape().into(), bytes: view.bytes().to_vec().into() })
+            })
+            .collect()
+    }
+}

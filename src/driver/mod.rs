@@ -1,0 +1,10 @@
+//! The driver: a model through every stage of the compiler, to a file or into this process.
+
+mod compile;
+mod execute;
+mod failures;
+mod options;
+
+pub use compile::{Form, Output, Report, check, compile_to_file, emit, import, prefix_of, write_text};
+pub use execute::{Executable, PortInfo, Stats, Timed};
+pub use options::{CompileOptions, DimBinding, Engine, FloatMode};

@@ -1,0 +1,120 @@
+//! What the caller of the compiler decides.
+
+use std::str::FromStr;
+
+use onnxc_frontend::import::{DimSetting, ImportOptions};
+
+use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+use onnxc_backend::target::Target;
+
+/// Which implementation executes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The compiled object, loaded in memory.
+    Native,
+    /// The Tensor IR reference interpreter, on the imported graph.
+    TensorInterpreter,
+    /// The Loop IR interpreter, on the lowered program.
+    LoopInterpreter,
+}
+
+/// Floating-point rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FloatMode {
+    /// Multiply-add may be fused, reductions are reassociated in a fixed tree.
+    #[default]
+    Default,
+    /// One rounding per ONNX operation, in ONNX's order.
+    Strict,
+}
+
+/// What the user says about a named dimension: `batch=1` or `seq=1..512`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DimBinding {
+    /// The dimension's name in the model.
+    pub name: String,
+    /// Its value or range, both ends included.
+    pub setting: DimSetting,
+}
+
+impl FromStr for DimBinding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "write NAME=N or NAME=A..B with 0 <= A <= B";
+        let (name, value) = text.rsplit_once('=').ok_or(form)?;
+        let number = |digits: &str| digits.parse::<i64>().ok().filter(|&n| n >= 0).ok_or(form);
+        let setting = match value.split_once("..") {
+            None => DimSetting::Fixed(number(value)?),
+            Some((low, high)) => DimSetting::Range(number(low)?, number(high)?),
+        };
+        if name.is_empty() || matches!(setting, DimSetting::Range(low, high) if low > high) {
+            return Err(form.to_string());
+        }
+        Ok(Self { name: name.to_string(), setting })
+    }
+}
+
+/// Everything that decides what is compiled.
+#[derive(Debug, Clone)]
+pub struct CompileOptions {
+    /// As `--target` takes it.
+    pub target: String,
+    /// Prefix of every symbol: a C identifier.
+    pub name: String,
+    /// Settings of named dimensions.
+    pub dims: Vec<DimBinding>,
+    /// 0 to 3.
+    pub opt_level: u8,
+    /// Floating-point rules.
+    pub fp: FloatMode,
+    /// Passes after which the IR goes to stderr; `all` names every one.
+    pub dump_after: Vec<String>,
+    /// Whether the time of each stage goes to stderr.
+    pub time_passes: bool,
+}
+
+impl CompileOptions {
+    /// The defaults of the command line, for this machine.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            target: "native".to_string(),
+            name: name.into(),
+            dims: Vec::new(),
+            opt_level: 2,
+            fp: FloatMode::Default,
+            dump_after: Vec::new(),
+            time_passes: false,
+        }
+    }
+
+    /// The target by its name.
+    pub(super) fn target(&self) -> Result<Target, Failure> {
+        Target::parse(&self.target)
+            .map_err(|error| Failure::new(FailureKind::Usage, Diagnostic::error("C001", error.to_string())))
+    }
+
+    /// What the frontend needs of it.
+    pub(super) fn import_options(&self) -> ImportOptions {
+        ImportOptions {
+            name: self.name.clone(),
+            dims: self.dims.iter().map(|dim| (dim.name.clone(), dim.setting)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dims_are_fixed_or_ranges() {
+        let parsed: DimBinding = "seq=1..512".parse().unwrap();
+        assert_eq!((parsed.name.as_str(), parsed.setting), ("seq", DimSetting::Range(1, 512)));
+        let parsed: DimBinding = "a=b=4".parse().unwrap();
+        assert_eq!((parsed.name.as_str(), parsed.setting), ("a=b", DimSetting::Fixed(4)));
+        for wrong in ["seq", "seq=", "=1", "seq=-1", "seq=5..4", "seq=a..b"] {
+            assert!(wrong.parse::<DimBinding>().is_err(), "{wrong}");
+        }
+    }
+}

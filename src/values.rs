@@ -1,0 +1,154 @@
+//! Values in files and their comparison, as the commands need them.
+
+use std::fmt;
+use std::path::Path;
+
+use onnxc_frontend::data::{self, Comparison, DataValue, ValueKind};
+use onnxc_frontend::proto::TensorData;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::tensor::TensorBytes;
+
+use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+use crate::driver::PortInfo;
+
+/// A tensor, sequence, optional or map.
+pub type Value = DataValue;
+
+/// How far a value may be from its reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tolerance {
+    /// Each element: `|y - ref| <= atol + rtol * |ref|`.
+    Elementwise {
+        /// Relative to the element.
+        rtol: f64,
+        /// Absolute.
+        atol: f64,
+    },
+    /// The whole tensor: `max|y - ref| <= bound * max|ref|`.
+    MaxRelative(f64),
+}
+
+/// How a value differs from its reference.
+#[derive(Clone, Debug)]
+pub struct Mismatch {
+    kind: &'static str,
+    text: String,
+}
+
+impl Mismatch {
+    /// The kind of difference, in words that do not depend on the values.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Reads a tensor from a `.npy` or `.pb` file.
+pub fn read_value(path: &Path) -> Result<Value, Failure> {
+    DataValue::read(path, ValueKind::Tensor, None).map_err(|error| {
+        let kind = if error.code().starts_with('I') { FailureKind::Io } else { FailureKind::InvalidModel };
+        Failure::new(kind, Diagnostic::error(error.code(), error.to_string()).in_file(path))
+    })
+}
+
+/// Writes a tensor as `.npy`, whole or not at all.
+pub fn write_npy(path: &Path, value: &Value) -> Result<(), Failure> {
+    let Some(tensor) = value.as_tensor() else {
+        return Err(Failure::usage(format!("{}: only tensors have a .npy form; ask for pb", path.display())));
+    };
+    let mut bytes = Vec::new();
+    data::write_npy(tensor, &mut bytes).map_err(|e| Failure::io(path, &e))?;
+    write_whole(path, &bytes)
+}
+
+/// Writes a value as the protobuf message of its kind, whole or not at all.
+pub fn write_pb(path: &Path, name: &str, value: &Value) -> Result<(), Failure> {
+    write_whole(path, &value.to_message(name))
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| Failure::io(path, &e))
+}
+
+/// One line about a value: type, shape and range.
+pub fn describe(value: &Value) -> String {
+    let Some(tensor) = value.as_tensor() else { return format!("{:?}", value.kind()) };
+    let mut text = format!("{}{:?}", tensor.dtype(), tensor.dims());
+    let shown = tensor.len().min(6);
+    if shown > 0 {
+        let elements: Vec<String> = (0..shown).map(|i| tensor.element(i).to_string()).collect();
+        text += &format!(" = {}{}", elements.join(", "), if tensor.len() > shown { ", ..." } else { "" });
+    }
+    text
+}
+
+/// Compares a value with its reference.
+pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Result<(), Mismatch> {
+    let elementwise = match *tolerance {
+        Tolerance::Elementwise { rtol, atol } => data::Tolerance { rtol, atol },
+        // Finite elements are judged by the greatest error below; this finds NaN and infinities out of place.
+        Tolerance::MaxRelative(_) => data::Tolerance { rtol: 0.0, atol: f64::MAX },
+    };
+    let comparison = data::compare(found, reference, elementwise)
+        .map_err(|mismatch| Mismatch { kind: "has another type or shape", text: mismatch.to_string() })?;
+    let beyond = |c: &Comparison| match *tolerance {
+        Tolerance::MaxRelative(bound) => c.max_error > bound * c.max_reference,
+        Tolerance::Elementwise { .. } => false,
+    };
+    if !comparison.agrees() {
+        return Err(Mismatch { kind: "differs", text: comparison.to_string() });
+    }
+    if beyond(&comparison) {
+        let text = format!("max error {:e} for a greatest reference of {:e}", comparison.max_error, comparison.max_reference);
+        return Err(Mismatch { kind: "differs", text });
+    }
+    Ok(())
+}
+
+/// Elements for an input that nobody gave: small repeating numbers, so that no kernel meets infinities or denormals.
+pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
+    let shape: Option<Vec<i64>> = port.ty.shape.iter().map(onnxc_ir::dim::Dim::as_const).collect();
+    let Some(shape) = shape else {
+        let message = format!("input `{}` has dimensions without a size: give --inputs, or fix them with --dim", port.name);
+        return Err(Failure::usage(message));
+    };
+    let count: i64 = shape.iter().product();
+    let dtype = port.ty.dtype;
+    let mut bytes = Vec::new();
+    for i in 0..count {
+        let small = (i % 17) as f32 / 16.0 - 0.5;
+        match dtype {
+            DType::F32 => bytes.extend(small.to_le_bytes()),
+            DType::F64 => bytes.extend(f64::from(small).to_le_bytes()),
+            // Token numbers, masks and indices: 0 and 1 are valid almost everywhere.
+            _ => match dtype.bytes() {
+                Some(size) => bytes.extend(&((i % 2) as u64).to_le_bytes()[..size as usize]),
+                None => return Err(Failure::usage(format!("input `{}` is {dtype}: give --inputs", port.name))),
+            },
+        }
+    }
+    TensorData::dense(dtype, shape, bytes.into())
+        .map(DataValue::Tensor)
+        .map_err(|e| Failure::usage(format!("input `{}`: {e}", port.name)))
+}
+
+/// The tensor as the interpreters take it.
+pub(crate) fn to_tensor_bytes(value: &Value, port: &PortInfo) -> Result<TensorBytes, Failure> {
+    value.as_tensor().and_then(TensorData::to_tensor_bytes).ok_or_else(|| {
+        let message = format!("input `{}` takes a tensor of numbers", port.name);
+        Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
+    })
+}

@@ -1,0 +1,187 @@
+//! Real models against ONNX Runtime's answers: from the command line, from a C program, under the interpreters, and on
+//! another architecture.
+//!
+//! `cargo xtask setup` grows the models in `build/zoo`; `ONNXC_ZOO` names another place. An answer is right when
+//! `max|y - ref| <= 1e-4 * max|ref|`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use onnxc::values::{Tolerance, compare, read_value};
+
+const MODELS: &[&str] = &[
+    "bert_base_s128",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "gpt2_s64",
+    "lstm_tagger",
+    "minilm_l6_s128",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "unet_small",
+    "vgg11",
+    "vit_b_16",
+    "wavconv_1s",
+    "yolov8n_like",
+];
+
+/// Models that the interpreters run too: their multiply-accumulates are at most this many.
+const INTERPRETED_MACS: u64 = 400_000_000;
+const MAX_RELATIVE: &str = "1e-4";
+const ONNXC: &str = env!("CARGO_BIN_EXE_onnxc");
+
+fn manifest() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn zoo() -> PathBuf {
+    std::env::var_os("ONNXC_ZOO").map_or_else(|| manifest().join("build/zoo"), PathBuf::from)
+}
+
+/// The folder of a model; an error when it was not grown.
+fn model_dir(name: &str) -> Result<PathBuf, Failed> {
+    let dir = zoo().join(name);
+    if !dir.join("model.onnx").is_file() {
+        return Err(format!("{}: no model there; run `cargo xtask setup`", dir.display()).into());
+    }
+    Ok(dir)
+}
+
+/// Runs a command; an error with its output unless it exits with 0.
+fn succeed(command: &mut Command) -> Result<String, Failed> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{command:?}: {}\n{stdout}{stderr}", output.status).into());
+    }
+    Ok(stdout)
+}
+
+/// The files `STEM_0.npy`, `STEM_1.npy`, ... of a folder.
+fn numbered(dir: &Path, stem: &str) -> Vec<PathBuf> {
+    (0..).map(|i| dir.join(format!("{stem}_{i}.npy"))).take_while(|path| path.is_file()).collect()
+}
+
+/// Compares the output files of two folders.
+fn compare_outputs(found: &Path, reference: &Path) -> Result<(), Failed> {
+    let references = numbered(reference, "output");
+    if references.is_empty() {
+        return Err(format!("{}: no outputs", reference.display()).into());
+    }
+    for (i, path) in references.iter().enumerate() {
+        let reference = read_value(path).map_err(|e| e.to_string())?;
+        let found = read_value(&found.join(format!("output_{i}.npy"))).map_err(|e| e.to_string())?;
+        compare(&found, &reference, &Tolerance::MaxRelative(1e-4)).map_err(|e| format!("output {i}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// `onnxc test` on the model's folder.
+fn command_line(name: &str, engine: &str) -> Result<(), Failed> {
+    let timeout = if engine == "native" { "120" } else { "60" };
+    succeed(
+        Command::new(ONNXC)
+            .arg("test")
+            .arg(model_dir(name)?)
+            .args(["--jobs", "1", "--max-rel", MAX_RELATIVE, "--engine", engine, "--timeout", timeout]),
+    )
+    .map(drop)
+}
+
+/// Compiles the model for a target, links it with the C program of `examples/c`, runs that, and returns the folder with
+/// the outputs.
+fn run_c_program(name: &str, target: &str, cc: &[&str], runner: &[&str]) -> Result<tempfile::TempDir, Failed> {
+    let model = model_dir(name)?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let object = folder.path().join("model.o");
+    let program = folder.path().join("run");
+    succeed(
+        Command::new(ONNXC)
+            .arg(model.join("model.onnx"))
+            .arg("-o")
+            .arg(&object)
+            .args(["--name", "the_compiled_model", "--target", target]),
+    )?;
+    succeed(
+        Command::new(cc[0])
+            .args(&cc[1..])
+            .args(["-std=c11", "-O1", "-Wall", "-Werror", "-DMODEL=the_compiled_model", "-I"])
+            .arg(manifest().join("runtime-support/include"))
+            .arg(manifest().join("examples/c/run_npy.c"))
+            .arg(&object)
+            .arg("-o")
+            .arg(&program),
+    )?;
+    let mut run = match runner {
+        [] => Command::new(&program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
+    succeed(run.arg(folder.path()).args(numbered(&model.join("test_data_set_0"), "input")))?;
+    Ok(folder)
+}
+
+fn c_program(name: &str) -> Result<(), Failed> {
+    let folder = run_c_program(name, "native", &["gcc"], &[])?;
+    compare_outputs(folder.path(), &model_dir(name)?.join("test_data_set_0"))
+}
+
+/// The same model compiled for x86_64 and for aarch64, the latter under qemu.
+fn cross(name: &str) -> Result<(), Failed> {
+    let arm = run_c_program(name, "aarch64", &["aarch64-linux-gnu-gcc", "-static"], &["qemu-aarch64-static"])?;
+    compare_outputs(arm.path(), &model_dir(name)?.join("test_data_set_0"))?;
+    if cfg!(target_arch = "x86_64") {
+        let here = run_c_program(name, "x86_64", &["gcc"], &[])?;
+        compare_outputs(arm.path(), here.path())?;
+    }
+    Ok(())
+}
+
+/// Two compilations write the same bytes, whatever the output's name.
+fn reproducible(name: &str) -> Result<(), Failed> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let mut objects = Vec::new();
+    for file in ["one.o", "other.o"] {
+        let path = folder.path().join(file);
+        let model = model_dir(name)?.join("model.onnx");
+        succeed(Command::new(ONNXC).arg(model).arg("-o").arg(&path).args(["--name", "m"]))?;
+        objects.push(std::fs::read(&path).map_err(|e| e.to_string())?);
+    }
+    if objects[0] != objects[1] {
+        return Err("two compilations differ".into());
+    }
+    Ok(())
+}
+
+/// The multiply-accumulates of a model, from its recipe.
+fn macs(name: &str) -> u64 {
+    let path = manifest().join(format!("bench/zoo/recipes/{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let recipe: serde_json::Value = serde_json::from_str(&text).expect("recipes are JSON");
+    recipe["meta"]["macs"].as_u64().expect("recipes count multiply-accumulates")
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // The models are large: at most two compilations at once keep within 8 GB.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    let mut trials = Vec::new();
+    for &name in MODELS {
+        trials.push(Trial::test(format!("command_line::{name}"), move || command_line(name, "native")));
+        trials.push(Trial::test(format!("c_program::{name}"), move || c_program(name)));
+        if macs(name) <= INTERPRETED_MACS {
+            trials.push(Trial::test(format!("interpreter::{name}"), move || command_line(name, "interp")));
+        }
+    }
+    trials.push(Trial::test("cross::mobilenet_v2", || cross("mobilenet_v2")));
+    trials.push(Trial::test("reproducible::mobilenet_v2", || reproducible("mobilenet_v2")));
+    trials.push(Trial::test("reproducible::minilm_l6_s128", || reproducible("minilm_l6_s128")));
+    libtest_mimic::run(&arguments, trials).exit();
+}
