@@ -30,7 +30,8 @@ impl GroupKernel<'_> {
     /// Takes `val`, the elements of `anchor` at a position, through the rest of the group and stores them. Operands of
     /// the operations on the way come from `memo` or are loaded.
     pub fn push(&mut self, anchor: Value, at: &Position, val: Val, memo: &mut Pulled) {
-        let mut position = at.clone();
+        // Dimensions of 1 are pulled at 0, so that is where the given element has to be found.
+        let mut position = self.broadcast(anchor, at);
         let (mut value, mut val) = (anchor, val);
         for view in self.spine(anchor) {
             let graph = self.graph;
@@ -42,6 +43,7 @@ impl GroupKernel<'_> {
                 Op::Transpose { perm } => position.at(perm.iter().map(|&p| position.coords[p as usize]).collect()),
                 _ => position.at(self.reshape_coords(data.inputs[0], view, &position.coords, position.lanes)),
             };
+            position = self.broadcast(view, &position);
             value = view;
         }
         let result = self.results()[0];

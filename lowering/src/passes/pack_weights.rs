@@ -7,6 +7,8 @@
 //!
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed.
 
+use std::collections::HashMap;
+
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
@@ -17,19 +19,24 @@ use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use crate::schedules::gemm::PANEL;
 
+/// The packed forms of weights that are used more than once, by the weight and the axis of its columns, or `None` for a
+/// depthwise filter.
+type Packed = HashMap<(Value, Option<usize>), Value>;
+
 const NAME: &str = "pack_weights";
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let body = graph.body();
+    let mut packed = Packed::default();
     rewrite(graph, body, |graph, region, node| match &graph.nodes[node].op {
-        Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node),
-        Op::Conv(c) if c.panel.is_none() => pack_filter(graph, region, node, cx),
+        Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node, &mut packed),
+        Op::Conv(c) if c.panel.is_none() => pack_filter(graph, region, node, &mut packed, cx),
         _ => Ok(None),
     });
 }
 
-fn pack_product(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
+fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Packed) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Contract(mut contract) = data.op else { return Ok(None) };
     let [mut lhs, mut rhs] = data.inputs[..] else { return Ok(None) };
@@ -52,7 +59,12 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     };
     let origins = data.origins.clone();
     let mut b = Builder::new(graph, region, origins);
-    let panels = panels(&mut b, rhs, if columns_first { 0 } else { 1 })?;
+    let axis = usize::from(!columns_first);
+    let panels = match packed.get(&(rhs, Some(axis))) {
+        Some(&panels) => panels,
+        None => panels(&mut b, rhs, axis)?,
+    };
+    packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
     let contract =
         Contract { rhs: smallvec::SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
@@ -79,7 +91,13 @@ fn panels(b: &mut Builder<'_>, weight: Value, axis: usize) -> Result<Value, Buil
     b.transpose(split, &perm)
 }
 
-fn pack_filter(graph: &mut Graph, region: Region, node: Node, cx: &mut PassContext) -> Rewritten {
+fn pack_filter(
+    graph: &mut Graph,
+    region: Region,
+    node: Node,
+    packed: &mut Packed,
+    cx: &mut PassContext,
+) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
     let filter = data.inputs[1];
@@ -97,7 +115,10 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, cx: &mut PassConte
     }
     let origins = data.origins.clone();
     let mut b = Builder::new(graph, region, origins);
-    let packed = if conv.groups == 1 {
+    let key = (filter, (conv.groups == 1).then_some(0));
+    let weights = if let Some(&weights) = packed.get(&key) {
+        weights
+    } else if conv.groups == 1 {
         // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
         let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();
         let last = b.transpose(filter, &perm)?;
@@ -108,6 +129,7 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, cx: &mut PassConte
         let perm: Vec<usize> = (1..=spatial).chain([0]).collect();
         b.transpose(flat, &perm)?
     };
-    let node = b.node(Op::Conv(Conv { panel: Some(PANEL), ..conv }), &[data.inputs[0], packed], &[ty])?;
+    packed.insert(key, weights);
+    let node = b.node(Op::Conv(Conv { panel: Some(PANEL), ..conv }), &[data.inputs[0], weights], &[ty])?;
     one(b.graph.output(node))
 }
