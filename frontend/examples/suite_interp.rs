@@ -65,7 +65,8 @@ fn run(case: &Path) -> Result<(), String> {
         let actual = TensorData::dense(dtype, shape.to_vec(), bytes).map_err(|e| e.to_string())?;
         let found = compare(&DataValue::Tensor(actual), &expected, TOLERANCE).map_err(|e| format!("output {i}: {e}"))?;
         if !found.agrees() {
-            return Err(format!("output {i}: {found}"));
+            let relative = found.max_error / found.max_reference;
+            return Err(format!("output {i}: {found}; {relative:.1e} of the greatest element"));
         }
     }
     Ok(())

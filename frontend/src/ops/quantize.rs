@@ -136,21 +136,22 @@ fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
     let low = cx.b.binary_number(BinaryOp::Min, low, 0.0)?;
     let high = cx.b.binary_number(BinaryOp::Max, high, 0.0)?;
     let f = DType::F32;
+    // Zeros alone have the scale 1, as 0 divides nothing.
     let scale = cx.b.map(&[low, high], |e| {
         let (low, high, levels) = (e.arg(0), e.arg(1), e.number(f, 255.0)?);
+        let (none, one) = (e.number(f, 0.0)?, e.number(f, 1.0)?);
         let range = e.sub(high, low);
-        Ok(e.div(range, levels))
+        let (empty, scale) = (e.eq(range, none), e.div(range, levels));
+        Ok(e.select(empty, one, scale))
     })?;
-    // Zeros alone have the scale 0, by which nothing is divided.
     let zero = cx.b.map(&[low, scale], |e| {
         let (low, scale) = (e.arg(0), e.arg(1));
         let (none, top) = (e.number(f, 0.0)?, e.number(f, 255.0)?);
         let quotient = e.div(low, scale);
         let point = e.neg(quotient);
-        let (above, bounded) = (e.max(point, none), e.eq(scale, none));
+        let above = e.max(point, none);
         let point = e.min(above, top);
         let point = e.round(point);
-        let point = e.select(bounded, none, point);
         Ok(e.cast(DType::U8, point))
     })?;
     let y = cx.b.map(&[x, scale, zero], |e| {

@@ -116,7 +116,12 @@ impl<'g> Builder<'g> {
 
     /// The elements of a small integer or `bool` tensor as expressions over the symbols, where all are known.
     pub fn known_dims(&self, value: Value) -> Option<Vec<Dim>> {
-        self.graph.known[value].as_ref()?.all()
+        if let Some(known) = &self.graph.known[value] {
+            return known.all();
+        }
+        // Nothing is all there is to know about a tensor without elements.
+        let nothing = self.tensor(value).is_ok_and(|t| t.static_len() == Some(0));
+        nothing.then(Vec::new)
     }
 
     /// The elements of a small integer or `bool` tensor, where all are known constants.
