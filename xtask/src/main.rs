@@ -19,7 +19,7 @@ cargo xtask TASK
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
   bless    run the ONNX suite and write its snapshot anew
-  zoo      grow all benchmark models into build/zoo (4 GB)";
+  zoo      grow the named benchmark models, or all (4 GB), into build/zoo";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         ["lint"] => ci::lint(),
         ["test"] => ci::test(),
         ["bless"] => ci::bless(),
-        ["zoo"] => setup::python().and_then(|python| setup::zoo(&python, &[])),
+        ["zoo", names @ ..] => setup::python().and_then(|python| setup::zoo(&python, names)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
