@@ -165,6 +165,8 @@ impl Run<'_> {
         for &v in data.nodes.iter().flat_map(|&n| &graph.nodes[n].inputs).chain(&data.results) {
             *uses.entry(v).or_default() += 1;
         }
+        // The sizes that a loop carries differ from one iteration to the next.
+        data.params.iter().zip(&inputs).for_each(|(&param, input)| self.bind_sizes(param, input));
         let mut values: HashMap<Value, TensorBytes> = data.params.iter().copied().zip(inputs).collect();
         for &node in &data.nodes {
             let record = &graph.nodes[node];
@@ -176,6 +178,9 @@ impl Run<'_> {
                 operands.push(held.expect("values are computed before they are used"));
             }
             let results = self.node(&record.op, operands, &record.outputs)?;
+            if matches!(record.op, Op::If { .. } | Op::Loop { .. }) {
+                record.outputs.iter().zip(&results).for_each(|(&v, result)| self.bind_sizes(v, result));
+            }
             for (&v, result) in record.outputs.iter().zip(results) {
                 // What nobody uses is not kept.
                 if uses.contains_key(&v) {
@@ -184,6 +189,16 @@ impl Run<'_> {
             }
         }
         Ok(data.results.iter().map(|v| values[v].clone()).collect())
+    }
+
+    /// Sizes that only a run can tell are symbols of the type: here they get their values.
+    fn bind_sizes(&mut self, value: Value, tensor: &TensorBytes) {
+        let Some(ty) = self.graph.ty(value).as_tensor() else { return };
+        for (dim, &extent) in ty.shape.iter().zip(&tensor.shape) {
+            if let Some(symbol) = dim.as_symbol() {
+                self.symbols.insert(symbol, extent);
+            }
+        }
     }
 
     fn node(&mut self, op: &Op, inputs: Vec<TensorBytes>, outputs: &[Value]) -> Result<Vec<TensorBytes>, InterpError> {
