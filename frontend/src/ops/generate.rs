@@ -1,9 +1,10 @@
-//! Tensors from nothing, or from positions: constants, ranges, diagonals, triangles, window functions.
+//! Tensors from nothing, or from positions: constants, ranges, diagonals, triangles. Dropout, which makes only its mask,
+//! is here too.
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::scalar::{ExprIndex, Scalar};
-use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
+use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{TensorBytes, Value};
 
 use super::Operator;
@@ -18,11 +19,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("Range", &[11, 27], (3, 3), range),
     Operator::onnx("EyeLike", &[9, 22], (1, 1), eye_like),
     Operator::onnx("Trilu", &[14], (1, 2), trilu),
-    Operator::onnx("AffineGrid", &[20], (2, 2), affine_grid),
     Operator::onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], (1, 3), dropout),
-    Operator::onnx("HannWindow", &[17], (1, 1), |cx| window(cx, [0.5, 0.5, 0.0])),
-    Operator::onnx("HammingWindow", &[17], (1, 1), |cx| window(cx, [25.0 / 46.0, 1.0 - 25.0 / 46.0, 0.0])),
-    Operator::onnx("BlackmanWindow", &[17], (1, 1), |cx| window(cx, [0.42, 0.5, 0.08])),
 ];
 
 /// One of the attributes that hold a value.
@@ -187,62 +184,6 @@ fn trilu(cx: &mut NodeContext<'_>) -> OpResult {
     })?])
 }
 
-/// Where the centre of element `i` of an axis lies between -1 and 1; `aligned` puts the outer centres on the ends.
-fn normalized(e: &mut ExprBuilder, axis: u32, size: &Dim, aligned: bool, t: DType) -> Result<ExprIndex, BuildError> {
-    let (i, one, two) = (e.index(axis), e.number(t, 1.0)?, e.number(t, 2.0)?);
-    let i = e.cast(t, i);
-    let size = if aligned {
-        let last = (size - &Dim::ONE)?;
-        // One element alone lies at -1.
-        e.dim(&last.maximum(&Dim::ONE)?)
-    } else {
-        e.dim(size)
-    };
-    let size = e.cast(t, size);
-    let twice = e.mul(i, two);
-    let numerator = if aligned { twice } else { e.add(twice, one) };
-    let position = e.div(numerator, size);
-    Ok(e.sub(position, one))
-}
-
-/// Sampling positions (x, y) or (x, y, z) of each output element: affine images of its own position.
-fn affine_grid(cx: &mut NodeContext<'_>) -> OpResult {
-    let (theta, size) = (cx.input(0)?, cx.known_dims(1)?);
-    let aligned = cx.flag("align_corners", false);
-    let (n, spatial) = match &size[..] {
-        [n, _, spatial @ ..] if (2..=3).contains(&spatial.len()) => (n.clone(), spatial.to_vec()),
-        other => return cx.invalid(format!("a size of {} numbers instead of 4 or 5", other.len())),
-    };
-    let d = spatial.len();
-    let dtype = cx.b.dtype(theta)?;
-    let wide = compute_type(dtype);
-    let theta = cx.b.cast(theta, wide)?;
-    // theta is [N, d, d + 1]; its column j as [N, 1.., d] multiplies coordinate j.
-    let mut inputs = Vec::new();
-    for j in 0..=d {
-        let column = cx.b.slice_axis(theta, 2, &Dim::from(j as i64), &Dim::ONE, 1)?;
-        let mut shape = vec![Dim::ONE; d + 2];
-        (shape[0], shape[d + 1]) = (n.clone(), Dim::from(d as i64));
-        inputs.push(cx.b.reshape(column, &shape)?);
-    }
-    let mut shape = vec![n];
-    shape.extend(spatial.iter().cloned());
-    shape.push(Dim::from(d as i64));
-    let grid = cx.b.map_to(&shape, &inputs, |e| {
-        let mut sum = e.arg(d as u32);
-        for j in 0..d {
-            // Coordinate 0 is x, which runs along the last spatial axis.
-            let axis = d - 1 - j;
-            let position = normalized(e, 1 + axis as u32, &spatial[axis], aligned, wide)?;
-            let factor = e.arg(j as u32);
-            let product = e.mul(factor, position);
-            sum = e.add(sum, product);
-        }
-        Ok(sum)
-    })?;
-    Ok(vec![cx.b.cast(grid, dtype)?])
-}
-
 /// Does nothing when a model is used; the mask then keeps everything.
 fn dropout(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
@@ -267,35 +208,4 @@ fn dropout(cx: &mut NodeContext<'_>) -> OpResult {
         outputs.push(cx.b.broadcast(one, &shape)?);
     }
     Ok(outputs)
-}
-
-/// `a0 - a1 cos(2 pi i / n) + a2 cos(4 pi i / n)`; symmetric windows divide by n - 1.
-fn window(cx: &mut NodeContext<'_>, coefficients: [f64; 3]) -> OpResult {
-    let size = match &cx.known_dims(0)?[..] {
-        [size] => size.clone(),
-        other => return cx.invalid(format!("{} sizes instead of one", other.len())),
-    };
-    let dtype = cx.dtype("output_datatype")?.unwrap_or(DType::F32);
-    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-    let length = if cx.flag("periodic", true) { size.clone() } else { (&size - &Dim::ONE)?.maximum(&Dim::ONE)? };
-    let y = cx.b.map_to(&[size], &[], |e| {
-        let (i, length) = (e.index(0), e.dim(&length));
-        let (i, length) = (e.cast(wide, i), e.cast(wide, length));
-        let turn = e.number(wide, std::f64::consts::TAU)?;
-        let turns = e.mul(i, turn);
-        let angle = e.div(turns, length);
-        let [a0, a1, a2] = coefficients;
-        let (a0, a1) = (e.number(wide, a0)?, e.number(wide, a1)?);
-        let cosine = e.cos(angle);
-        let first = e.mul(cosine, a1);
-        let mut y = e.sub(a0, first);
-        if a2 != 0.0 {
-            let (a2, doubled) = (e.number(wide, a2)?, e.add(angle, angle));
-            let cosine = e.cos(doubled);
-            let second = e.mul(cosine, a2);
-            y = e.add(y, second);
-        }
-        Ok(y)
-    })?;
-    Ok(vec![cx.b.cast(y, dtype)?])
 }

@@ -37,6 +37,8 @@ mod shape;
 mod signal;
 mod sliding;
 mod softmax;
+#[cfg(test)]
+mod test_model;
 mod training;
 mod unary;
 mod unique;
@@ -174,4 +176,30 @@ fn closest(domain: &str, name: &str) -> Option<&'static str> {
         }
     };
     all().into_iter().filter(|r| r.domain == domain).map(|r| r.name).find(|n| near(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_unique_and_their_versions_ascend() {
+        let rows = all();
+        assert!(rows.windows(2).all(|w| (w[0].domain, w[0].name) < (w[1].domain, w[1].name)), "a row occurs twice");
+        for row in rows {
+            assert!(row.versions.windows(2).all(|v| v[0] < v[1]), "{}: {:?}", row.name, row.versions);
+            assert!(row.inputs.0 <= row.inputs.1, "{}", row.name);
+            assert!(!row.domain.is_empty() || row.versions.last().is_some_and(|&v| v <= NEWEST_OPSET), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn versions_resolve_to_the_one_in_force() {
+        let version = |name, opset| resolve("", name, Some(opset)).map(|(_, v)| v);
+        assert_eq!(version("Slice", 9), Ok(1));
+        assert_eq!(version("Slice", 12), Ok(11));
+        assert!(matches!(version("Trilu", 13), Err(OpError::Unsupported(m)) if m.contains("opset 14")));
+        assert!(matches!(version("Reluu", 13), Err(OpError::Unsupported(m)) if m.contains("`Relu`")));
+        assert!(matches!(resolve("", "Relu", None), Err(OpError::Invalid(_))));
+    }
 }
