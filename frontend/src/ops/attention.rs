@@ -120,7 +120,9 @@ fn per_head(b: &mut Builder<'_>, lhs: Value, rhs: Value, labels: [Label; 4]) -> 
     let dtype = b.dtype(lhs)?;
     let [l, r0, r1, out] = labels;
     let shared = b.graph.same_dim(&heads, &keys);
-    let with_group = |last: Label| if shared { vec![BATCH, KEY_HEAD, QUERY, last] } else { vec![BATCH, KEY_HEAD, GROUP, QUERY, last] };
+    let with_group = |last: Label| {
+        if shared { vec![BATCH, KEY_HEAD, QUERY, last] } else { vec![BATCH, KEY_HEAD, GROUP, QUERY, last] }
+    };
     let contract = Contract {
         lhs: with_group(l).into(),
         rhs: [BATCH, KEY_HEAD, r0, r1].as_slice().into(),
@@ -148,7 +150,13 @@ fn scaled_scores(cx: &mut NodeContext<'_>, q: Value, k: Value) -> Result<Value, 
 }
 
 /// See [`scaled_scores`]. Narrow types scale the operands, so that the products stay in their range.
-pub(super) fn scores_with_scale(b: &mut Builder<'_>, q: Value, k: Value, scale: f64, dtype: DType) -> Result<Value, OpError> {
+pub(super) fn scores_with_scale(
+    b: &mut Builder<'_>,
+    q: Value,
+    k: Value,
+    scale: f64,
+    dtype: DType,
+) -> Result<Value, OpError> {
     let labels = [FEATURE, KEY, FEATURE, KEY];
     if sum_type(dtype) == dtype {
         let scores = per_head(b, q, k, labels)?;

@@ -151,12 +151,7 @@ impl LoopImport<'_, '_> {
 
 /// Makes the sizes that differ between what the body takes and gives unknown, each a symbol of its own, which `fresh`
 /// collects; whether there were any.
-fn widen(
-    b: &mut Builder<'_>,
-    types: &mut [Type],
-    results: &[Value],
-    fresh: &mut Vec<Symbol>,
-) -> Result<bool, OpError> {
+fn widen(b: &mut Builder<'_>, types: &mut [Type], results: &[Value], fresh: &mut Vec<Symbol>) -> Result<bool, OpError> {
     let mut changed = false;
     for (ty, &result) in types.iter_mut().zip(results) {
         let (Type::Tensor(taken), Type::Tensor(given)) = (&mut *ty, b.ty(result).clone()) else {

@@ -191,3 +191,40 @@ fn mirrored_filter(cx: &mut NodeContext<'_>, w: Value, groups: i64) -> Result<Va
     }
     Ok(cx.b.slice(w, &starts, &joined, &steps)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, noise};
+
+    #[test]
+    fn transposed_with_groups_and_cropping() {
+        // Two groups of one channel; each element spreads its filter over steps of 2.
+        let conv = || TestModel::new("ConvTranspose", 11).int("group", 2).ints("strides", &[2]);
+        let (x, w) = ([1.0, 2.0, 10.0, 20.0], [1.0, 3.0, 5.0, 1.0, 2.0, 3.0]);
+        let (shape, y) = conv().input(&[1, 2, 2], &x).floats(&[2, 1, 3], &w).run();
+        assert_eq!(shape, [1, 2, 5]);
+        assert_eq!(y, [1.0, 3.0, 7.0, 6.0, 10.0, 10.0, 20.0, 50.0, 40.0, 60.0]);
+        let cropped = conv().ints("pads", &[1, 2]).ints("output_padding", &[1]);
+        let (shape, y) = cropped.input(&[1, 2, 2], &x).floats(&[2, 1, 3], &w).run();
+        assert_eq!((shape, y), (vec![1, 2, 3], vec![3.0, 7.0, 6.0, 20.0, 50.0, 40.0]));
+    }
+
+    #[test]
+    fn transposed_to_a_shape() {
+        for auto_pad in ["NOTSET", "SAME_UPPER", "SAME_LOWER"] {
+            let conv = TestModel::new("ConvTranspose", 11).ints("strides", &[2, 3]).text("auto_pad", auto_pad);
+            let conv = conv.input(&[1, 1, 3, 3], &noise(9)).floats(&[1, 1, 2, 4], &noise(8));
+            assert_eq!(conv.ints("output_shape", &[5, 8]).run().0, [1, 1, 5, 8]);
+        }
+    }
+
+    #[test]
+    fn sizes_follow_unknown_ones() {
+        let conv = || TestModel::new("Conv", 11).ints("pads", &[1, 1]).floats(&[4, 2, 3], &noise(24));
+        let x = noise(20);
+        let mut model = TestModel::new("Conv", 11).ints("pads", &[1, 1]).dynamic(&[1, 2, 10], &x);
+        model = model.floats(&[4, 2, 3], &noise(24));
+        assert_eq!(model.run().0, [1, 4, 10]);
+        assert!(conv().floats(&[2, 3, 3], &noise(18)).error().contains("channels"));
+    }
+}

@@ -170,12 +170,7 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 /// The loop over time: what is read, `[T, B, H, G, V]`, and the last state, `[B, H, K, V]`.
-fn recurrence(
-    b: &mut Builder<'_>,
-    steps: &Recurrence,
-    past: Value,
-    acc: DType,
-) -> Result<(Value, Value), BuildError> {
+fn recurrence(b: &mut Builder<'_>, steps: &Recurrence, past: Value, acc: DType) -> Result<(Value, Value), BuildError> {
     let length = b.shape(steps.key)?[0].clone();
     let (trip_count, condition) = (b.dim_value(&length), b.scalar_bool(true));
     let captures: Vec<Value> =

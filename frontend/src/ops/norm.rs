@@ -153,7 +153,13 @@ fn trailing_axes(cx: &NodeContext<'_>, x: Value) -> Result<(usize, Vec<i64>, Sha
 
 /// The type of the statistics: `stash_type`, and at least as wide as the data.
 fn stash_type(cx: &NodeContext<'_>, dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else if cx.int("stash_type", 1) == 11 { DType::F64 } else { DType::F32 }
+    if dtype == DType::F64 {
+        DType::F64
+    } else if cx.int("stash_type", 1) == 11 {
+        DType::F64
+    } else {
+        DType::F32
+    }
 }
 
 fn layer_norm(cx: &mut NodeContext<'_>) -> OpResult {
@@ -162,7 +168,8 @@ fn layer_norm(cx: &mut NodeContext<'_>) -> OpResult {
     let dtype = cx.b.dtype(x)?;
     let stash = stash_type(cx, dtype);
     let epsilon = cx.float("epsilon", 1e-5);
-    let parameters_fit = [Some(scale), bias].into_iter().flatten().all(|v| cx.b.rank(v).is_ok_and(|r| r <= inner.len()));
+    let parameters_fit =
+        [Some(scale), bias].into_iter().flatten().all(|v| cx.b.rank(v).is_ok_and(|r| r <= inner.len()));
     let outputs = if parameters_fit {
         let mut inputs = vec![x, cx.b.broadcast(scale, &inner)?];
         if let Some(bias) = bias {
@@ -318,4 +325,42 @@ fn lp_norm(cx: &mut NodeContext<'_>) -> OpResult {
         let (none, quotient) = (e.eq(norm, zero), e.binary(BinaryOp::Div, x, norm));
         Ok(e.select(none, zero, quotient))
     })?])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, floats, noise};
+
+    #[test]
+    fn statistics_of_training_layer_norm() {
+        let results = TestModel::new("LayerNormalization", 17)
+            .outputs(3)
+            .input(&[1, 2], &[1.0, 3.0])
+            .floats(&[2], &[2.0, 2.0])
+            .float("epsilon", 0.0)
+            .run_all();
+        let results: Vec<_> = results.iter().map(floats).collect();
+        assert_close(&results[0], &(vec![1, 2], vec![-2.0, 2.0]));
+        assert_close(&results[1], &(vec![1, 1], vec![2.0]));
+        assert_close(&results[2], &(vec![1, 1], vec![1.0]));
+    }
+
+    #[test]
+    fn unknown_sizes_normalise_alike() {
+        let x = noise(24);
+        let run = |model: TestModel| model.floats(&[4], &noise(4)).floats(&[4], &noise(4)).run();
+        for op in ["InstanceNormalization", "LayerNormalization"] {
+            let shape = if op == "LayerNormalization" { [2, 3, 4] } else { [2, 4, 3] };
+            let model = || TestModel::new(op, 17);
+            assert_close(&run(model().dynamic(&shape, &x)), &run(model().input(&shape, &x)));
+        }
+    }
+
+    #[test]
+    fn batch_norm_per_element_of_old_models() {
+        let model = TestModel::new("BatchNormalization", 7).int("spatial", 0).float("epsilon", 0.0);
+        let parameters = [[1.0, 2.0], [0.0, 1.0], [1.0, 1.0], [4.0, 1.0]];
+        let model = parameters.iter().fold(model.input(&[1, 1, 2], &[3.0, 3.0]), |m, p| m.floats(&[1, 2], p));
+        assert_close(&model.run(), &(vec![1, 1, 2], vec![1.0, 5.0]));
+    }
 }

@@ -267,3 +267,41 @@ fn max_unpool(cx: &mut NodeContext<'_>) -> OpResult {
     let fill = cx.b.scalar(zero);
     Ok(vec![cx.b.pad(y, fill, &before, &after)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, noise};
+
+    #[test]
+    fn ceil_mode_of_unknown_sizes() {
+        for (size, pads, include) in [(7, [0, 0], 0), (8, [1, 1], 0), (8, [1, 1], 1), (5, [1, 0], 1), (6, [0, 1], 0)] {
+            let pool = || {
+                TestModel::new("AveragePool", 19)
+                    .ints("kernel_shape", &[2])
+                    .ints("strides", &[3])
+                    .ints("pads", &pads)
+                    .int("ceil_mode", 1)
+                    .int("count_include_pad", include)
+            };
+            let x = noise(size as usize);
+            let known = pool().input(&[1, 1, size], &x).run();
+            assert_eq!(known, pool().dynamic(&[1, 1, size], &x).run(), "{size} {pads:?} {include}");
+            assert!(known.1.iter().all(|y| y.is_finite()), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn padding_counts_only_when_asked() {
+        let pool = |include| {
+            let (_, y) = TestModel::new("AveragePool", 11)
+                .ints("kernel_shape", &[3])
+                .ints("pads", &[1, 1])
+                .int("count_include_pad", include)
+                .input(&[1, 1, 3], &[3.0, 6.0, 9.0])
+                .run();
+            y
+        };
+        assert_eq!(pool(0), [4.5, 6.0, 7.5]);
+        assert_eq!(pool(1), [3.0, 6.0, 5.0]);
+    }
+}

@@ -475,10 +475,7 @@ fn position(e: &mut ExprBuilder, axis: &Axis, o: ExprIndex) -> Result<ExprIndex,
             let position = e.div(product, steps);
             e.select(single, zero, position)
         }
-        Transform::HalfPixel
-        | Transform::PytorchHalfPixel
-        | Transform::HalfPixelSymmetric
-        | Transform::Crop { .. } => {
+        Transform::HalfPixel | Transform::PytorchHalfPixel | Transform::HalfPixelSymmetric | Transform::Crop { .. } => {
             let centre = e.add(o, half);
             let scaled = e.div(centre, scale);
             let position = e.sub(scaled, half);

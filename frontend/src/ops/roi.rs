@@ -151,8 +151,7 @@ fn sample_all(
     let ty = cx.b.ty(initial).clone();
     let spec = LoopSpec { trip_count, condition, carried: vec![(initial, ty)], captures, iterations: None };
     let results = cx.b.loop_(&spec, |b, i, carried, c| {
-        let regions =
-            Regions { batch: c[1], start: [c[2], c[3]], bin: [c[4], c[5]], samples: [c[6], c[7]] };
+        let regions = Regions { batch: c[1], start: [c[2], c[3]], bin: [c[4], c[5]], samples: [c[6], c[7]] };
         let (row, column) = (b.div(i, c[8])?, b.rem(i, c[8])?);
         let at = [b.cast(row, dtype)?, b.cast(column, dtype)?];
         let sample = one_sample(b, align, c[0], &regions, at, &space)?;

@@ -125,12 +125,7 @@ pub(super) fn linear_neighbours(
 }
 
 /// The four neighbours of cubic interpolation with the parameter -0.75.
-fn cubic_neighbours(
-    b: &mut Builder<'_>,
-    x: Value,
-    size: &Dim,
-    outside: Outside,
-) -> Result<Vec<Neighbour>, BuildError> {
+fn cubic_neighbours(b: &mut Builder<'_>, x: Value, size: &Dim, outside: Outside) -> Result<Vec<Neighbour>, BuildError> {
     const A: f64 = -0.75;
     let dtype = b.dtype(x)?;
     neighbours(b, x, size, outside, -1..3, |e, ratio, tap| {

@@ -127,3 +127,36 @@ impl Sliding {
         Ok((padded, none.clone(), none))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, noise};
+
+    fn same(auto_pad: &str, stride: i64) -> TestModel {
+        TestModel::new("MaxPool", 12).text("auto_pad", auto_pad).ints("kernel_shape", &[3]).ints("strides", &[stride])
+    }
+
+    #[test]
+    fn automatic_padding_of_unknown_sizes() {
+        for auto_pad in ["SAME_UPPER", "SAME_LOWER"] {
+            for (stride, size) in [(1, 7), (2, 7), (2, 8), (3, 7), (3, 9)] {
+                let x = noise(size as usize);
+                let known = same(auto_pad, stride).input(&[1, 1, size], &x).run();
+                let unknown = same(auto_pad, stride).dynamic(&[1, 1, size], &x).run();
+                assert_eq!(known, unknown, "{auto_pad} with stride {stride} of {size}");
+                assert_eq!(known.0, [1, 1, (size + stride - 1) / stride]);
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_attributes_are_named() {
+        let pool = || TestModel::new("MaxPool", 12).input(&[1, 1, 4], &[0.0; 4]);
+        assert!(pool().error().contains("`kernel_shape` is missing"));
+        assert!(pool().ints("kernel_shape", &[2, 2]).error().contains("kernel of size [2, 2]"));
+        assert!(pool().ints("kernel_shape", &[2]).ints("strides", &[0]).error().contains("`strides` is [0]"));
+        assert!(pool().ints("kernel_shape", &[2]).ints("pads", &[1]).error().contains("`pads` is [1]"));
+        assert!(pool().ints("kernel_shape", &[2]).text("auto_pad", "SAME").error().contains("`auto_pad` is `SAME`"));
+        assert!(pool().ints("kernel_shape", &[9]).error().contains("does not fit"));
+    }
+}

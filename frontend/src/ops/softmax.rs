@@ -69,3 +69,18 @@ fn body(b: &mut Builder<'_>, x: Value, axes: &[i64], dtype: DType, log: bool) ->
     };
     Ok(vec![b.cast(y, dtype)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, noise};
+
+    #[test]
+    fn old_versions_merge_trailing_axes() {
+        let sum = |opset, axis| {
+            let (_, y) = TestModel::new("Softmax", opset).int("axis", axis).input(&[2, 3, 4], &noise(24)).run();
+            y.iter().sum::<f32>().round() as i64
+        };
+        assert_eq!([sum(11, 0), sum(11, 1), sum(11, 2)], [1, 2, 6]);
+        assert_eq!([sum(13, 0), sum(13, 1), sum(13, 2), sum(13, -1)], [12, 8, 6, 6]);
+    }
+}
