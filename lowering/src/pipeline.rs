@@ -27,6 +27,8 @@ pub const PASSES: &[Pass] = &[
     ("fold_constants", passes::fold_constants::run),
     // One form for the many ways to write the same thing.
     ("canonicalize", passes::canonicalize::run),
+    // Softmax and normalisations that are spelled out become what they are.
+    ("recognize_norms", passes::recognize_norms::run),
     // Scales after convolutions and products go into their weights.
     ("fold_affine", passes::fold_affine::run),
     // Convolutions see channels last; transposes move to the ends.

@@ -14,17 +14,12 @@ use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value, Values};
 
 use super::canonicalize::expr::Simplifier;
-use super::rewrite::{PassContext, Rewritten, one, rewrite};
+use super::rewrite::{PassContext, Rewritten, one, only_users, rewrite};
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let body = graph.body();
-    let counts = graph.use_counts();
-    let mut users: SecondaryMap<Value, Option<Node>> = SecondaryMap::new();
-    for &node in &graph.regions[body].nodes {
-        let inputs = graph.nodes[node].inputs.iter();
-        inputs.filter(|&&v| counts[v] == 1).for_each(|&v| users[v] = Some(node));
-    }
+    let users = only_users(graph, body);
     rewrite(graph, body, |graph, region, node| fold_chain(graph, region, node, &users));
 }
 

@@ -11,5 +11,6 @@ pub mod fuse_elementwise;
 pub mod inline_composites;
 pub mod pack_weights;
 pub mod pad_convs;
+pub mod recognize_norms;
 pub mod rewrite;
 pub mod unroll_loops;

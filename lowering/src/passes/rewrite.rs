@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use cranelift_entity::SecondaryMap;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
@@ -75,6 +76,17 @@ pub fn rewrite(graph: &mut Graph, region: Region, mut rule: impl FnMut(&mut Grap
 /// One value as what a rule gives.
 pub fn one(value: Value) -> Rewritten {
     Ok(Some(Values::from_slice(&[value])))
+}
+
+/// The user of each value of a region that has only one.
+pub fn only_users(graph: &Graph, region: Region) -> SecondaryMap<Value, Option<Node>> {
+    let counts = graph.use_counts();
+    let mut users = SecondaryMap::new();
+    for &node in &graph.regions[region].nodes {
+        let inputs = graph.nodes[node].inputs.iter();
+        inputs.filter(|&&v| counts[v] == 1).for_each(|&v| users[v] = Some(node));
+    }
+    users
 }
 
 /// The element that a constant consists of, if all are equal and that is easy to see.

@@ -14,7 +14,6 @@ pub mod expr;
 
 use std::collections::HashMap;
 
-use cranelift_entity::SecondaryMap;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{ScalarExpr, ScalarInst};
@@ -22,7 +21,7 @@ use onnxc_ir::tensor::op::{Coord, ReduceOp};
 use onnxc_ir::tensor::{Builder, ConstantSource, Graph, Node, Op, Region, Shape, Type, Value, Values};
 use smallvec::SmallVec;
 
-use super::rewrite::{PassContext, Rewritten, one, rewrite, uniform_value};
+use super::rewrite::{PassContext, Rewritten, one, only_users, rewrite, uniform_value};
 use expr::Simplifier;
 
 /// Runs the pass on the body.
@@ -77,17 +76,6 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
         graph.nodes[first].origins = origins;
         Ok(Some(graph.nodes[first].outputs.clone()))
     });
-}
-
-/// The user of each value that has only one.
-fn only_users(graph: &Graph, region: Region) -> SecondaryMap<Value, Option<Node>> {
-    let counts = graph.use_counts();
-    let mut users = SecondaryMap::new();
-    for &node in &graph.regions[region].nodes {
-        let inputs = graph.nodes[node].inputs.iter();
-        inputs.filter(|&&v| counts[v] == 1).for_each(|&v| users[v] = Some(node));
-    }
-    users
 }
 
 /// The operand of the operation that defines `value`, if it is one of those that `is` names and has operands.
