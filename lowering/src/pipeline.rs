@@ -35,6 +35,8 @@ pub const PASSES: &[Pass] = &[
     ("assign_layout", passes::assign_layout::run),
     // Schedules see only windows that lie inside of their input.
     ("pad_convs", passes::pad_convs::run),
+    // The new weights become recipes, and what is left of the rearrangement takes its simplest form.
+    ("fold_constants", passes::fold_constants::run),
     ("canonicalize", passes::canonicalize::run),
     // Weights in the order in which kernels read them,
     ("pack_weights", passes::pack_weights::run),

@@ -91,7 +91,8 @@ enum Argument {
     Step(ScalarInst),
 }
 
-fn argument(graph: &Graph, mut value: Value) -> Argument {
+/// What `value` becomes as an operand of an elementwise operation whose result has the shape `full`.
+fn argument(graph: &Graph, mut value: Value, full: &[Dim]) -> Argument {
     loop {
         if let Some(scalar) = uniform_value(graph, value) {
             return Argument::Step(ScalarInst::Const(scalar));
@@ -102,7 +103,10 @@ fn argument(graph: &Graph, mut value: Value) -> Argument {
             Op::DimValue(dim) => return Argument::Step(ScalarInst::Dim(dim.clone())),
             // Operands are broadcast anyway.
             Op::Broadcast => value = data.inputs[0],
-            Op::Reshape if drops_leading_ones(graph, data.inputs[0], value) => value = data.inputs[0],
+            // An operand with all elements keeps its shape, so that its producer and this operation fuse.
+            Op::Reshape if drops_leading_ones(graph, data.inputs[0], value) && graph.tensor_ty(value).shape[..] != *full => {
+                value = data.inputs[0];
+            }
             _ => return Argument::Value(value),
         }
     }
@@ -122,8 +126,9 @@ fn elementwise(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut inputs = Values::new();
     let mut types: Vec<DType> = Vec::new();
     let mut steps = Vec::with_capacity(data.inputs.len());
+    let full = &graph.tensor_ty(data.outputs[0]).shape;
     for &value in &data.inputs {
-        steps.push(match argument(graph, value) {
+        steps.push(match argument(graph, value, full) {
             Argument::Step(step) => step,
             Argument::Value(v) => {
                 let n = inputs.iter().position(|&x| x == v).unwrap_or_else(|| {
