@@ -357,3 +357,42 @@ fn rotated(cx: &mut NodeContext<'_>, x: Value, cosines: Value, sines: Value) -> 
     let rest = cx.b.slice_axis(x, 3, &count, &rest, 1)?;
     Ok(cx.b.concat(&[rotated, rest], 3)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    #[test]
+    fn unknown_lengths_attend_alike() {
+        let (q, kv) = (noise(2 * 4 * 3 * 8), noise(2 * 2 * 5 * 8));
+        let model = || TestModel::new("Attention", 24).int("is_causal", 1).float("softcap", 2.0);
+        let known = model().input(&[2, 4, 3, 8], &q).input(&[2, 2, 5, 8], &kv).input(&[2, 2, 5, 8], &kv).run();
+        // The size of heads decides the scale and has to be known.
+        let declare = |m: TestModel, shape: [i64; 4], x: &[f32]| {
+            m.declared(&[-1, shape[1], -1, shape[3]], onnxc_ir::tensor::TensorBytes::from_f32(&shape, x))
+        };
+        let unknown = declare(declare(declare(model(), [2, 4, 3, 8], &q), [2, 2, 5, 8], &kv), [2, 2, 5, 8], &kv).run();
+        assert_close(&unknown, &known);
+    }
+
+    #[test]
+    fn a_query_that_sees_no_key_gives_zeros() {
+        let mask = onnxc_ir::tensor::TensorBytes {
+            dtype: onnxc_ir::dtype::DType::Bool,
+            shape: [2, 2].as_slice().into(),
+            bytes: vec![0, 0, 0, 1].into(),
+        };
+        let x = [1.0, 2.0, 3.0, 4.0];
+        let model = TestModel::new("Attention", 23).input(&[1, 1, 2, 2], &x).input(&[1, 1, 2, 2], &x);
+        let (_, y) = model.input(&[1, 1, 2, 2], &x).declared(&[2, 2], mask).run();
+        assert_eq!(y, [0.0, 0.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn rotation_by_a_quarter_turn() {
+        let model = || TestModel::new("RotaryEmbedding", 23).input(&[1, 1, 1, 4], &[1.0, 2.0, 3.0, 4.0]);
+        let turned = |model: TestModel| model.floats(&[1, 1, 2], &[0.0; 2]).floats(&[1, 1, 2], &[1.0; 2]).run().1;
+        assert_eq!(turned(model()), [-3.0, -4.0, 1.0, 2.0]);
+        assert_eq!(turned(model().int("interleaved", 1)), [-2.0, 1.0, -4.0, 3.0]);
+    }
+}

@@ -118,3 +118,19 @@ impl Activation {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_to_the_functions_that_take_them() {
+        let (mut alphas, mut betas) = ([0.5, 2.0].into_iter(), [3.0].into_iter());
+        let mut read = |name| Activation::read(name, &mut alphas, &mut betas);
+        assert_eq!(read("Tanh"), Some(Activation::Tanh));
+        assert_eq!(read("LeakyRelu"), Some(Activation::LeakyRelu(0.5)));
+        assert_eq!(read("HARDSIGMOID"), Some(Activation::HardSigmoid(2.0, 3.0)));
+        assert_eq!(read("Affine"), Some(Activation::Affine(1.0, 0.0)));
+        assert_eq!(read("Gelu"), None);
+    }
+}

@@ -339,3 +339,94 @@ fn batched_scan(cx: &mut NodeContext<'_>) -> OpResult {
     }
     parts.iter().map(|values| Ok(cx.b.concat(values, 0)?)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::{TestModel, floats, node, value_info};
+    use crate::proto::ValueInfoProto;
+
+    fn truth(value: bool) -> TensorBytes {
+        TensorBytes { dtype: DType::Bool, shape: [].as_slice().into(), bytes: vec![u8::from(value)].into() }
+    }
+
+    fn body_inputs(carried: &[i64]) -> Vec<ValueInfoProto> {
+        vec![
+            value_info("i", DType::I64, &[]),
+            value_info("going", DType::Bool, &[]),
+            value_info("c", DType::F32, carried),
+        ]
+    }
+
+    #[test]
+    fn only_the_chosen_branch_is_imported() {
+        let branches = |model: TestModel| {
+            let unknown = vec![node("NoSuchOperator", &[], &["z"])];
+            let constant = vec![{
+                let mut constant = node("Constant", &[], &["z"]);
+                constant.attribute.push(crate::proto::AttributeProto {
+                    name: "value_float".into(),
+                    f: Some(5.0),
+                    ..Default::default()
+                });
+                constant
+            }];
+            model.graph("then_branch", vec![], constant, &["z"]).graph("else_branch", vec![], unknown, &["z"])
+        };
+        assert_eq!(branches(TestModel::new("If", 16).constant(truth(true))).run().1, [5.0]);
+        let error = branches(TestModel::new("If", 16).declared(&[], truth(true))).error();
+        assert!(error.contains("NoSuchOperator"), "{error}");
+    }
+
+    #[test]
+    fn a_carried_size_may_grow() {
+        // c = concat(c, c); the results are c and its size in each iteration.
+        let nodes = vec![
+            node("Concat", &["c", "c"], &["longer"]),
+            node("Shape", &["longer"], &["size"]),
+            node("Identity", &["going"], &["more"]),
+        ];
+        let nodes = nodes
+            .into_iter()
+            .map(|mut n| {
+                if n.op_type == "Concat" {
+                    let axis = crate::proto::AttributeProto { name: "axis".into(), i: Some(0), ..Default::default() };
+                    n.attribute.push(axis);
+                }
+                n
+            })
+            .collect();
+        let results = TestModel::new("Loop", 16)
+            .outputs(2)
+            .declared(&[], TensorBytes::from_i64(&[], &[3]))
+            .absent()
+            .input(&[1], &[7.0])
+            .graph("body", body_inputs(&[-1]), nodes, &["more", "longer", "size"])
+            .run_all();
+        assert_eq!(floats(&results[0]), (vec![8], vec![7.0; 8]));
+        assert_eq!(results[1].to_i64(), Some(vec![2, 4, 8]));
+    }
+
+    #[test]
+    fn a_loop_ends_when_its_condition_does() {
+        // c = c + c while it is below 100.
+        let nodes = vec![
+            node("Add", &["c", "c"], &["twice"]),
+            node("Less", &["twice", "x3"], &["more"]),
+            node("Identity", &["twice"], &["seen"]),
+        ];
+        let results = TestModel::new("Loop", 16)
+            .outputs(2)
+            .absent()
+            .constant(truth(true))
+            .input(&[], &[3.0])
+            .floats(&[], &[100.0])
+            .graph("body", body_inputs(&[]), nodes, &["more", "twice", "x3", "seen"]);
+        // The limit is carried as well, under the name by which the body also sees it from outside.
+        let results = results.outputs(3).run_all();
+        assert_eq!(floats(&results[0]).1, [192.0]);
+        assert_eq!(floats(&results[2]), (vec![6], vec![6.0, 12.0, 24.0, 48.0, 96.0, 192.0]));
+    }
+}

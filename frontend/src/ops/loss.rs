@@ -81,3 +81,27 @@ fn likelihood_loss(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError>
         other => cx.invalid(format!("attribute `reduction` is `{other}`")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::TestModel;
+
+    #[test]
+    fn ignored_classes_count_nothing() {
+        let loss = |ignored: i64, reduction: &str| {
+            TestModel::new("NegativeLogLikelihoodLoss", 13)
+                .int("ignore_index", ignored)
+                .text("reduction", reduction)
+                .input(&[3, 2], &[-1.0, f32::NEG_INFINITY, -2.0, -3.0, -4.0, -5.0])
+                .declared(&[3], TensorBytes::from_i64(&[3], &[0, 1, -7]))
+                .floats(&[2], &[1.0, 3.0])
+                .run()
+                .1
+        };
+        assert_eq!(loss(-7, "none"), [1.0, 9.0, 0.0]);
+        assert_eq!(loss(-7, "sum"), [10.0]);
+        assert_eq!(loss(-7, "mean"), [2.5]);
+    }
+}

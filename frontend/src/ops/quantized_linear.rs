@@ -170,3 +170,51 @@ fn quantized_convolution(cx: &mut NodeContext<'_>) -> OpResult {
     let zero = cx.b.reshape(zero, &[])?;
     Ok(vec![requantized(cx, y, scales, zero)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::TestModel;
+
+    fn bytes(dtype: DType, shape: &[i64], values: &[i64]) -> TensorBytes {
+        TensorBytes { dtype, shape: shape.into(), bytes: values.iter().map(|&v| v as u8).collect::<Vec<_>>().into() }
+    }
+
+    fn i32s(tensor: &TensorBytes) -> Vec<i64> {
+        tensor.to_i64().expect("integers")
+    }
+
+    #[test]
+    fn zero_points_of_rows_and_columns() {
+        let (a, b) = ([11, 7, 3, 10, 6, 2], [1, 4, 2, 5, 3, 6]);
+        let (a_zero, b_zero) = ([12, 9], [1, 3]);
+        let run = |a_shape: &[i64], a: &[i64], a_zero: &[i64]| {
+            let model = TestModel::new("MatMulInteger", 10)
+                .declared(a_shape, bytes(DType::U8, a_shape, a))
+                .declared(&[3, 2], bytes(DType::I8, &[3, 2], &b))
+                .declared(&[a_zero.len() as i64], bytes(DType::U8, &[a_zero.len() as i64], a_zero))
+                .declared(&[2], bytes(DType::I8, &[2], &b_zero));
+            let y = &model.run_all()[0];
+            (y.shape.to_vec(), i32s(y))
+        };
+        let expected = |row: usize| {
+            let column = |n: usize| (0..3).map(|k| (a[row * 3 + k] - a_zero[row]) * (b[k * 2 + n] - b_zero[n])).sum();
+            [column(0), column(1)]
+        };
+        assert_eq!(run(&[2, 3], &a, &a_zero), (vec![2, 2], [expected(0), expected(1)].concat()));
+        assert_eq!(run(&[3], &a[..3], &a_zero[..1]), (vec![2], expected(0).to_vec()));
+    }
+
+    #[test]
+    fn a_convolution_pads_with_the_zero_point() {
+        let y = &TestModel::new("ConvInteger", 10)
+            .ints("pads", &[1, 1])
+            .declared(&[1, 1, 3], bytes(DType::U8, &[1, 1, 3], &[5, 6, 7]))
+            .constant(bytes(DType::I8, &[1, 1, 3], &[1, 1, 1]))
+            .constant(bytes(DType::U8, &[], &[5]))
+            .run_all()[0];
+        assert_eq!(i32s(y), [1, 3, 3]);
+    }
+}

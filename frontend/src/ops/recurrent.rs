@@ -475,3 +475,96 @@ fn activate(e: &mut ExprBuilder, cell: &Cell, n: usize, mut x: ExprIndex) -> Res
     }
     cell.activations[n].apply(e, cell.acc, x)
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::{TestModel, assert_close, floats, noise};
+
+    const HIDDEN: i64 = 2;
+    const INPUT: i64 = 3;
+
+    fn layer(op: &str, gates: i64, direction: &str, x: (&[i64], &[f32]), lengths: Option<&[i32]>) -> TestModel {
+        let d = if direction == "bidirectional" { 2 } else { 1 };
+        let (w, r) = (noise((d * gates * HIDDEN * INPUT) as usize), noise((d * gates * HIDDEN * HIDDEN) as usize));
+        let bias = noise((d * 2 * gates * HIDDEN) as usize);
+        let model = TestModel::new(op, 14)
+            .outputs(2)
+            .text("direction", direction)
+            .int("hidden_size", HIDDEN)
+            .input(x.0, x.1)
+            .floats(&[d, gates * HIDDEN, INPUT], &w)
+            .floats(&[d, gates * HIDDEN, HIDDEN], &r)
+            .floats(&[d, 2 * gates * HIDDEN], &bias);
+        match lengths {
+            None => model,
+            Some(lengths) => {
+                let bytes: Vec<u8> = lengths.iter().flat_map(|l| l.to_le_bytes()).collect();
+                let shape = [lengths.len() as i64];
+                let value = TensorBytes { dtype: DType::I32, shape: shape.as_slice().into(), bytes: bytes.into() };
+                model.declared(&shape, value)
+            }
+        }
+    }
+
+    #[test]
+    fn short_sequences_end_where_they_end() {
+        // Of a batch of two, the second sequence ends after 2 of 4 steps: alone it gives the same.
+        let x = noise(24);
+        let second: Vec<f32> = x.chunks(6).take(2).flat_map(|step| step[3..].to_vec()).collect();
+        for (op, gates) in [("RNN", 1), ("GRU", 3), ("LSTM", 4)] {
+            for direction in ["forward", "reverse", "bidirectional"] {
+                let both = layer(op, gates, direction, (&[4, 2, INPUT], &x), Some(&[4, 2])).run_all();
+                let alone = layer(op, gates, direction, (&[2, 1, INPUT], &second), None).run_all();
+                let ((shape, y), (_, y_alone)) = (floats(&both[0]), floats(&alone[0]));
+                let d = shape[1] as usize;
+                for step in 0..4 {
+                    for n in 0..d {
+                        let at = ((step * d + n) * 2 + 1) * 2;
+                        let expected = if step < 2 { &y_alone[(step * d + n) * 2..][..2] } else { &[0.0; 2] };
+                        let found = (vec![2], y[at..at + 2].to_vec());
+                        assert_close(&found, &(vec![2], expected.to_vec()));
+                    }
+                }
+                let (last, last_alone) = (floats(&both[1]).1, floats(&alone[1]).1);
+                for n in 0..d {
+                    let found = (vec![2], last[n * 4 + 2..n * 4 + 4].to_vec());
+                    assert_close(&found, &(vec![2], last_alone[n * 2..n * 2 + 2].to_vec()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reverse_is_forward_of_the_mirrored_input() {
+        let x = noise(12);
+        let mirrored: Vec<f32> = x.chunks(3).rev().flatten().copied().collect();
+        for (op, gates) in [("RNN", 1), ("GRU", 3), ("LSTM", 4)] {
+            let (_, forward) = layer(op, gates, "forward", (&[4, 1, INPUT], &mirrored), None).run();
+            let (shape, reverse) = layer(op, gates, "reverse", (&[4, 1, INPUT], &x), None).run();
+            let expected = forward.chunks(2).rev().flatten().copied().collect();
+            assert_close(&(shape.clone(), reverse), &(shape, expected));
+        }
+    }
+
+    #[test]
+    fn the_reset_gate_before_or_after_the_product() {
+        let gru = |before| {
+            let model = layer("GRU", 3, "forward", (&[3, 1, INPUT], &noise(9)), None);
+            model.int("linear_before_reset", before).run().1
+        };
+        assert_ne!(gru(0), gru(1));
+    }
+
+    #[test]
+    fn wrong_attributes_are_named() {
+        let x = noise(9);
+        let rnn = || layer("RNN", 1, "forward", (&[3, 1, INPUT], &x), None);
+        let wrong = layer("RNN", 1, "backward", (&[3, 1, INPUT], &x), None).error();
+        assert!(wrong.contains("`direction` is `backward`"), "{wrong}");
+        assert!(layer("RNN", 1, "forward", (&[3, 3], &x), None).error().contains("three dimensions"));
+        assert_eq!(rnn().run().0, [3, 1, 1, 2]);
+    }
+}
