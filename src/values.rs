@@ -112,7 +112,8 @@ pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Resul
         return Err(Mismatch { kind: "differs", text: comparison.to_string() });
     }
     if beyond(&comparison) {
-        let text = format!("max error {:e} for a greatest reference of {:e}", comparison.max_error, comparison.max_reference);
+        let text =
+            format!("max error {:e} for a greatest reference of {:e}", comparison.max_error, comparison.max_reference);
         return Err(Mismatch { kind: "differs", text });
     }
     Ok(())
@@ -122,7 +123,8 @@ pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Resul
 pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
     let shape: Option<Vec<i64>> = port.ty.shape.iter().map(onnxc_ir::dim::Dim::as_const).collect();
     let Some(shape) = shape else {
-        let message = format!("input `{}` has dimensions without a size: give --inputs, or fix them with --dim", port.name);
+        let message =
+            format!("input `{}` has dimensions without a size: give --inputs, or fix them with --dim", port.name);
         return Err(Failure::usage(message));
     };
     let count: i64 = shape.iter().product();

@@ -83,12 +83,16 @@ fn compare_outputs(found: &Path, reference: &Path) -> Result<(), Failed> {
 /// `onnxc test` on the model's folder.
 fn command_line(name: &str, engine: &str) -> Result<(), Failed> {
     let timeout = if engine == "native" { "120" } else { "60" };
-    succeed(
-        Command::new(ONNXC)
-            .arg("test")
-            .arg(model_dir(name)?)
-            .args(["--jobs", "1", "--max-rel", MAX_RELATIVE, "--engine", engine, "--timeout", timeout]),
-    )
+    succeed(Command::new(ONNXC).arg("test").arg(model_dir(name)?).args([
+        "--jobs",
+        "1",
+        "--max-rel",
+        MAX_RELATIVE,
+        "--engine",
+        engine,
+        "--timeout",
+        timeout,
+    ]))
     .map(drop)
 }
 
@@ -99,13 +103,12 @@ fn run_c_program(name: &str, target: &str, cc: &[&str], runner: &[&str]) -> Resu
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let object = folder.path().join("model.o");
     let program = folder.path().join("run");
-    succeed(
-        Command::new(ONNXC)
-            .arg(model.join("model.onnx"))
-            .arg("-o")
-            .arg(&object)
-            .args(["--name", "the_compiled_model", "--target", target]),
-    )?;
+    succeed(Command::new(ONNXC).arg(model.join("model.onnx")).arg("-o").arg(&object).args([
+        "--name",
+        "the_compiled_model",
+        "--target",
+        target,
+    ]))?;
     succeed(
         Command::new(cc[0])
             .args(&cc[1..])

@@ -8,8 +8,8 @@
 pub mod dim;
 pub mod dtype;
 pub mod evaluate;
-pub mod machine;
 pub mod loops;
+pub mod machine;
 pub mod program;
 pub mod scalar;
 pub mod tensor;

@@ -358,7 +358,10 @@ impl ScalarExpr {
         for (step, inst) in self.insts.iter().enumerate() {
             let fail = |message: String| Err(ExprError { step, message });
             let get = |i: ExprIndex| {
-                types.get(i as usize).copied().ok_or(ExprError { step, message: format!("uses step {i} before it exists") })
+                types
+                    .get(i as usize)
+                    .copied()
+                    .ok_or(ExprError { step, message: format!("uses step {i} before it exists") })
             };
             let ty = match inst {
                 ScalarInst::Arg(n) => match args.get(*n as usize) {
@@ -487,9 +490,13 @@ impl BinaryOp {
     /// Whether the operator is defined on this type.
     pub fn accepts(self, t: DType) -> bool {
         match self {
-            BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Rem | BinaryOp::Mod | BinaryOp::Pow => {
-                t.is_float() || t.is_int()
-            }
+            BinaryOp::Add
+            | BinaryOp::Sub
+            | BinaryOp::Mul
+            | BinaryOp::Div
+            | BinaryOp::Rem
+            | BinaryOp::Mod
+            | BinaryOp::Pow => t.is_float() || t.is_int(),
             BinaryOp::Min | BinaryOp::Max => t.is_float() || t.is_int() || t == DType::Bool,
             BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => t.is_int() || t == DType::Bool,
             BinaryOp::Shl | BinaryOp::Shr => t.is_int(),

@@ -97,10 +97,13 @@ impl<'g> Lowering<'g> {
         for (i, &v) in body.results.iter().enumerate() {
             // Through reshapes to the node that computes the elements.
             let mut source = v;
-            while let Some(node) = self.graph.def_node(source).filter(|&n| matches!(self.graph.nodes[n].op, Op::Reshape)) {
+            while let Some(node) =
+                self.graph.def_node(source).filter(|&n| matches!(self.graph.nodes[n].op, Op::Reshape))
+            {
                 source = self.graph.nodes[node].inputs[0];
             }
-            let computed = self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
+            let computed =
+                self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
             if computed && self.homes[source].is_none() {
                 self.homes[source] = Some(Home::Place(Place::Output(i as u32)));
             }
@@ -205,7 +208,8 @@ impl<'g> Lowering<'g> {
         if let Some(&offset) = self.weights.get(&constant) {
             return Ok(offset);
         }
-        let bytes = bytes_of(&self.graph.constants[constant].ty)?.as_const().expect("constants have constant shapes") as u64;
+        let bytes =
+            bytes_of(&self.graph.constants[constant].ty)?.as_const().expect("constants have constant shapes") as u64;
         let offset = self.program.weight_bytes;
         self.program.weights.push(Weight { constant, offset, bytes });
         self.program.weight_bytes = (offset + bytes.max(1)).next_multiple_of(ALIGNMENT);

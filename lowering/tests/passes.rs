@@ -319,12 +319,8 @@ fn everything_unsupported_is_named() {
         let first = b.gather(x[0], &[zero], &[Coord::Input(0)], &[])?;
         let limit = b.scalar_f32(0.0);
         let positive = b.greater(first, limit)?;
-        let results = b.if_(
-            positive,
-            &[x[0]],
-            |b, v| Ok::<_, BuildError>(vec![b.neg(v[0])?]),
-            |b, v| Ok(vec![b.exp(v[0])?]),
-        )?;
+        let results =
+            b.if_(positive, &[x[0]], |b, v| Ok::<_, BuildError>(vec![b.neg(v[0])?]), |b, v| Ok(vec![b.exp(v[0])?]))?;
         b.cast(results[0], DType::I4)
     });
     let second = graph.origins.push(OriginData { path: "narrow".into(), operator: "Cast".into() });

@@ -38,7 +38,7 @@ pub struct Cli {
     pub command: Option<Command>,
     /// Compile to a file.
     #[command(flatten)]
-    pub compile: Option<CompileArgs>,
+    pub compile: CompileArgs,
     /// How errors and warnings are printed to stderr.
     #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     pub message_format: MessageFormat,
@@ -133,8 +133,8 @@ impl CodegenArgs {
 #[derive(Debug, Args)]
 pub struct CompileArgs {
     /// The ONNX model
-    #[arg(value_name = "MODEL.onnx")]
-    pub model: PathBuf,
+    #[arg(value_name = "MODEL.onnx", required = true)]
+    pub model: Option<PathBuf>,
     /// Where to write; .o, .obj, .a, .lib, .so decide the form, and a header lies beside it
     #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]
     pub output: Option<PathBuf>,

@@ -57,7 +57,11 @@ pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
 }
 
 /// Run times in milliseconds, ascending.
-fn measure(executable: &mut Executable, inputs: &[onnxc::values::Value], budget: Duration) -> Result<Vec<f64>, Failure> {
+fn measure(
+    executable: &mut Executable,
+    inputs: &[onnxc::values::Value],
+    budget: Duration,
+) -> Result<Vec<f64>, Failure> {
     let mut timed = executable.timed(inputs)?;
     for _ in 0..WARM_UP_RUNS {
         timed.run()?;

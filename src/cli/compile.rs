@@ -11,14 +11,15 @@ use super::print_diagnostic;
 
 /// Runs the command.
 pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
+    let model = args.model.as_deref().expect("clap asks for the model unless there is a subcommand");
     let name = match (&args.name, &args.output) {
         (Some(name), _) => name.clone(),
         (None, Some(output)) => driver::prefix_of(output),
-        (None, None) => driver::prefix_of(&args.model),
+        (None, None) => driver::prefix_of(model),
     };
     let options = args.codegen.options(&name);
     if let Some(emit) = args.emit {
-        let text = driver::emit(&args.model, form(emit), &options)?;
+        let text = driver::emit(model, form(emit), &options)?;
         return match &args.output {
             Some(path) => driver::write_text(path, &text).map(|()| 0),
             // A closed pipe is how `| head` says that it has read enough.
@@ -26,7 +27,7 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         };
     }
     let output = args.output.as_deref().expect("clap asks for -o unless there is --emit");
-    let report = driver::compile_to_file(&args.model, &output_form(output, args)?, &options)?;
+    let report = driver::compile_to_file(model, &output_form(output, args)?, &options)?;
     for warning in &report.warnings {
         print_diagnostic(warning, format);
     }

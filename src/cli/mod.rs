@@ -24,17 +24,16 @@ use args::{Cli, Command, MessageFormat};
 pub fn main() -> u8 {
     let cli = Cli::parse();
     let format = cli.message_format;
-    let result = match (cli.command, cli.compile) {
-        (Some(Command::Run(args)), _) => run::run(&args, format),
-        (Some(Command::Bench(args)), _) => bench::run(&args, format),
-        (Some(Command::Test(args)), _) => test::run(&args),
-        (Some(Command::TestWorker(args)), _) => worker::run(&args),
-        (Some(Command::Check(args)), _) => check::run(&args, format),
-        (Some(Command::Inspect(args)), _) => inspect::run(&args, format),
-        (Some(Command::Targets), _) => targets::run(),
-        (Some(Command::Explain(args)), _) => explain::run(&args),
-        (None, Some(args)) => compile::run(&args, format),
-        (None, None) => Err(Failure::usage("a model and -o OUT are needed; `onnxc --help` shows examples")),
+    let result = match cli.command {
+        Some(Command::Run(args)) => run::run(&args, format),
+        Some(Command::Bench(args)) => bench::run(&args, format),
+        Some(Command::Test(args)) => test::run(&args),
+        Some(Command::TestWorker(args)) => worker::run(&args),
+        Some(Command::Check(args)) => check::run(&args, format),
+        Some(Command::Inspect(args)) => inspect::run(&args, format),
+        Some(Command::Targets) => targets::run(),
+        Some(Command::Explain(args)) => explain::run(&args),
+        None => compile::run(&cli.compile, format),
     };
     match result {
         Ok(status) => status,

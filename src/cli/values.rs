@@ -17,12 +17,7 @@ pub fn inputs(args: &InputArgs, ports: &[PortInfo]) -> Result<Vec<Value>, Failur
 fn in_order(args: &InputArgs, ports: &[PortInfo]) -> Result<Vec<PathBuf>, Failure> {
     let files: Vec<PathBuf> = args.inputs.iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect();
     if files.len() != ports.len() {
-        return Err(Failure::usage(format!(
-            "{} input files for {} inputs: {}",
-            files.len(),
-            ports.len(),
-            list(ports)
-        )));
+        return Err(Failure::usage(format!("{} input files for {} inputs: {}", files.len(), ports.len(), list(ports))));
     }
     Ok(files)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnxc::diagnostics::{Failure, FailureKind};
-use onnxc::driver::{self, Executable};
+use onnxc::driver::Executable;
 use onnxc::values::{Tolerance, Value, compare, read_value};
 use serde_json::{Value as Json, json};
 
@@ -76,8 +76,7 @@ fn run_case(dir: &Path, args: &TestArgs) -> Verdict {
 fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
     let failed = |failure: Failure| failure_verdict(&failure);
     let options = args.codegen.options("model");
-    let mut executable =
-        Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
+    let mut executable = Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
     let tolerance = tolerance(dir, args);
     let data_sets = data_sets(dir);
     if data_sets.is_empty() {

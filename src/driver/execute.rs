@@ -132,7 +132,8 @@ impl Executable {
                         .symbol(&compiled.spec.prefix)
                         .ok_or_else(|| run_failure("the object has no descriptor"))?;
                     // SAFETY: the object was made here for this machine and its loader keeps it mapped.
-                    unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) }.map_err(|e| run_failure(e.to_string()))
+                    unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) }
+                        .map_err(|e| run_failure(e.to_string()))
                 })?;
                 Runnable::Native { model, session: None, threads }
             }

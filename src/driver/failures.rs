@@ -44,8 +44,11 @@ pub(crate) fn import(error: ImportError, path: &Path) -> Failure {
 /// One diagnostic for each node, the wrong ones first: a model that is both is invalid.
 fn nodes(mut problems: Vec<NodeProblem>) -> Failure {
     problems.sort_by_key(|problem| !problem.invalid);
-    let kind =
-        if problems.iter().any(|problem| problem.invalid) { FailureKind::InvalidModel } else { FailureKind::Unsupported };
+    let kind = if problems.iter().any(|problem| problem.invalid) {
+        FailureKind::InvalidModel
+    } else {
+        FailureKind::Unsupported
+    };
     let diagnostics = problems
         .into_iter()
         .map(|problem| {

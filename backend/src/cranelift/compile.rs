@@ -104,7 +104,10 @@ pub fn compile<'a>(
         let offset = weights.push(bytes, move |out: &mut dyn io::Write| {
             let data = evaluate(constant)?;
             if data.len() as u64 != bytes {
-                return Err(io::Error::other(format!("constant {constant} has {} bytes instead of {bytes}", data.len())));
+                return Err(io::Error::other(format!(
+                    "constant {constant} has {} bytes instead of {bytes}",
+                    data.len()
+                )));
             }
             out.write_all(&data)
         });
@@ -160,7 +163,9 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("unwind_info", "true")] {
         shared.set(name, value).map_err(|e| fail(e.to_string()))?;
     }
-    shared.set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }).map_err(|e| fail(e.to_string()))?;
+    shared
+        .set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" })
+        .map_err(|e| fail(e.to_string()))?;
     let mut builder = isa::lookup(target.triple().clone()).map_err(|e| fail(e.to_string()))?;
     for setting in target.cranelift_settings() {
         builder.enable(setting).map_err(|e| fail(e.to_string()))?;
@@ -168,14 +173,25 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     builder.finish(settings::Flags::new(shared)).map_err(|e| fail(e.to_string()))
 }
 
-fn compile_kernel(kernel: &Kernel, name: &str, target: &Target, isa: &dyn TargetIsa) -> Result<CompiledFunction, CompileError> {
+fn compile_kernel(
+    kernel: &Kernel,
+    name: &str,
+    target: &Target,
+    isa: &dyn TargetIsa,
+) -> Result<CompiledFunction, CompileError> {
     let legal = legalize(kernel, &Caps::default());
     let options = KernelOptions { has_fma: target.machine().has_fma };
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     finish(name, false, function, &Names::default(), isa)
 }
 
-fn finish(name: &str, global: bool, function: Function, names: &Names, isa: &dyn TargetIsa) -> Result<CompiledFunction, CompileError> {
+fn finish(
+    name: &str,
+    global: bool,
+    function: Function,
+    names: &Names,
+    isa: &dyn TargetIsa,
+) -> Result<CompiledFunction, CompileError> {
     let fail = |message: String| CompileError::Cranelift { function: name.to_owned(), message };
     let mut context = Context::for_function(function);
     context.compile(isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;

@@ -167,7 +167,15 @@ impl Entry<'_> {
     }
 
     /// Leaves with a status about a port if the condition holds.
-    fn fail_if(&self, c: &mut Code<'_>, condition: Value, status: i32, port: &PortValues, axis: Option<Value>, found: [Option<Value>; 2]) {
+    fn fail_if(
+        &self,
+        c: &mut Code<'_>,
+        condition: Value,
+        status: i32,
+        port: &PortValues,
+        axis: Option<Value>,
+        found: [Option<Value>; 2],
+    ) {
         let name = self.symbol("_fail");
         c.leave_if(condition, |c| {
             let status = c.int32(status);
@@ -796,7 +804,7 @@ impl Entry<'_> {
             self.check_call(c, p[0], p[1], p[2]);
             let values = c.stack((inputs + outputs) as u32 * at::VALUE_BYTES as u32);
             let zero = c.int(0);
-            let mut copy = |c: &mut Code<'_>, list: Value, count: usize, first: usize| {
+            let copy = |c: &mut Code<'_>, list: Value, count: usize, first: usize| {
                 let count = c.int(count as i64);
                 c.each(zero, count, |c, i| {
                     let byte = c.f.ins().ishl_imm_u(i, 3);

@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, Type, UserFuncName, Value, types};
+use cranelift_codegen::ir::{
+    self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, Type, UserFuncName, Value, types,
+};
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_entity::SecondaryMap;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -24,9 +26,15 @@ pub struct KernelOptions {
 }
 
 /// Translates a kernel.
-pub fn translate(kernel: &Kernel, options: KernelOptions, config: TargetFrontendConfig, context: &mut FunctionBuilderContext) -> Function {
+pub fn translate(
+    kernel: &Kernel,
+    options: KernelOptions,
+    config: TargetFrontendConfig,
+    context: &mut FunctionBuilderContext,
+) -> Function {
     let mut signature = Signature::new(CallConv::SystemV);
-    signature.params = [types::I64, types::I64, types::I64, types::I64, types::I64, types::I32].map(AbiParam::new).to_vec();
+    signature.params =
+        [types::I64, types::I64, types::I64, types::I64, types::I64, types::I32].map(AbiParam::new).to_vec();
     let mut function = Function::with_name_signature(UserFuncName::default(), signature);
     let mut f = FunctionBuilder::new(&mut function, context);
     let entry = f.create_block();
@@ -446,7 +454,14 @@ impl Translate<'_> {
         }
     }
 
-    fn gather(&mut self, ty: LaneType, buffer: Buffer, address: &Address, indices: Val, count: Option<Val>) -> Vec<Value> {
+    fn gather(
+        &mut self,
+        ty: LaneType,
+        buffer: Buffer,
+        address: &Address,
+        indices: Val,
+        count: Option<Val>,
+    ) -> Vec<Value> {
         let (pointer, offset) = self.place(buffer, address);
         let size = self.element_bytes(buffer);
         let index_ty = self.ty(indices);
@@ -531,7 +546,11 @@ impl Translate<'_> {
         for &value in values {
             for lane in 0..v.lane_count() {
                 let one = self.f.ins().extractlane(value, lane as u8);
-                lanes.push(if ty.dtype == DType::Bool { self.f.ins().icmp_imm_s(IntCC::NotEqual, one, 0) } else { one });
+                lanes.push(if ty.dtype == DType::Bool {
+                    self.f.ins().icmp_imm_s(IntCC::NotEqual, one, 0)
+                } else {
+                    one
+                });
             }
         }
         lanes
@@ -565,7 +584,9 @@ impl Translate<'_> {
 
     fn inst(&mut self, data: &InstData, ty: LaneType) -> Vec<Value> {
         match data {
-            InstData::Param(n) => vec![self.f.ins().load(types::I64, MemFlagsData::trusted(), self.params, *n as i32 * 8)],
+            InstData::Param(n) => {
+                vec![self.f.ins().load(types::I64, MemFlagsData::trusted(), self.params, *n as i32 * 8)]
+            }
             InstData::Iota => {
                 let lanes: Vec<Value> =
                     (0..ty.lanes).map(|i| self.f.ins().iconst(scalar_type(ty.dtype), i64::from(i))).collect();
@@ -866,7 +887,9 @@ impl Translate<'_> {
     fn bitcast(&mut self, a: Val, to: LaneType) -> Vec<Value> {
         let from = self.ty(a);
         let values = self.get(a);
-        if shape(from) == Shape::Lanes && shape(to) == Shape::Lanes || pieces(from) == pieces(to) && shape(from) != Shape::Lanes {
+        if shape(from) == Shape::Lanes && shape(to) == Shape::Lanes
+            || pieces(from) == pieces(to) && shape(from) != Shape::Lanes
+        {
             return values.into_iter().map(|v| self.reinterpret(piece_type(to), v)).collect();
         }
         let lanes: Vec<Value> =
@@ -879,14 +902,21 @@ impl Translate<'_> {
         let values = self.get(a);
         if let (Shape::Vectors(_), Shape::Vectors(v)) = (shape(from), shape(to)) {
             match (from.dtype, to.dtype) {
-                (DType::I32, DType::F32) => return values.into_iter().map(|x| self.f.ins().fcvt_from_sint(v, x)).collect(),
+                (DType::I32, DType::F32) => {
+                    return values.into_iter().map(|x| self.f.ins().fcvt_from_sint(v, x)).collect();
+                }
                 (DType::F32, DType::I32) => {
                     return values.into_iter().map(|x| self.f.ins().fcvt_to_sint_sat(v, x)).collect();
                 }
-                (DType::I32, DType::U32) | (DType::U32, DType::I32) | (DType::I64, DType::U64) | (DType::U64, DType::I64) => {
+                (DType::I32, DType::U32)
+                | (DType::U32, DType::I32)
+                | (DType::I64, DType::U64)
+                | (DType::U64, DType::I64) => {
                     return values;
                 }
-                (DType::Bool, DType::I32 | DType::U32) => return values.into_iter().map(|x| self.f.ins().ineg(x)).collect(),
+                (DType::Bool, DType::I32 | DType::U32) => {
+                    return values.into_iter().map(|x| self.f.ins().ineg(x)).collect();
+                }
                 (DType::Bool, DType::F32) => {
                     let one = self.f.ins().f32const(1.0);
                     let ones = self.f.ins().splat(types::F32X4, one);

@@ -1,7 +1,8 @@
 //! Register allocation by regalloc2: presents the machine code in the form that the allocator reads.
 
 use regalloc2::{
-    Algorithm, Block, Function, Inst, InstRange, MachineEnv, Operand as Constraint, Output, PReg, PRegSet, RegClass, RegallocOptions, VReg,
+    Algorithm, Block, Function, Inst, InstRange, MachineEnv, Operand as Constraint, Output, PReg, PRegSet, RegClass,
+    RegallocOptions, VReg,
 };
 
 use super::machine::{GENERAL, Label, MASK, MachineCode, MachineInst, Memory, Operand, WIDE};
@@ -71,7 +72,8 @@ impl<'c> Allocatable<'c> {
     /// # Panics
     /// If the allocator refuses the code or its result does not keep the meaning: both are faults of selection.
     pub fn allocate(&self) -> Output {
-        let options = RegallocOptions { verbose_log: false, validate_ssa: cfg!(debug_assertions), algorithm: Algorithm::Ion };
+        let options =
+            RegallocOptions { verbose_log: false, validate_ssa: cfg!(debug_assertions), algorithm: Algorithm::Ion };
         let env = environment();
         let output = regalloc2::run(self, &env, &options).unwrap_or_else(|e| panic!("register allocation: {e}"));
         if cfg!(debug_assertions) {

@@ -279,11 +279,8 @@ pub const MAX_UD: Wide = [
 ];
 
 /// `vpabsd`.
-pub const ABS_D: Wide = [
-    Code::EVEX_Vpabsd_xmm_k1z_xmmm128b32,
-    Code::EVEX_Vpabsd_ymm_k1z_ymmm256b32,
-    Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32,
-];
+pub const ABS_D: Wide =
+    [Code::EVEX_Vpabsd_xmm_k1z_xmmm128b32, Code::EVEX_Vpabsd_ymm_k1z_ymmm256b32, Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32];
 
 /// `vpaddq`.
 pub const ADD_Q: Wide = [
@@ -377,39 +374,24 @@ pub const MAX_UQ: Wide = [
 ];
 
 /// `vpabsq`.
-pub const ABS_Q: Wide = [
-    Code::EVEX_Vpabsq_xmm_k1z_xmmm128b64,
-    Code::EVEX_Vpabsq_ymm_k1z_ymmm256b64,
-    Code::EVEX_Vpabsq_zmm_k1z_zmmm512b64,
-];
+pub const ABS_Q: Wide =
+    [Code::EVEX_Vpabsq_xmm_k1z_xmmm128b64, Code::EVEX_Vpabsq_ymm_k1z_ymmm256b64, Code::EVEX_Vpabsq_zmm_k1z_zmmm512b64];
 
 /// `vmovups` from memory or a register.
-pub const LOAD_PS: Wide = [
-    Code::EVEX_Vmovups_xmm_k1z_xmmm128,
-    Code::EVEX_Vmovups_ymm_k1z_ymmm256,
-    Code::EVEX_Vmovups_zmm_k1z_zmmm512,
-];
+pub const LOAD_PS: Wide =
+    [Code::EVEX_Vmovups_xmm_k1z_xmmm128, Code::EVEX_Vmovups_ymm_k1z_ymmm256, Code::EVEX_Vmovups_zmm_k1z_zmmm512];
 
 /// `vmovupd` from memory or a register.
-pub const LOAD_PD: Wide = [
-    Code::EVEX_Vmovupd_xmm_k1z_xmmm128,
-    Code::EVEX_Vmovupd_ymm_k1z_ymmm256,
-    Code::EVEX_Vmovupd_zmm_k1z_zmmm512,
-];
+pub const LOAD_PD: Wide =
+    [Code::EVEX_Vmovupd_xmm_k1z_xmmm128, Code::EVEX_Vmovupd_ymm_k1z_ymmm256, Code::EVEX_Vmovupd_zmm_k1z_zmmm512];
 
 /// `vmovups` to memory.
-pub const STORE_PS: Wide = [
-    Code::EVEX_Vmovups_xmmm128_k1z_xmm,
-    Code::EVEX_Vmovups_ymmm256_k1z_ymm,
-    Code::EVEX_Vmovups_zmmm512_k1z_zmm,
-];
+pub const STORE_PS: Wide =
+    [Code::EVEX_Vmovups_xmmm128_k1z_xmm, Code::EVEX_Vmovups_ymmm256_k1z_ymm, Code::EVEX_Vmovups_zmmm512_k1z_zmm];
 
 /// `vmovupd` to memory.
-pub const STORE_PD: Wide = [
-    Code::EVEX_Vmovupd_xmmm128_k1z_xmm,
-    Code::EVEX_Vmovupd_ymmm256_k1z_ymm,
-    Code::EVEX_Vmovupd_zmmm512_k1z_zmm,
-];
+pub const STORE_PD: Wide =
+    [Code::EVEX_Vmovupd_xmmm128_k1z_xmm, Code::EVEX_Vmovupd_ymmm256_k1z_ymm, Code::EVEX_Vmovupd_zmmm512_k1z_zmm];
 
 /// `vcvtdq2ps`.
 pub const I32_TO_F32: Wide = [

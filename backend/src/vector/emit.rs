@@ -265,8 +265,14 @@ fn sized(register: PReg, kind: iced_x86::OpCodeOperandKind) -> Register {
                 Kind::r8_or_mem | Kind::r8_reg => {
                     // spl, bpl, sil, dil and not ah, ch, dh, bh.
                     const LOW: [Register; 8] = [
-                        Register::AL, Register::CL, Register::DL, Register::BL,
-                        Register::SPL, Register::BPL, Register::SIL, Register::DIL,
+                        Register::AL,
+                        Register::CL,
+                        Register::DL,
+                        Register::BL,
+                        Register::SPL,
+                        Register::BPL,
+                        Register::SIL,
+                        Register::DIL,
                     ];
                     if n < 8 { LOW[n as usize] } else { Register::R8L + (n - 8) }
                 }

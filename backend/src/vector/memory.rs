@@ -101,7 +101,12 @@ impl Select<'_> {
         Ok(truth)
     }
 
-    pub(super) fn load_splat(&mut self, ty: LaneType, buffer: Buffer, address: &Address) -> Result<Registers, Unsupported> {
+    pub(super) fn load_splat(
+        &mut self,
+        ty: LaneType,
+        buffer: Buffer,
+        address: &Address,
+    ) -> Result<Registers, Unsupported> {
         let pieces = Pieces::of(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
@@ -221,7 +226,12 @@ impl Select<'_> {
         Ok(whole)
     }
 
-    pub(super) fn prefetch(&mut self, buffer: Buffer, address: &Address, locality: Locality) -> Result<(), Unsupported> {
+    pub(super) fn prefetch(
+        &mut self,
+        buffer: Buffer,
+        address: &Address,
+        locality: Locality,
+    ) -> Result<(), Unsupported> {
         let memory = self.memory(buffer, address)?;
         let code = match locality {
             Locality::L1 => Code::Prefetcht0_m8,

@@ -135,7 +135,9 @@ impl Select<'_> {
         if let (Some(d), true) = (known, !signed || op == BinaryOp::Div) {
             if d.count_ones() == 1 && !signed {
                 return Ok(match op {
-                    BinaryOp::Div => self.tied(Code::Shr_rm64_imm8, dividend, Operand::Immediate(d.trailing_zeros().into())),
+                    BinaryOp::Div => {
+                        self.tied(Code::Shr_rm64_imm8, dividend, Operand::Immediate(d.trailing_zeros().into()))
+                    }
                     _ => self.tied(Code::And_rm64_imm32, dividend, Operand::Immediate(d - 1)),
                 });
             }

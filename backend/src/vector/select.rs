@@ -97,14 +97,7 @@ fn busy(kernel: &Kernel, block: Block) -> bool {
 
 impl Scope {
     fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
-        Scope {
-            block,
-            busy,
-            is_loop,
-            constants: HashMap::new(),
-            pointers: HashMap::new(),
-            products: HashMap::new(),
-        }
+        Scope { block, busy, is_loop, constants: HashMap::new(), pointers: HashMap::new(), products: HashMap::new() }
     }
 }
 
@@ -300,7 +293,8 @@ impl Select<'_> {
             Some(_) => None,
             None => Some(self.get1(*hi)?),
         };
-        let start: SmallVec<[VReg; 8]> = init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let start: SmallVec<[VReg; 8]> =
+            init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
 
         let top = self.open(*body, true);
         let params = &kernel.blocks[*body].params;
@@ -321,7 +315,10 @@ impl Select<'_> {
         let increment = i32::try_from(*step).map_err(|_| Unsupported("a step of more than 31 bits"))?;
         self.op(
             Code::Lea_r64_m,
-            smallvec![Operand::Def(advanced), Operand::Memory(Memory { base: index, index: None, displacement: increment })],
+            smallvec![
+                Operand::Def(advanced),
+                Operand::Memory(Memory { base: index, index: None, displacement: increment })
+            ],
         );
         let compare = |this: &mut Self, register: VReg| match (bound, this.immediate_of(*hi)) {
             (Some(bound), _) => this.op(Code::Cmp_r64_rm64, smallvec![Operand::Use(register), Operand::Use(bound)]),
@@ -369,7 +366,8 @@ impl Select<'_> {
     fn while_loop(&mut self, inst: Inst) -> Result<(), Unsupported> {
         let kernel = self.kernel;
         let InstData::While { init, body } = &kernel.insts[inst].data else { unreachable!("a loop") };
-        let start: SmallVec<[VReg; 8]> = init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let start: SmallVec<[VReg; 8]> =
+            init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let top = self.open(*body, true);
         let mut carried: SmallVec<[VReg; 8]> = SmallVec::new();
         for &param in &kernel.blocks[*body].params {
@@ -443,7 +441,8 @@ impl Select<'_> {
             pointer = match self.scopes[depth].pointers.get(&key) {
                 Some(&found) => found,
                 None => {
-                    let made = self.lea_at(depth, Memory { base: pointer, index: Some((register, scale)), displacement: 0 });
+                    let made =
+                        self.lea_at(depth, Memory { base: pointer, index: Some((register, scale)), displacement: 0 });
                     self.scopes[depth].pointers.insert(key, made);
                     made
                 }
@@ -484,7 +483,11 @@ impl Select<'_> {
                 match i32::try_from(bytes) {
                     Ok(bytes) if bytes > 0 && bytes.count_ones() == 1 => {
                         let shift = i64::from(bytes.trailing_zeros());
-                        self.op_at(depth, Code::Shl_rm64_imm8, smallvec![Operand::Tied(register, product), Operand::Immediate(shift)]);
+                        self.op_at(
+                            depth,
+                            Code::Shl_rm64_imm8,
+                            smallvec![Operand::Tied(register, product), Operand::Immediate(shift)],
+                        );
                     }
                     Ok(bytes) => self.op_at(
                         depth,
@@ -493,7 +496,11 @@ impl Select<'_> {
                     ),
                     Err(_) => {
                         let factor = self.immediate_at(depth, bytes);
-                        self.op_at(depth, Code::Imul_r64_rm64, smallvec![Operand::Tied(register, product), Operand::Use(factor)]);
+                        self.op_at(
+                            depth,
+                            Code::Imul_r64_rm64,
+                            smallvec![Operand::Tied(register, product), Operand::Use(factor)],
+                        );
                     }
                 }
                 1
@@ -504,7 +511,11 @@ impl Select<'_> {
                     (None, Some(c)) => self.immediate_at(depth, c.bits as i64),
                     (None, None) => panic!("addresses use values that are defined"),
                 };
-                self.op_at(depth, Code::Imul_r64_rm64, smallvec![Operand::Tied(register, product), Operand::Use(factor)]);
+                self.op_at(
+                    depth,
+                    Code::Imul_r64_rm64,
+                    smallvec![Operand::Tied(register, product), Operand::Use(factor)],
+                );
                 size as u32
             }
         };

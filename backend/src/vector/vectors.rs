@@ -32,7 +32,9 @@ impl Select<'_> {
             InstData::Store { buffer, address, value, count } => return self.store(*buffer, address, *value, *count),
             InstData::Prefetch { buffer, address, locality } => return self.prefetch(*buffer, address, *locality),
             InstData::Scatter { .. } => return Err(Unsupported("scattered stores")),
-            InstData::Load { buffer, address, count } => self.load(ty_of(self, results[0]), *buffer, address, *count)?,
+            InstData::Load { buffer, address, count } => {
+                self.load(ty_of(self, results[0]), *buffer, address, *count)?
+            }
             InstData::LoadSplat { buffer, address } => self.load_splat(ty_of(self, results[0]), *buffer, address)?,
             InstData::Gather { buffer, address, indices, count } => {
                 self.gather(ty_of(self, results[0]), *buffer, address, *indices, *count)?
@@ -83,7 +85,12 @@ impl Select<'_> {
         Ok(a.into_iter().map(|r| f(self, r)).collect())
     }
 
-    fn each2(&mut self, a: Val, b: Val, mut f: impl FnMut(&mut Self, VReg, VReg) -> VReg) -> Result<Registers, Unsupported> {
+    fn each2(
+        &mut self,
+        a: Val,
+        b: Val,
+        mut f: impl FnMut(&mut Self, VReg, VReg) -> VReg,
+    ) -> Result<Registers, Unsupported> {
         let (a, b) = (self.get(a)?, self.get(b)?);
         Ok(a.into_iter().zip(b).map(|(x, y)| f(self, x, y)).collect())
     }
@@ -490,8 +497,12 @@ impl Select<'_> {
                 Code::EVEX_Valignd_zmm_k1z_zmm_zmmm512b32_imm8,
             ]
         }[pieces.width];
-        let operands =
-            smallvec![Operand::Def(to), Operand::Use(register), Operand::Use(register), Operand::Immediate(lane.into())];
+        let operands = smallvec![
+            Operand::Def(to),
+            Operand::Use(register),
+            Operand::Use(register),
+            Operand::Immediate(lane.into())
+        ];
         self.op(code, operands);
         to
     }
@@ -596,8 +607,11 @@ impl Select<'_> {
             (_, F32 | F64) => {
                 // All other integers are held in 64 bits by value.
                 let register = self.get1(a)?;
-                let code =
-                    if to.dtype == F32 { Code::EVEX_Vcvtsi2ss_xmm_xmm_rm64_er } else { Code::EVEX_Vcvtsi2sd_xmm_xmm_rm64_er };
+                let code = if to.dtype == F32 {
+                    Code::EVEX_Vcvtsi2ss_xmm_xmm_rm64_er
+                } else {
+                    Code::EVEX_Vcvtsi2sd_xmm_xmm_rm64_er
+                };
                 Ok(smallvec![self.int_to_float(code, register)])
             }
             _ => {
@@ -689,7 +703,8 @@ impl Select<'_> {
                 self.each(a, |this, r| {
                     let truncated = this.op2(codes::F32_TO_I32[pieces.width], r);
                     let high = this.def(MASK);
-                    let ge = smallvec![Operand::Def(high), Operand::Use(r), Operand::Use(bound), Operand::Immediate(0x1d)];
+                    let ge =
+                        smallvec![Operand::Def(high), Operand::Use(r), Operand::Use(bound), Operand::Immediate(0x1d)];
                     this.op(codes::CMP_PS[pieces.width], ge);
                     let capped = this.def(WIDE);
                     let blend = smallvec![Operand::Def(capped), Operand::Use(truncated), Operand::Use(most)];

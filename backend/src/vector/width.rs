@@ -50,10 +50,16 @@ impl Pieces {
 
     /// The instruction that puts a general register's low bits into all lanes.
     pub(super) fn broadcast_general(self) -> Code {
-        let narrow =
-            [Code::EVEX_Vpbroadcastd_xmm_k1z_r32, Code::EVEX_Vpbroadcastd_ymm_k1z_r32, Code::EVEX_Vpbroadcastd_zmm_k1z_r32];
-        let wide =
-            [Code::EVEX_Vpbroadcastq_xmm_k1z_r64, Code::EVEX_Vpbroadcastq_ymm_k1z_r64, Code::EVEX_Vpbroadcastq_zmm_k1z_r64];
+        let narrow = [
+            Code::EVEX_Vpbroadcastd_xmm_k1z_r32,
+            Code::EVEX_Vpbroadcastd_ymm_k1z_r32,
+            Code::EVEX_Vpbroadcastd_zmm_k1z_r32,
+        ];
+        let wide = [
+            Code::EVEX_Vpbroadcastq_xmm_k1z_r64,
+            Code::EVEX_Vpbroadcastq_ymm_k1z_r64,
+            Code::EVEX_Vpbroadcastq_zmm_k1z_r64,
+        ];
         if self.bits == 64 { wide[self.width] } else { narrow[self.width] }
     }
 

@@ -112,7 +112,9 @@ impl<'a> NodeContext<'a> {
     pub fn known_dims(&self, n: usize) -> Result<Vec<Dim>, OpError> {
         let value = self.input(n)?;
         self.b.known_dims(value).ok_or_else(|| {
-            OpError::Unsupported(format!("input {n} has to be known when the model is compiled; here it depends on data"))
+            OpError::Unsupported(format!(
+                "input {n} has to be known when the model is compiled; here it depends on data"
+            ))
         })
     }
 

@@ -118,9 +118,8 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         if scope.binds(&input.name) {
             continue;
         }
-        let ty = declared_type(&mut graph, input, &options.dims).map_err(|m| {
-            ImportError::Model(format!("input `{}`: {m}", input.name))
-        })?;
+        let ty = declared_type(&mut graph, input, &options.dims)
+            .map_err(|m| ImportError::Model(format!("input `{}`: {m}", input.name)))?;
         let value = graph.add_param(body, ty);
         graph.input_names.push(input.name.clone());
         scope.bind(&input.name, Binding::Value(value));
@@ -163,7 +162,12 @@ fn opsets(imports: &[OperatorSetIdProto]) -> Opsets {
 }
 
 /// Makes the graph's initializers known to the scope. Elements stay where they are in the file.
-fn bind_initializers(graph: &mut Graph, shared: &Shared<'_>, scope: &mut Scope, proto: &GraphProto) -> Result<(), ImportError> {
+fn bind_initializers(
+    graph: &mut Graph,
+    shared: &Shared<'_>,
+    scope: &mut Scope,
+    proto: &GraphProto,
+) -> Result<(), ImportError> {
     let external = &shared.file.external;
     let dense = proto.initializer.iter().map(|t| (t.name.as_str(), TensorData::from_proto(t, external)));
     let sparse = proto.sparse_initializer.iter().map(|t| {
@@ -281,8 +285,13 @@ fn expand_function(
             scope.bind(name, Binding::Value(*value));
         }
     }
-    let absent: Vec<&str> =
-        function.input.iter().enumerate().filter(|(i, _)| !matches!(inputs.get(*i), Some(Some(_)))).map(|(_, n)| n.as_str()).collect();
+    let absent: Vec<&str> = function
+        .input
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !matches!(inputs.get(*i), Some(Some(_))))
+        .map(|(_, n)| n.as_str())
+        .collect();
     let mut nodes = function.node.clone();
     for inner in &mut nodes {
         bind_attributes(inner, &node.attribute, &function.attribute_proto);
@@ -339,8 +348,10 @@ pub(crate) fn type_from_proto(
 ) -> Result<Type, String> {
     match &proto.value {
         Some(TypeValue::TensorType(t)) => {
-            let dtype = dtype_from_onnx(t.elem_type).ok_or_else(|| format!("has the unknown element type {}", t.elem_type))?;
-            let shape = t.shape.as_ref().ok_or("has no declared rank; onnxc needs the number of dimensions of each input")?;
+            let dtype =
+                dtype_from_onnx(t.elem_type).ok_or_else(|| format!("has the unknown element type {}", t.elem_type))?;
+            let shape =
+                t.shape.as_ref().ok_or("has no declared rank; onnxc needs the number of dimensions of each input")?;
             let mut ty = TensorType::new(dtype, []);
             for (i, dim) in shape.dim.iter().enumerate() {
                 let symbol = match &dim.value {

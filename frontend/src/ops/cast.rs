@@ -148,9 +148,7 @@ impl Overflow {
     fn of(dtype: DType) -> Option<Overflow> {
         match dtype {
             // 464 lies between 448 and 480 and rounds to the even 448; the next `f32` does not.
-            DType::F8E4M3FN => {
-                Some(Overflow { least: f64::from(464f32.next_up()), positive: 0x7f, negative: 0xff })
-            }
+            DType::F8E4M3FN => Some(Overflow { least: f64::from(464f32.next_up()), positive: 0x7f, negative: 0xff }),
             DType::F8E4M3FNUZ => Some(Overflow { least: 248.0, positive: 0x80, negative: 0x80 }),
             DType::F8E5M2 => Some(Overflow { least: 61440.0, positive: 0x7c, negative: 0xfc }),
             DType::F8E5M2FNUZ => Some(Overflow { least: 61440.0, positive: 0x80, negative: 0x80 }),

@@ -55,7 +55,11 @@ fn letter(c: char) -> Option<Label> {
 /// The output of an equation without `->`: the ellipsis, then the letters that occur once, in ASCII order.
 fn implicit_output(terms: &[&str], ellipsis: usize) -> Vec<Label> {
     let mut counts: HashMap<char, usize> = HashMap::new();
-    terms.iter().flat_map(|t| t.chars()).filter(char::is_ascii_alphabetic).for_each(|c| *counts.entry(c).or_default() += 1);
+    terms
+        .iter()
+        .flat_map(|t| t.chars())
+        .filter(char::is_ascii_alphabetic)
+        .for_each(|c| *counts.entry(c).or_default() += 1);
     let mut letters: Vec<char> = counts.iter().filter(|(_, n)| **n == 1).map(|(c, _)| *c).collect();
     letters.sort_unstable();
     let mut labels: Vec<Label> = (0..ellipsis).rev().map(|i| ELLIPSIS + i as Label).collect();

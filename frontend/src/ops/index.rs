@@ -204,7 +204,9 @@ fn known_truths(cx: &NodeContext<'_>, value: Value, what: &str) -> Result<Vec<bo
     if let Some(known) = cx.b.graph.known[value].as_ref().and_then(|k| k.all_floats()) {
         return Ok(known.iter().map(|&f| f != 0.0).collect());
     }
-    cx.unsupported(format!("{what} that depends on data: the size of the result is not known when the model is compiled"))
+    cx.unsupported(format!(
+        "{what} that depends on data: the size of the result is not known when the model is compiled"
+    ))
 }
 
 /// Without an axis the elements are taken from the flattened tensor.

@@ -2,8 +2,8 @@
 
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex};
-use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
 use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
 
 use super::Operator;
 use crate::import::{NodeContext, OpError, OpResult};
@@ -82,9 +82,9 @@ fn modulo(cx: &mut NodeContext<'_>) -> OpResult {
 /// The constant number that every element of a small value is.
 fn known_number(cx: &NodeContext<'_>, value: Value) -> Option<f64> {
     let known = cx.b.graph.known[value].as_ref()?;
-    let all = known.all_floats().or_else(|| {
-        known.all()?.iter().map(|d| d.as_const().map(|i| i as f64)).collect::<Option<Vec<f64>>>()
-    })?;
+    let all = known
+        .all_floats()
+        .or_else(|| known.all()?.iter().map(|d| d.as_const().map(|i| i as f64)).collect::<Option<Vec<f64>>>())?;
     match all[..] {
         [number] => Some(number),
         _ => None,

@@ -47,7 +47,10 @@ pub(super) const OPERATORS: &[Operator] = &[
 type Step = Result<ExprIndex, BuildError>;
 
 /// An elementwise function of the only input.
-pub(super) fn function(cx: &mut NodeContext<'_>, f: impl FnOnce(&mut ExprBuilder, DType, ExprIndex) -> Step) -> OpResult {
+pub(super) fn function(
+    cx: &mut NodeContext<'_>,
+    f: impl FnOnce(&mut ExprBuilder, DType, ExprIndex) -> Step,
+) -> OpResult {
     let x = cx.input(0)?;
     Ok(vec![map_wide(cx, &[x], |e, t, args| f(e, t, args[0]))?])
 }

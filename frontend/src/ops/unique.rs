@@ -37,7 +37,9 @@ fn unique(cx: &mut NodeContext<'_>) -> OpResult {
     let mut x = cx.input(0)?;
     let shape = cx.b.tensor(x)?.static_shape();
     let (Some(keys), Some(mut shape)) = (keys(cx, x), shape) else {
-        return cx.unsupported("an input that depends on data: the size of the result is not known when the model is compiled");
+        return cx.unsupported(
+            "an input that depends on data: the size of the result is not known when the model is compiled",
+        );
     };
     let axis = match cx.int_opt("axis") {
         Some(axis) => cx.b.axis(axis, shape.len())?,

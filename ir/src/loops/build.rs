@@ -7,8 +7,8 @@ use cranelift_entity::{PrimaryMap, SecondaryMap};
 use smallvec::SmallVec;
 
 use super::{
-    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel, LaneType,
-    Locality, LoopKind, Stride, Val,
+    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel,
+    LaneType, Locality, LoopKind, Stride, Val,
 };
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -270,7 +270,9 @@ impl KernelBuilder {
             }
             (Add, x, Index::Const(0)) | (Add, Index::Const(0), x) | (Sub, x, Index::Const(0)) => return x,
             (Mul, x, Index::Const(1)) | (Mul, Index::Const(1), x) | (Div, x, Index::Const(1)) => return x,
-            (Mul, _, Index::Const(0)) | (Mul, Index::Const(0), _) | (Rem, _, Index::Const(1)) => return Index::Const(0),
+            (Mul, _, Index::Const(0)) | (Mul, Index::Const(0), _) | (Rem, _, Index::Const(1)) => {
+                return Index::Const(0);
+            }
             _ => {}
         }
         // `(x * c * d + e) / d` is `x * c + e / d`, since indices are not negative.
@@ -490,7 +492,11 @@ impl KernelBuilder {
         self.emit(InstData::Prefetch { buffer, address, locality }, &[]);
     }
 
-    fn block(&mut self, types: &[LaneType], fill: impl FnOnce(&mut KernelBuilder, &[Val]) -> Vec<Val>) -> (Block, Vec<LaneType>) {
+    fn block(
+        &mut self,
+        types: &[LaneType],
+        fill: impl FnOnce(&mut KernelBuilder, &[Val]) -> Vec<Val>,
+    ) -> (Block, Vec<LaneType>) {
         let block = self.open_block(types);
         let params = self.kernel.blocks[block].params.clone();
         let yielded = fill(self, &params);
@@ -576,7 +582,13 @@ impl KernelBuilder {
     }
 
     /// A loop that carries nothing.
-    pub fn each(&mut self, lo: impl Into<Index>, hi: impl Into<Index>, step: i64, body: impl FnOnce(&mut KernelBuilder, Val)) {
+    pub fn each(
+        &mut self,
+        lo: impl Into<Index>,
+        hi: impl Into<Index>,
+        step: i64,
+        body: impl FnOnce(&mut KernelBuilder, Val),
+    ) {
         self.for_(LoopKind::Serial, lo.into(), hi.into(), step, &[], |b, i, _| {
             body(b, i);
             vec![]

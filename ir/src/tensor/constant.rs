@@ -82,8 +82,12 @@ impl TensorBytes {
             DType::I64 | DType::U64 => {
                 b.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().expect("chunk of 8"))).collect()
             }
-            DType::I32 => b.chunks_exact(4).map(|c| i32::from_le_bytes(c.try_into().expect("chunk of 4")).into()).collect(),
-            DType::U32 => b.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("chunk of 4")).into()).collect(),
+            DType::I32 => {
+                b.chunks_exact(4).map(|c| i32::from_le_bytes(c.try_into().expect("chunk of 4")).into()).collect()
+            }
+            DType::U32 => {
+                b.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("chunk of 4")).into()).collect()
+            }
             DType::I16 => b.chunks_exact(2).map(|c| i16::from_le_bytes([c[0], c[1]]).into()).collect(),
             DType::U16 => b.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]]).into()).collect(),
             DType::I8 => b.iter().map(|&c| (c as i8).into()).collect(),

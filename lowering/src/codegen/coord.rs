@@ -127,7 +127,11 @@ impl GroupKernel<'_> {
     /// `flat + coord * stride`: the row-major index of one more axis.
     pub fn coord_merge_strided(&mut self, flat: Coord, coord: Coord, stride: Index, lanes: u16) -> Coord {
         match (flat, coord, stride) {
-            (Coord::Affine { index: a, step: s, .. }, Coord::Affine { index: b, step: t, .. }, Index::Const(stride)) => {
+            (
+                Coord::Affine { index: a, step: s, .. },
+                Coord::Affine { index: b, step: t, .. },
+                Index::Const(stride),
+            ) => {
                 let term = self.b.imul(b, stride);
                 let index = self.b.iadd(a, term);
                 Coord::Affine { index, step: s + t * stride, multiple: 1 }
@@ -150,10 +154,12 @@ impl GroupKernel<'_> {
             }
             // All lanes fall between two multiples of `size`, so the quotient is the same for all.
             (Coord::Affine { index, step, multiple }, Index::Const(c))
-                if step > 0 && {
-                    let g = gcd(multiple, c);
-                    c == g || g >= step * i64::from(lanes - 1) + 1
-                } && step * i64::from(lanes - 1) < c =>
+                if step > 0
+                    && {
+                        let g = gcd(multiple, c);
+                        c == g || g >= step * i64::from(lanes - 1) + 1
+                    }
+                    && step * i64::from(lanes - 1) < c =>
             {
                 let (q, r) = (self.b.idiv(index, size), self.b.irem(index, size));
                 (Coord::uniform(q), Coord::Affine { index: r, step, multiple: gcd(multiple, c) })

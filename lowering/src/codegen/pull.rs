@@ -74,7 +74,9 @@ impl GroupKernel<'_> {
         match op {
             Op::Elementwise(expr) => {
                 let positions: Vec<Position> = inputs.iter().map(|&v| self.broadcast(v, at)).collect();
-                self.emit_expr(expr, &at.coords, at.lanes, |k, n| k.pull(inputs[n as usize], &positions[n as usize], memo))
+                self.emit_expr(expr, &at.coords, at.lanes, |k, n| {
+                    k.pull(inputs[n as usize], &positions[n as usize], memo)
+                })
             }
             Op::DimValue(d) => {
                 let d = self.dim(d);
@@ -170,7 +172,8 @@ impl GroupKernel<'_> {
     pub fn broadcast(&mut self, value: Value, at: &Position) -> Position {
         let shape = &self.graph.tensor_ty(value).shape;
         let skip = at.coords.len() - shape.len();
-        let coords = shape.iter().enumerate().map(|(i, d)| if *d == 1 { Coord::uniform(0) } else { at.coords[skip + i] });
+        let coords =
+            shape.iter().enumerate().map(|(i, d)| if *d == 1 { Coord::uniform(0) } else { at.coords[skip + i] });
         at.at(coords.collect())
     }
 

@@ -6,8 +6,8 @@
 use onnxc_ir::loops::Val;
 use onnxc_ir::tensor::{Op, Value};
 
-use super::pull::{Position, Pulled};
 use super::GroupKernel;
+use super::pull::{Position, Pulled};
 
 impl GroupKernel<'_> {
     /// The reshapes and transposes through which `anchor` reaches the group's result, in order.

@@ -105,8 +105,7 @@ impl GroupKernel<'_> {
             self.for_(LoopKind::Serial, 0, middle, step, init, |k, i, c| body(k, Coord::consecutive(i, step), lanes, c))
         };
         let start = if lanes == 1 { Index::Const(0) } else { middle };
-        let narrow =
-            self.for_(LoopKind::Serial, start, hi, 1, scalar_init, |k, i, c| body(k, Coord::uniform(i), 1, c));
+        let narrow = self.for_(LoopKind::Serial, start, hi, 1, scalar_init, |k, i, c| body(k, Coord::uniform(i), 1, c));
         (wide, narrow)
     }
 
@@ -131,8 +130,10 @@ impl GroupKernel<'_> {
         let region = &self.graph.regions[self.region];
         let mut in_memory = region.params.iter().chain(&region.results);
         let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);
-        let computed = |ty: &Type| narrow(ty) || matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::Bool | DType::I64));
-        let all_narrow = in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
+        let computed =
+            |ty: &Type| narrow(ty) || matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::Bool | DType::I64));
+        let all_narrow =
+            in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
         if all_narrow { self.machine.kernel_lanes_f32 as u16 } else { 1 }
     }
 
@@ -149,7 +150,10 @@ impl GroupKernel<'_> {
     pub fn combine(&mut self, op: BinaryOp, accumulators: &[Val]) -> Val {
         let mut level = accumulators.to_vec();
         while level.len() > 1 {
-            level = level.chunks(2).map(|pair| if let [a, b] = *pair { self.b.binary(op, a, b) } else { pair[0] }).collect();
+            level = level
+                .chunks(2)
+                .map(|pair| if let [a, b] = *pair { self.b.binary(op, a, b) } else { pair[0] })
+                .collect();
         }
         level[0]
     }

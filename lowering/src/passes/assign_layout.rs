@@ -237,7 +237,10 @@ fn sink_one(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut b = builder(graph, region, node);
     match data.op {
         Op::Window(w) => {
-            if matches!(w.op, onnxc_ir::tensor::op::ReduceOp::ArgMin { .. } | onnxc_ir::tensor::op::ReduceOp::ArgMax { .. }) {
+            if matches!(
+                w.op,
+                onnxc_ir::tensor::op::ReduceOp::ArgMin { .. } | onnxc_ir::tensor::op::ReduceOp::ArgMax { .. }
+            ) {
                 // The positions that it gives are those of the order that it sees.
                 return Ok(None);
             }
@@ -267,7 +270,8 @@ fn sink_one(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         Op::Reduce { op, axes } => {
             let inner: Vec<i64> = axes.iter().map(|&a| i64::from(perm[a as usize])).collect();
             // What is left stands in the order of the operand; `rest` puts it into that of the transposed one.
-            let kept: Vec<u32> = (0..perm.len() as u32).filter(|a| !axes.contains(a)).map(|a| perm[a as usize]).collect();
+            let kept: Vec<u32> =
+                (0..perm.len() as u32).filter(|a| !axes.contains(a)).map(|a| perm[a as usize]).collect();
             let mut sorted = kept.clone();
             sorted.sort_unstable();
             let place = |p: &u32| sorted.iter().position(|s| s == p).expect("sorted has the same axes") as u32;
@@ -326,7 +330,8 @@ fn sink_reshape(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         starts[i] = shape.len();
         shape.extend(to[runs[i].to.clone()].iter().cloned());
     }
-    let rest: Perm = runs.drain(..).zip(starts).flat_map(|(r, start)| (0..r.to.len()).map(move |k| (start + k) as u32)).collect();
+    let rest: Perm =
+        runs.drain(..).zip(starts).flat_map(|(r, start)| (0..r.to.len()).map(move |k| (start + k) as u32)).collect();
     let mut b = builder(graph, region, node);
     let y = b.reshape(x, &shape)?;
     one(transpose(&mut b, y, &rest)?)

@@ -73,9 +73,8 @@ fn fold_chain(graph: &mut Graph, region: Region, node: Node, users: &SecondaryMa
     let mut result = b.graph.output(product);
     if let Some(shift) = shift {
         let rank = b.rank(result)?;
-        let shape: Shape = (0..rank - weight.output_axis)
-            .map(|i| if i == 0 { weight.channels.clone() } else { Dim::ONE })
-            .collect();
+        let shape: Shape =
+            (0..rank - weight.output_axis).map(|i| if i == 0 { weight.channels.clone() } else { Dim::ONE }).collect();
         let shift = b.reshape(shift, &shape)?;
         result = b.add(result, shift)?;
     }
@@ -119,7 +118,8 @@ impl Weight {
                     0 => (&contract.lhs, &contract.rhs),
                     _ => (&contract.rhs, &contract.lhs),
                 };
-                let mut free = contract.out.iter().enumerate().filter(|(_, l)| labels.contains(l) && !other.contains(l));
+                let mut free =
+                    contract.out.iter().enumerate().filter(|(_, l)| labels.contains(l) && !other.contains(l));
                 let (output_axis, label) = free.next()?;
                 if free.next().is_some() {
                     return None;

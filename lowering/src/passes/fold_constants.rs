@@ -9,7 +9,9 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{Scalar, ScalarInst};
 use onnxc_ir::tensor::constant::ConstantData;
-use onnxc_ir::tensor::{Builder, Constant, ConstantSource, Graph, Node, Op, Region, TensorBytes, TensorType, Value, interp};
+use onnxc_ir::tensor::{
+    Builder, Constant, ConstantSource, Graph, Node, Op, Region, TensorBytes, TensorType, Value, interp,
+};
 use smallvec::SmallVec;
 
 use super::canonicalize::expr::Simplifier;

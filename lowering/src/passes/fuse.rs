@@ -131,7 +131,9 @@ impl<'g> Cut<'g> {
         let output = data.outputs[0];
         if !self.is_result[output] {
             let groups = self.users_groups(output);
-            let joins = |g: &GroupIndex| self.users[output].iter().all(|&u| !self.groups_of[u].contains(g) || self.pulls(u, node));
+            let joins = |g: &GroupIndex| {
+                self.users[output].iter().all(|&u| !self.groups_of[u].contains(g) || self.pulls(u, node))
+            };
             let copies = is_view(&data.op) || groups.len() == 1;
             if let (true, false, true) = (copies, groups.is_empty(), groups.iter().all(joins)) {
                 self.groups_of[node] = groups;
@@ -176,7 +178,8 @@ impl<'g> Cut<'g> {
                 | CompositeKind::LogSoftmax { .. }
                 | CompositeKind::LayerNorm { .. }
                 | CompositeKind::RmsNorm { .. } => {
-                    (cheap || matches!(op, Op::Elementwise(_))) && self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0]
+                    (cheap || matches!(op, Op::Elementwise(_)))
+                        && self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0]
                 }
                 CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => false,
             },

@@ -68,8 +68,7 @@ fn merge(graph: &mut Graph, node: Node, n: usize, producer: Node) {
     };
     let merged = outer.inputs[n];
     // The same value may come in at several arguments: all of them become the inner expression.
-    let outer_args: Vec<u32> =
-        outer.inputs.iter().map(|&v| if v == merged { u32::MAX } else { place(v) }).collect();
+    let outer_args: Vec<u32> = outer.inputs.iter().map(|&v| if v == merged { u32::MAX } else { place(v) }).collect();
     let inner_args: Vec<u32> = inner.inputs.iter().map(|&v| place(v)).collect();
     let alias = |expr: &ScalarExpr| {
         let mut expr = expr.clone();

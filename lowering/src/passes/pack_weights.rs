@@ -66,8 +66,7 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
     };
     packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
-    let contract =
-        Contract { rhs: smallvec::SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
+    let contract = Contract { rhs: smallvec::SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
     let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;
     one(b.graph.output(node))
 }
@@ -91,13 +90,7 @@ fn panels(b: &mut Builder<'_>, weight: Value, axis: usize) -> Result<Value, Buil
     b.transpose(split, &perm)
 }
 
-fn pack_filter(
-    graph: &mut Graph,
-    region: Region,
-    node: Node,
-    packed: &mut Packed,
-    cx: &mut PassContext,
-) -> Rewritten {
+fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packed, cx: &mut PassContext) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
     let filter = data.inputs[1];

@@ -267,7 +267,9 @@ fn follows_convolution(graph: &Graph, mut value: Value) -> bool {
         let Some(node) = graph.def_node(value) else { return false };
         match &graph.nodes[node].op {
             Op::Conv(_) => return true,
-            Op::Elementwise(_) | Op::Reshape if !graph.nodes[node].inputs.is_empty() => value = graph.nodes[node].inputs[0],
+            Op::Elementwise(_) | Op::Reshape if !graph.nodes[node].inputs.is_empty() => {
+                value = graph.nodes[node].inputs[0]
+            }
             _ => return false,
         }
     }

@@ -94,7 +94,8 @@ impl Roles {
         let column_label = last.filter(|x| right.1.contains(x) && !left.1.contains(x));
         let inner: Vec<Label> = c.out.iter().copied().filter(|l| Some(*l) != column_label).collect();
         let row_label = inner.iter().rev().copied().find(|l| left.1.contains(l) && !right.1.contains(l));
-        let size = |l: Label| sizes.iter().find(|(x, _)| *x == l).map(|(_, d)| d.clone()).expect("each label has a size");
+        let size =
+            |l: Label| sizes.iter().find(|(x, _)| *x == l).map(|(_, d)| d.clone()).expect("each label has a size");
         let mut contracted: Vec<Label> = Vec::new();
         for &l in left.1.iter().chain(&right.1) {
             if !c.out.contains(&l) && !contracted.contains(&l) {
@@ -216,9 +217,8 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
         let (lo, hi) = k.part(task, block, bound);
         k.each(lo, hi, 1, |k, flat| {
             let at = k.unflatten(flat, &dims);
-            let index = |label: Label| {
-                roles.out_labels.iter().position(|l| *l == label).map_or(Index::Const(0), |i| at[i])
-            };
+            let index =
+                |label: Label| roles.out_labels.iter().position(|l| *l == label).map_or(Index::Const(0), |i| at[i]);
             let outer: Vec<Index> = roles.outer.iter().map(|l| index(*l)).collect();
             let row = roles.row_label.map_or(Index::Const(0), index);
             let column = Coord::uniform(roles.column_label.map_or(Index::Const(0), index));

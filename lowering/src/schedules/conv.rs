@@ -46,7 +46,14 @@ struct ConvOperands {
 
 impl ConvOperands {
     /// The input's coordinates for an output position and a kernel position.
-    fn input_coords(&self, k: &mut GroupKernel<'_>, batch: Index, at: &[Index], kernel: &[Index], channel: Coord) -> Vec<Coord> {
+    fn input_coords(
+        &self,
+        k: &mut GroupKernel<'_>,
+        batch: Index,
+        at: &[Index],
+        kernel: &[Index],
+        channel: Coord,
+    ) -> Vec<Coord> {
         let mut spatial = Vec::with_capacity(at.len());
         for (i, (&o, &tap)) in at.iter().zip(kernel).enumerate() {
             let start = k.b.imul(o, self.conv.strides[i]);
@@ -175,7 +182,8 @@ fn depthwise(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> Gro
 fn direct(mut k: GroupKernel<'_>, operands: &ConvOperands) -> GroupLaunch {
     let (batch, spatial, channels) = operands.result_dims(&k);
     let per_group = k.graph.tensor_ty(operands.filter).shape[1].clone();
-    let grid: Vec<Dim> = [batch, channels.clone()].into_iter().chain(spatial[..spatial.len() - 1].iter().cloned()).collect();
+    let grid: Vec<Dim> =
+        [batch, channels.clone()].into_iter().chain(spatial[..spatial.len() - 1].iter().cloned()).collect();
     let rows = spatial[spatial.len() - 1].clone();
     let contracted: Vec<Dim> = std::iter::once(per_group.clone()).chain(operands.kernel_dims()).collect();
     let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();

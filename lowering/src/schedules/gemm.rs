@@ -71,7 +71,13 @@ fn tile(k: &GroupKernel<'_>, lanes: u16) -> (i64, i64) {
 }
 
 /// Schedules a product over panels.
-pub fn schedule(mut k: GroupKernel<'_>, gemm: &Gemm, operands: &dyn Operands, panels: &Panels, lanes: u16) -> GroupLaunch {
+pub fn schedule(
+    mut k: GroupKernel<'_>,
+    gemm: &Gemm,
+    operands: &dyn Operands,
+    panels: &Panels,
+    lanes: u16,
+) -> GroupLaunch {
     let (mr, nv) = tile(&k, lanes);
     let nr = nv * i64::from(lanes);
     let work = product(gemm.contracted.iter());

@@ -28,7 +28,13 @@ pub fn schedule(mut k: GroupKernel<'_>) -> GroupLaunch {
 }
 
 /// Schedules a group whose anchor is the `Concat` node `anchor`: one kernel for each operand that has elements.
-pub fn schedule_concat(graph: &Graph, region: Region, machine: &MachineModel, name: &str, anchor: Node) -> Vec<GroupLaunch> {
+pub fn schedule_concat(
+    graph: &Graph,
+    region: Region,
+    machine: &MachineModel,
+    name: &str,
+    anchor: Node,
+) -> Vec<GroupLaunch> {
     let data = &graph.nodes[anchor];
     let Op::Concat { axis } = data.op else { panic!("the anchor is a concatenation") };
     let axis = axis as usize;
@@ -64,10 +70,11 @@ pub fn for_each_element(
     lanes: u16,
     mut body: impl FnMut(&mut GroupKernel<'_>, &Position),
 ) -> Dim {
-    let mut element = |k: &mut GroupKernel<'_>, outer: &[Coord], last: Option<Coord>, lanes: u16, count: Option<Val>| {
-        let coords = outer.iter().copied().chain(last).collect();
-        body(k, &Position { coords, lanes, count });
-    };
+    let mut element =
+        |k: &mut GroupKernel<'_>, outer: &[Coord], last: Option<Coord>, lanes: u16, count: Option<Val>| {
+            let coords = outer.iter().copied().chain(last).collect();
+            body(k, &Position { coords, lanes, count });
+        };
     let Some((last, outer)) = shape.split_last() else {
         k.tasks(|k, _| element(k, &[], None, 1, None));
         return Dim::from(1);

@@ -5,8 +5,8 @@
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::Val;
+use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::{BinaryOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{CompositeKind, Node, Op, Value};
@@ -141,7 +141,8 @@ impl Row {
             (shifted, k.b.unary(UnaryOp::Exp, shifted))
         };
         // The exponentials wait in the result where nothing follows that changes its type or place.
-        let kept = (!logarithm && k.results() == [self.result]).then(|| (k.output(self.result), k.strides(self.result)));
+        let kept =
+            (!logarithm && k.results() == [self.result]).then(|| (k.output(self.result), k.strides(self.result)));
         let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
             let (_, exp) = shifted_exp(k, inner, lanes);
             if let Some((buffer, strides)) = &kept {

@@ -119,7 +119,9 @@ impl Reduction {
                     }
                     if acc.is_float() {
                         let nan = k.b.compare(CmpOp::Ne, element, element);
-                        let fresh = if last { nan } else {
+                        let fresh = if last {
+                            nan
+                        } else {
                             let held = k.b.compare(CmpOp::Eq, carried[0], carried[0]);
                             k.b.binary(BinaryOp::And, nan, held)
                         };
@@ -145,13 +147,14 @@ impl Reduction {
         let extents = self.extents(k);
         let (&length, outer) = extents.split_last().expect("something is reduced");
         let carried = self.nest(k, outer, &mut vec![], &[wide, narrow], &mut |k, outer, carried| {
-            let (wide, narrow) = k.vectors_carrying(length, lanes, &carried[..1], &carried[1..], |k, c, lanes, carried| {
-                let reduced: Vec<Coord> = outer.iter().copied().chain([c]).collect();
-                let position = Position { coords: self.coords(&at.coords, &reduced), lanes, count: None };
-                let element = k.pull(self.input, &position, &mut Pulled::default());
-                let element = k.b.cast(acc, element);
-                vec![k.b.binary(op, carried[0], element)]
-            });
+            let (wide, narrow) =
+                k.vectors_carrying(length, lanes, &carried[..1], &carried[1..], |k, c, lanes, carried| {
+                    let reduced: Vec<Coord> = outer.iter().copied().chain([c]).collect();
+                    let position = Position { coords: self.coords(&at.coords, &reduced), lanes, count: None };
+                    let element = k.pull(self.input, &position, &mut Pulled::default());
+                    let element = k.b.cast(acc, element);
+                    vec![k.b.binary(op, carried[0], element)]
+                });
             vec![wide[0], narrow[0]]
         });
         let across = k.b.reduce_lanes(op, carried[0]);

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use super::{BuildError, Builder};
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::tensor::known;
 use crate::tensor::infer::OutputType;
+use crate::tensor::known;
 use crate::tensor::op::CompositeKind;
 use crate::tensor::{Op, Region, TensorType, Type, Value};
 

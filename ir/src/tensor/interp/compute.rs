@@ -48,7 +48,9 @@ impl Number for i64 {
     }
 
     fn of(tensor: &TensorBytes) -> Vec<i64> {
-        (0..tensor.len()).map(|i| evaluate::int_value(tensor.dtype, read(tensor.dtype, &tensor.bytes, i)) as i64).collect()
+        (0..tensor.len())
+            .map(|i| evaluate::int_value(tensor.dtype, read(tensor.dtype, &tensor.bytes, i)) as i64)
+            .collect()
     }
 
     fn bits(self, dtype: DType) -> u64 {
@@ -58,10 +60,20 @@ impl Number for i64 {
 }
 
 pub fn contract(c: &Contract, lhs: &TensorBytes, rhs: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {
-    if c.acc.is_float() { contract_in::<f64>(c, lhs, rhs, dtype, shape) } else { contract_in::<i64>(c, lhs, rhs, dtype, shape) }
+    if c.acc.is_float() {
+        contract_in::<f64>(c, lhs, rhs, dtype, shape)
+    } else {
+        contract_in::<i64>(c, lhs, rhs, dtype, shape)
+    }
 }
 
-fn contract_in<N: Number>(c: &Contract, lhs: &TensorBytes, rhs: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {
+fn contract_in<N: Number>(
+    c: &Contract,
+    lhs: &TensorBytes,
+    rhs: &TensorBytes,
+    dtype: DType,
+    shape: &[i64],
+) -> TensorBytes {
     let unpacked;
     let rhs = match c.panel {
         None => rhs,
@@ -118,7 +130,11 @@ fn unpack_matrix(panels: &TensorBytes, columns: i64) -> TensorBytes {
 }
 
 pub fn conv(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {
-    if c.acc.is_float() { conv_in::<f64>(c, x, filter, dtype, shape) } else { conv_in::<i64>(c, x, filter, dtype, shape) }
+    if c.acc.is_float() {
+        conv_in::<f64>(c, x, filter, dtype, shape)
+    } else {
+        conv_in::<i64>(c, x, filter, dtype, shape)
+    }
 }
 
 fn conv_in<N: Number>(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {

@@ -52,7 +52,10 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
         let ty = tensor_type(graph, param)?;
         if ty.dtype != input.dtype || ty.rank() != input.shape.len() {
             let wanted = graph.type_text(graph.ty(param));
-            return Err(InterpError::Inputs(format!("input {i} is {}{:?} instead of {wanted}", input.dtype, input.shape)));
+            return Err(InterpError::Inputs(format!(
+                "input {i} is {}{:?} instead of {wanted}",
+                input.dtype, input.shape
+            )));
         }
         for (dim, &extent) in ty.shape.iter().zip(&input.shape) {
             let held = match dim.as_symbol() {
@@ -254,7 +257,8 @@ impl Run<'_> {
                 }
                 None => {
                     let symbols = &self.symbols;
-                    let rest = ty.shape[1..].iter().map(|d| d.eval(|s| symbols.get(&s).copied().unwrap_or(0)).unwrap_or(0));
+                    let rest =
+                        ty.shape[1..].iter().map(|d| d.eval(|s| symbols.get(&s).copied().unwrap_or(0)).unwrap_or(0));
                     let shape: Vec<i64> = std::iter::once(0).chain(rest).collect();
                     Elements::zeros(ty.dtype, &shape).into_tensor()
                 }

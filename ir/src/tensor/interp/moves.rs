@@ -120,7 +120,8 @@ pub fn concat(inputs: &[TensorBytes], axis: usize, shape: &[i64]) -> TensorBytes
 fn index_at(inputs: &[TensorBytes], steps: &[Vec<i64>], n: usize, position: &[i64]) -> i64 {
     let offset: i64 = steps[n].iter().zip(position).map(|(s, p)| s * p).sum();
     let tensor = &inputs[n];
-    i64::try_from(evaluate::int_value(tensor.dtype, read(tensor.dtype, &tensor.bytes, offset as usize))).unwrap_or(i64::MAX)
+    i64::try_from(evaluate::int_value(tensor.dtype, read(tensor.dtype, &tensor.bytes, offset as usize)))
+        .unwrap_or(i64::MAX)
 }
 
 pub fn gather(coords: &[Coord], inputs: &[TensorBytes], shape: &[i64]) -> TensorBytes {

@@ -23,7 +23,8 @@ fn elementwise_broadcasts() {
 
 #[test]
 fn matrices_multiply_and_panels_mean_the_same() {
-    let mut c = Contract { lhs: smallvec![0, 1], rhs: smallvec![1, 2], out: smallvec![0, 2], acc: DType::F32, panel: None };
+    let mut c =
+        Contract { lhs: smallvec![0, 1], rhs: smallvec![1, 2], out: smallvec![0, 2], acc: DType::F32, panel: None };
     let ty = TensorType::fixed(DType::F32, &[1, 3]);
     let lhs = f(&[1, 2], &[1.0, 2.0]);
     let product = run(Op::Contract(c.clone()), &[lhs.clone(), f(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])], ty.clone());
@@ -97,7 +98,8 @@ fn sorts_put_nan_last_and_keep_equals_in_order() {
 #[test]
 fn views_move_elements() {
     let x = f(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    let t = run(Op::Transpose { perm: smallvec![1, 0] }, std::slice::from_ref(&x), TensorType::fixed(DType::F32, &[3, 2]));
+    let t =
+        run(Op::Transpose { perm: smallvec![1, 0] }, std::slice::from_ref(&x), TensorType::fixed(DType::F32, &[3, 2]));
     assert_eq!(t.to_f32().unwrap(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     let starts = smallvec![Dim::from(1), Dim::from(2)];
     let backwards = run(

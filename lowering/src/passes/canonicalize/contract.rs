@@ -99,7 +99,8 @@ fn sizes(graph: &Graph, contract: &Contract, inputs: &[Value]) -> Vec<(Label, Di
 fn drop_units(contract: &mut Contract, sizes: &[(Label, Dim)]) {
     let contracted = |c: &Contract| c.lhs.iter().filter(|l| c.rhs.contains(l) && !c.out.contains(l)).count();
     for (label, size) in sizes {
-        let is_contracted = !contract.out.contains(label) && contract.lhs.contains(label) && contract.rhs.contains(label);
+        let is_contracted =
+            !contract.out.contains(label) && contract.lhs.contains(label) && contract.rhs.contains(label);
         if *size == 1 && !(is_contracted && contracted(contract) == 1) {
             for labels in [&mut contract.lhs, &mut contract.rhs, &mut contract.out] {
                 labels.retain(|l| l != label);
@@ -114,7 +115,8 @@ fn merge(contract: &mut Contract, mut sizes: Vec<(Label, Dim)>) -> Result<Vec<(L
         for labels in [&mut contract.lhs, &mut contract.rhs, &mut contract.out] {
             labels.retain(|l| *l != b);
         }
-        let at = |sizes: &[(Label, Dim)], l: Label| sizes.iter().position(|(x, _)| *x == l).expect("each label has a size");
+        let at =
+            |sizes: &[(Label, Dim)], l: Label| sizes.iter().position(|(x, _)| *x == l).expect("each label has a size");
         let (i, j) = (at(&sizes, a), at(&sizes, b));
         sizes[i].1 = (&sizes[i].1 * &sizes[j].1)?;
     }

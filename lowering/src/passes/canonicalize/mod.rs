@@ -104,7 +104,9 @@ fn argument(graph: &Graph, mut value: Value, full: &[Dim]) -> Argument {
             // Operands are broadcast anyway.
             Op::Broadcast => value = data.inputs[0],
             // An operand with all elements keeps its shape, so that its producer and this operation fuse.
-            Op::Reshape if drops_leading_ones(graph, data.inputs[0], value) && graph.tensor_ty(value).shape[..] != *full => {
+            Op::Reshape
+                if drops_leading_ones(graph, data.inputs[0], value) && graph.tensor_ty(value).shape[..] != *full =>
+            {
                 value = data.inputs[0];
             }
             _ => return Argument::Value(value),
