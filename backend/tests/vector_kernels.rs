@@ -1,0 +1,224 @@
+//! Kernels of the wide backend against the interpreter of the Loop IR, on processors that have AVX-512.
+#![cfg(target_arch = "x86_64")]
+
+use std::ffi::c_void;
+
+use onnxc_backend::vector;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::interp::run_kernel;
+use onnxc_ir::loops::legalize::{Caps, legalize};
+use onnxc_ir::loops::{Access, Address, FmaMode, Kernel, KernelBuilder, LoopKind, Stride};
+use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
+
+type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
+
+/// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
+/// last place where `close` says so.
+fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close: bool) {
+    if !is_x86_feature_detected!("avx512dq") || !is_x86_feature_detected!("avx512vl") {
+        eprintln!("skipped: this processor has no AVX-512");
+        return;
+    }
+    let legal = legalize(&kernel, &Caps::default());
+    let code = vector::compile(&legal).unwrap_or_else(|e| panic!("{e}\n{legal}"));
+    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
+    // SAFETY: the page has room for the code.
+    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
+    // SAFETY: the page is ours.
+    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
+    // SAFETY: the code is a kernel.
+    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
+
+    let mut ours: Vec<Vec<u64>> = buffers.iter().map(|b| words(b)).collect();
+    let pointers: Vec<*const c_void> = ours.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
+    let mut scratch = vec![0u64; kernel.scratch_layout().1 as usize / 8 + 8];
+    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
+    // SAFETY: the interpreter checks below that the kernel stays inside of the buffers.
+    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
+
+    let mut theirs = buffers.to_vec();
+    let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
+    run_kernel(&kernel, &mut regions, params, 0, tasks, 0).unwrap_or_else(|e| panic!("{e}"));
+    for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+        let a: Vec<u8> = a.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect();
+        if !close {
+            assert_eq!(a, *b, "buffer {i}\n{legal}");
+            continue;
+        }
+        for (j, (x, y)) in a.chunks(4).zip(b.chunks(4)).enumerate() {
+            let (x, y) = (f32::from_le_bytes(x.try_into().unwrap()), f32::from_le_bytes(y.try_into().unwrap()));
+            let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
+            assert!(same, "buffer {i} element {j}: {x} for {y}\n{legal}");
+        }
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks(8).map(|c| u64::from_le_bytes(std::array::from_fn(|i| c.get(i).copied().unwrap_or(0)))).collect()
+}
+
+fn floats(n: usize, f: impl Fn(usize) -> f32) -> Vec<u8> {
+    (0..n).flat_map(|i| f(i).to_le_bytes()).collect()
+}
+
+/// `c[m, n] = sum a[m, k] * b[k, n]` in a tile of `rows` times 32 columns.
+#[test]
+fn a_tile_of_a_matrix_product() {
+    for (rows, depth) in [(1, 1), (8, 7), (12, 33)] {
+        let mut b = KernelBuilder::new("tile");
+        let lhs = b.buffer("lhs", DType::F32, Access::Read, None);
+        let rhs = b.buffer("rhs", DType::F32, Access::Read, None);
+        let out = b.buffer("out", DType::F32, Access::Write, None);
+        let k_bound = b.param("k");
+        b.task_loop(|b, _| {
+            let zero = b.constant(Scalar::f32(0.0), 16);
+            let init = vec![zero; rows * 2];
+            let sums = b.for_(LoopKind::Serial, Index::Const(0), k_bound.into(), 1, &init, |b, k, sums| {
+                let right: Vec<_> =
+                    (0..2).map(|j| b.load(rhs, Address::at(j * 16).plus(k, Stride::Const(32)), 16, None)).collect();
+                (0..rows)
+                    .flat_map(|r| {
+                        let at = Address::at(r as i64 * depth).plus(k, Stride::Const(1));
+                        let left = b.load_splat(lhs, at, 16);
+                        [0, 1].map(|j| b.mul_add(left, right[j], sums[r * 2 + j], FmaMode::Fused))
+                    })
+                    .collect()
+            });
+            for (i, sum) in sums.into_iter().enumerate() {
+                b.store(out, Address::at(i as i64 * 16), sum, None);
+            }
+        });
+        let buffers = [
+            floats(rows * depth as usize, |i| (i % 13) as f32 - 6.0),
+            floats(depth as usize * 32, |i| (i % 7) as f32 * 0.5 - 1.0),
+            floats(rows * 32, |_| 0.0),
+        ];
+        check(b.finish(), &buffers, &[depth], 1, false);
+    }
+}
+
+/// Every transcendental function, on full vectors and predicated tails.
+#[test]
+fn functions_with_tails() {
+    let ops = [
+        UnaryOp::Exp,
+        UnaryOp::Log,
+        UnaryOp::Tanh,
+        UnaryOp::Erf,
+        UnaryOp::Sqrt,
+        UnaryOp::Floor,
+        UnaryOp::Round,
+        UnaryOp::Neg,
+        UnaryOp::Abs,
+        UnaryOp::Sin,
+    ];
+    for op in ops {
+        for lanes in [4, 8, 16, 32] {
+            let mut b = KernelBuilder::new("map");
+            let x = b.buffer("x", DType::F32, Access::Read, None);
+            let y = b.buffer("y", DType::F32, Access::Write, None);
+            let n = b.param("n");
+            b.task_loop(|b, _| {
+                b.each(0, n, i64::from(lanes), |b, i| {
+                    let rest = b.isub(n, i);
+                    let rest = b.val(rest);
+                    let at = Address::default().plus(i, Stride::Const(1));
+                    let v = b.load(x, at.clone(), lanes, Some(rest));
+                    let v = b.unary(op, v);
+                    b.store(y, at, v, Some(rest));
+                });
+            });
+            let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-30, -87.0, 88.5, 0.5, -3.25];
+            let values = floats(37, |i| special.get(i).copied().unwrap_or(i as f32 * 0.37 - 6.0));
+            check(b.finish(), &[values, floats(37, |_| 9.0)], &[37], 1, true);
+        }
+    }
+}
+
+/// Comparisons, selects, min and max with NaN, conversions.
+#[test]
+fn masks_and_extremes() {
+    for lanes in [1, 4, 16, 32] {
+        let mut b = KernelBuilder::new("masks");
+        let x = b.buffer("x", DType::F32, Access::Read, None);
+        let y = b.buffer("y", DType::F32, Access::Write, None);
+        b.task_loop(|b, _| {
+            let v = b.load(x, Address::at(0), lanes, None);
+            let w = b.load(x, Address::at(32), lanes, None);
+            let less = b.compare(CmpOp::Lt, v, w);
+            let picked = b.select(less, v, w);
+            let most = b.binary(BinaryOp::Max, v, w);
+            let least = b.binary(BinaryOp::Min, w, v);
+            let zero = b.constant(Scalar::f32(0.0), lanes);
+            let relu = b.binary(BinaryOp::Max, v, zero);
+            let whole = b.cast(DType::I32, v);
+            let whole = b.cast(DType::F32, whole);
+            for (i, val) in [picked, most, least, relu, whole].into_iter().enumerate() {
+                b.store(y, Address::at(i as i64 * 32), val, None);
+            }
+        });
+        let values = floats(64, |i| match i % 9 {
+            3 => f32::NAN,
+            5 => f32::INFINITY,
+            7 => -1e20,
+            _ => (i as f32 * 1.7).sin() * 50.0,
+        });
+        check(b.finish(), &[values, floats(160, |_| 0.0)], &[], 1, true);
+    }
+}
+
+/// Integer arithmetic, with every sign and by zero.
+#[test]
+fn integers_never_trap() {
+    let ops = [
+        BinaryOp::Add,
+        BinaryOp::Sub,
+        BinaryOp::Mul,
+        BinaryOp::Div,
+        BinaryOp::Rem,
+        BinaryOp::Min,
+        BinaryOp::Max,
+        BinaryOp::And,
+        BinaryOp::Or,
+        BinaryOp::Xor,
+    ];
+    let mut b = KernelBuilder::new("integers");
+    let x = b.buffer("x", DType::I64, Access::Read, None);
+    let y = b.buffer("y", DType::I64, Access::Write, None);
+    b.task_loop(|b, task| {
+        let v = b.load(x, Address::default().plus(task, Stride::Const(2)), 1, None);
+        let w = b.load(x, Address::at(1).plus(task, Stride::Const(2)), 1, None);
+        for (i, op) in ops.into_iter().enumerate() {
+            let val = b.binary(op, v, w);
+            b.store(y, Address::at(i as i64).plus(task, Stride::Const(ops.len() as i64)), val, None);
+        }
+    });
+    let pairs = [(7, 2), (-7, 2), (7, -2), (5, 0), (i64::MIN, -1), (i64::MIN, 0), (0, 3), (i64::MAX, i64::MAX)];
+    let values: Vec<u8> = pairs.iter().flat_map(|&(a, b)| [a, b]).flat_map(i64::to_le_bytes).collect();
+    check(b.finish(), &[values, vec![0; pairs.len() * ops.len() * 8]], &[], pairs.len() as i64, false);
+}
+
+/// Lane reductions in the tree that the IR states, and gathers.
+#[test]
+fn lanes_combine_and_gather() {
+    for lanes in [4, 16, 32] {
+        let mut b = KernelBuilder::new("lanes");
+        let x = b.buffer("x", DType::F32, Access::Read, None);
+        let y = b.buffer("y", DType::F32, Access::Write, None);
+        b.task_loop(|b, _| {
+            let v = b.load(x, Address::at(0), lanes, None);
+            for (i, op) in [BinaryOp::Add, BinaryOp::Max, BinaryOp::Min].into_iter().enumerate() {
+                let val = b.reduce_lanes(op, v);
+                b.store(y, Address::at(i as i64), val, None);
+            }
+            let ramp = b.iota(DType::I64, lanes);
+            let three = b.constant(Scalar::i64(3), lanes);
+            let indices = b.binary(BinaryOp::Mul, ramp, three);
+            let count = b.i64(i64::from(lanes) - 1);
+            let gathered = b.gather(x, Address::at(1), indices, Some(count));
+            b.store(y, Address::at(8), gathered, None);
+        });
+        check(b.finish(), &[floats(100, |i| (i as f32).sin()), floats(40, |_| 0.0)], &[], 1, false);
+    }
+}
