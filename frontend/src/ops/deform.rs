@@ -132,3 +132,29 @@ fn col2im(cx: &mut NodeContext<'_>) -> OpResult {
         [Coord::Axis(0), Coord::Axis(1)].into_iter().chain((0..rank as u32).map(Coord::Input)).collect();
     Ok(vec![cx.b.scatter(ScatterOp::Add, zeros, updates, &indices, &coords)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    #[test]
+    fn without_displacement_it_is_a_convolution() {
+        let (x, w) = (noise(2 * 4 * 5 * 6), noise(6 * 2 * 3 * 2));
+        let attributes = |m: TestModel| {
+            m.int("group", 2).ints("pads", &[1, 0, 1, 0]).ints("strides", &[2, 1]).ints("kernel_shape", &[3, 2])
+        };
+        let plain = attributes(TestModel::new("Conv", 11).input(&[2, 4, 5, 6], &x)).floats(&[6, 2, 3, 2], &w).run();
+        let (rows, columns) = (plain.0[2], plain.0[3]);
+        let zeros = vec![0.0; (2 * 2 * 12 * rows * columns) as usize];
+        let model = attributes(TestModel::new("DeformConv", 19).input(&[2, 4, 5, 6], &x)).int("offset_group", 2);
+        let found = model.floats(&[6, 2, 3, 2], &w).input(&[2, 24, rows, columns], &zeros).run();
+        assert_close(&found, &plain);
+    }
+
+    #[test]
+    fn columns_of_an_image_with_padding() {
+        let model = TestModel::new("Col2Im", 18).ints("pads", &[1, 1]).input(&[1, 3, 3], &[1.0; 9]);
+        // Each inner element is in three blocks, those at the border in two.
+        assert_eq!(model.integers(&[3]).integers(&[3]).run(), (vec![1, 1, 3], vec![2.0, 3.0, 2.0]));
+    }
+}

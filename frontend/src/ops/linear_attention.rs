@@ -123,8 +123,8 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     let single = |cx: &NodeContext<'_>, x: Value| cx.b.shape(x).is_ok_and(|s| s.last().is_some_and(|d| *d == 1));
     let mut steps = Recurrence {
         query: timed(cx, q, &[h.clone(), group.clone()])?,
-        key: timed(cx, k, &[h.clone()])?,
-        value: timed(cx, v, &[h.clone()])?,
+        key: timed(cx, k, std::slice::from_ref(&h))?,
+        value: timed(cx, v, std::slice::from_ref(&h))?,
         decay: None,
         beta: None,
     };
@@ -138,7 +138,7 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     };
     if gated {
         let decay = cx.input(4)?;
-        steps.decay = Some(timed(cx, decay, &[h.clone()])?);
+        steps.decay = Some(timed(cx, decay, std::slice::from_ref(&h))?);
     }
     if delta {
         let beta = cx.input(5)?;
@@ -257,5 +257,53 @@ fn modified(cx: &mut NodeContext<'_>, name: &str, x: Value) -> Result<Value, OpE
     match importer.import(&mut cx.b, &sub, &[x], &captures)?[..] {
         [y] => Ok(y),
         _ => cx.invalid(format!("the subgraph `{name}` has not one output")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, floats, noise};
+
+    #[test]
+    fn the_state_continues_a_sequence() {
+        // Two halves, the second with the state of the first, are the whole.
+        let (q, k, v) = (noise(4 * 4), noise(4 * 2), noise(4 * 6));
+        let run = |from: usize, to: usize, state: Option<&[f32]>| {
+            let steps = (to - from) as i64;
+            let model = TestModel::new("LinearAttention", 27)
+                .outputs(2)
+                .int("q_num_heads", 4)
+                .int("kv_num_heads", 2)
+                .text("update_rule", "linear")
+                .input(&[1, steps, 4], &q[from * 4..to * 4])
+                .input(&[1, steps, 2], &k[from * 2..to * 2])
+                .input(&[1, steps, 6], &v[from * 6..to * 6]);
+            let model = if let Some(state) = state { model.input(&[1, 2, 1, 3], state) } else { model };
+            let results = model.run_all();
+            (floats(&results[0]), floats(&results[1]))
+        };
+        let (whole, state) = run(0, 4, None);
+        let (first, middle) = run(0, 2, None);
+        let (second, last) = run(2, 4, Some(&middle.1));
+        assert_close(&last, &state);
+        assert_close(&(vec![1, 4, 12], [first.1, second.1].concat()), &whole);
+    }
+
+    #[test]
+    fn the_convolution_continues_a_sequence() {
+        let (x, w) = (noise(2 * 5), noise(2 * 3));
+        let run = |model: TestModel| {
+            let results = model.outputs(2).run_all();
+            (floats(&results[0]), floats(&results[1]))
+        };
+        let model = || TestModel::new("CausalConvWithState", 27).text("activation", "silu");
+        let (whole, state) = run(model().input(&[1, 2, 5], &x).floats(&[2, 1, 3], &w));
+        let columns = |from: usize, to: usize| [&x[from..to], &x[5 + from..5 + to]].concat();
+        let (_, middle) = run(model().input(&[1, 2, 3], &columns(0, 3)).floats(&[2, 1, 3], &w));
+        let (second, last) =
+            run(model().input(&[1, 2, 2], &columns(3, 5)).floats(&[2, 1, 3], &w).absent().input(&[1, 2, 2], &middle.1));
+        assert_close(&last, &state);
+        let tail: Vec<f32> = [&whole.1[3..5], &whole.1[8..10]].concat();
+        assert_close(&second, &(vec![1, 2, 2], tail));
     }
 }

@@ -153,13 +153,8 @@ fn trailing_axes(cx: &NodeContext<'_>, x: Value) -> Result<(usize, Vec<i64>, Sha
 
 /// The type of the statistics: `stash_type`, and at least as wide as the data.
 fn stash_type(cx: &NodeContext<'_>, dtype: DType) -> DType {
-    if dtype == DType::F64 {
-        DType::F64
-    } else if cx.int("stash_type", 1) == 11 {
-        DType::F64
-    } else {
-        DType::F32
-    }
+    const DOUBLE: i64 = 11;
+    if dtype == DType::F64 || cx.int("stash_type", 1) == DOUBLE { DType::F64 } else { DType::F32 }
 }
 
 fn layer_norm(cx: &mut NodeContext<'_>) -> OpResult {

@@ -15,7 +15,7 @@ use crate::import::{NodeContext, OpError, OpResult};
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("Resize", &[10, 11, 13, 18, 19], (1, 4), resize),
-    Operator::onnx("Upsample", &[7, 9], (1, 2), upsample),
+    Operator::onnx("Upsample", &[1, 7, 9], (1, 2), upsample),
 ];
 
 /// Up to this many neighbours are gathered; more are multiplied by a matrix of weights.
@@ -43,7 +43,9 @@ struct Axis {
 fn upsample(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let scales = match cx.version {
-        ..9 => cx.floats("scales").unwrap_or_default().iter().map(|&s| f64::from(s)).collect(),
+        // The first version knows only images.
+        ..7 => [1.0, 1.0, cx.float("height_scale", 1.0), cx.float("width_scale", 1.0)].map(f64::from).to_vec(),
+        7..9 => cx.floats("scales").unwrap_or_default().iter().map(|&s| f64::from(s)).collect(),
         _ => known_floats(cx, 1)?,
     };
     let style = Style {

@@ -313,3 +313,58 @@ fn max_roi_pool(cx: &mut NodeContext<'_>) -> OpResult {
         Ok(e.select(empty, zero, x))
     })?])
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    fn align(ratio: i64, mode: &str, rois: &[f32]) -> (Vec<i64>, Vec<f32>) {
+        let count = rois.len() as i64 / 4;
+        TestModel::new("RoiAlign", 16)
+            .int("output_height", 2)
+            .int("output_width", 2)
+            .int("sampling_ratio", ratio)
+            .text("mode", mode)
+            .input(&[1, 1, 6, 6], &noise(36))
+            .input(&[count, 4], rois)
+            .declared(&[count], TensorBytes::from_i64(&[count], &vec![0; count as usize]))
+            .run()
+    }
+
+    #[test]
+    fn counts_of_samples_that_a_run_decides() {
+        // Bins of 2 by 2 elements need 2 by 2 samples, bins of 1 by 1 one.
+        let (large, small) = ([0.5, 0.5, 4.5, 4.5], [1.5, 1.5, 3.5, 3.5]);
+        for mode in ["avg", "max"] {
+            let adaptive = align(0, mode, &[large, small].concat());
+            let expected = [align(2, mode, &large).1, align(1, mode, &small).1].concat();
+            assert_close(&adaptive, &(vec![2, 1, 2, 2], expected));
+        }
+    }
+
+    #[test]
+    fn the_looped_average_is_the_unrolled_one_on_a_plane() {
+        // On a plane every symmetric set of samples has the same average.
+        let plane: Vec<f32> = (0..36).map(|i| (i / 6) as f32 + 10.0 * (i % 6) as f32).collect();
+        let run = |ratio| {
+            let model = TestModel::new("RoiAlign", 16).int("sampling_ratio", ratio).input(&[1, 1, 6, 6], &plane);
+            let model = model.input(&[1, 4], &[1.0, 1.0, 4.0, 3.0]);
+            model.declared(&[1], TensorBytes::from_i64(&[1], &[0])).run()
+        };
+        assert_close(&run(7), &run(2));
+    }
+
+    #[test]
+    fn maxima_of_regions() {
+        let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let pool = |roi: [f32; 5]| {
+            let model = TestModel::new("MaxRoiPool", 1).ints("pooled_shape", &[2, 2]).input(&[1, 1, 4, 4], &x);
+            model.input(&[1, 5], &roi).run().1
+        };
+        assert_eq!(pool([0.0, 0.0, 0.0, 3.0, 3.0]), [5.0, 7.0, 13.0, 15.0]);
+        assert_eq!(pool([0.0, 1.0, 1.0, 2.0, 3.0]), [9.0, 10.0, 13.0, 14.0]);
+        assert_eq!(pool([0.0, 8.0, 8.0, 9.0, 9.0]), [0.0; 4]);
+    }
+}

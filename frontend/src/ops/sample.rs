@@ -207,6 +207,9 @@ fn grid_sample(cx: &mut NodeContext<'_>) -> OpResult {
         let (x, g) = (cx.b.graph.shape_text(&shape), cx.b.graph.shape_text(&grid_shape));
         return cx.invalid(format!("samples an image of shape {x} at a grid of shape {g}"));
     }
+    if cx.b.graph.assume_equal(&shape[0], &grid_shape[0]).is_err() {
+        return cx.invalid("the image and the grid have batches of different sizes");
+    }
     let corners = cx.flag("align_corners", false);
     let outside = match cx.text("padding_mode")?.unwrap_or("zeros") {
         "zeros" => Outside::Zeros,
@@ -348,4 +351,37 @@ fn regular_position(
     let (numerator, divisor) = (e.cast(dtype, numerator), e.cast(dtype, divisor));
     let (relative, one) = (e.div(numerator, divisor), e.number(dtype, 1.0)?);
     Ok(e.sub(relative, one))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    #[test]
+    fn unknown_sizes_sample_alike() {
+        let (x, grid) = (noise(24), noise(24).iter().map(|g| g * 1.7).collect::<Vec<_>>());
+        for mode in ["nearest", "linear", "cubic"] {
+            for padding in ["zeros", "border", "reflection"] {
+                let model = || TestModel::new("GridSample", 20).text("mode", mode).text("padding_mode", padding);
+                let known = model().input(&[1, 2, 3, 4], &x).input(&[1, 3, 4, 2], &grid).run();
+                let unknown = model().dynamic(&[1, 2, 3, 4], &x);
+                let unknown =
+                    unknown.declared(&[-1, -1, -1, 2], onnxc_ir::tensor::TensorBytes::from_f32(&[1, 3, 4, 2], &grid));
+                assert_close(&unknown.run(), &known);
+            }
+        }
+    }
+
+    #[test]
+    fn the_identity_map_samples_the_image() {
+        let (x, theta) = (noise(20), [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        for corners in [0, 1] {
+            let grid = TestModel::new("AffineGrid", 20).int("align_corners", corners).input(&[1, 2, 3], &theta);
+            let (shape, grid) = grid.integers(&[1, 1, 4, 5]).run();
+            assert_eq!(shape, [1, 4, 5, 2]);
+            let sample = TestModel::new("GridSample", 20).int("align_corners", corners);
+            let found = sample.input(&[1, 1, 4, 5], &x).input(&shape, &grid).run();
+            assert_close(&found, &(vec![1, 1, 4, 5], x.clone()));
+        }
+    }
 }

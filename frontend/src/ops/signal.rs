@@ -284,3 +284,48 @@ fn mel_weight_matrix(cx: &mut NodeContext<'_>) -> OpResult {
     }
     Ok(vec![float_constant(cx, dtype, &[spectrum, bins], &matrix)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    #[test]
+    fn transforms_and_back() {
+        for length in [4i64, 7] {
+            let x = noise(2 * length as usize);
+            let shape = [1, length, 2];
+            let there = TestModel::new("DFT", 17).input(&shape, &x).run();
+            let back = TestModel::new("DFT", 17).int("inverse", 1).input(&shape, &there.1).run();
+            assert_close(&back, &(shape.to_vec(), x));
+        }
+    }
+
+    #[test]
+    fn half_a_spectrum_is_a_real_signal() {
+        for length in [6i64, 7] {
+            let x = noise(length as usize);
+            let half = TestModel::new("DFT", 20).int("onesided", 1).input(&[1, length, 1], &x).run();
+            assert_eq!(half.0, [1, length / 2 + 1, 2]);
+            let back = TestModel::new("DFT", 20).int("onesided", 1).int("inverse", 1).input(&half.0, &half.1);
+            let length_input = onnxc_ir::tensor::TensorBytes::from_i64(&[], &[length]);
+            assert_close(&back.constant(length_input).run(), &(vec![1, length, 1], x));
+        }
+    }
+
+    #[test]
+    fn frames_of_an_unknown_signal() {
+        let x = noise(20);
+        let frames = |model: TestModel| {
+            let model = model.integers(&[3]).floats(&[8], &noise(8));
+            model.run()
+        };
+        let known = frames(TestModel::new("STFT", 17).input(&[1, 20, 1], &x));
+        assert_eq!(known.0, [1, 5, 5, 2]);
+        let unknown =
+            TestModel::new("STFT", 17).declared(&[-1, -1, 1], onnxc_ir::tensor::TensorBytes::from_f32(&[1, 20, 1], &x));
+        assert_close(&frames(unknown), &known);
+        // The first bin of the first frame is the windowed sum.
+        let sum: f32 = x.iter().zip(noise(8)).map(|(x, w)| x * w).sum();
+        assert!((known.1[0] - sum).abs() < 1e-5);
+    }
+}

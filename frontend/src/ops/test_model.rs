@@ -1,6 +1,5 @@
 //! Models of one node for the tests of operators: written in place, imported, verified and interpreted.
 
-use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::interp::interpret;
 use onnxc_ir::tensor::verify::verify;
@@ -45,6 +44,12 @@ impl TestModel {
     /// A node with one output.
     pub fn new(op: &str, opset: i64) -> TestModel {
         TestModel { node: node(op, &[], &["y0"]), opset, ..Default::default() }
+    }
+
+    /// Puts the operator into a domain of that opset.
+    pub fn domain(mut self, domain: &str) -> TestModel {
+        self.node.domain = domain.into();
+        self
     }
 
     /// Asks for this many outputs.
@@ -132,6 +137,7 @@ impl TestModel {
 
     /// The graph, and the values for its inputs.
     fn import(self) -> Result<(Graph, Vec<TensorBytes>), String> {
+        let opset_import = vec![OperatorSetIdProto { domain: self.node.domain.clone(), version: self.opset }];
         let output = self.node.output.iter().map(|n| value_info(n, DType::F32, &[]));
         let output = output.map(|o| ValueInfoProto { r#type: None, ..o }).collect();
         let graph = GraphProto {
@@ -141,7 +147,6 @@ impl TestModel {
             output,
             ..Default::default()
         };
-        let opset_import = vec![OperatorSetIdProto { version: self.opset, ..Default::default() }];
         let model = ModelProto { opset_import, graph: Some(Box::new(graph)), ..Default::default() };
         let file = ModelFile { model, external: ExternalData::none() };
         let imported = import(&file, &ImportOptions::default()).map_err(|e| e.to_string())?;
@@ -158,13 +163,6 @@ impl TestModel {
     /// The shape and elements of the first output.
     pub fn run(self) -> (Vec<i64>, Vec<f32>) {
         floats(&self.run_all()[0])
-    }
-
-    /// The dimensions of the first output as far as the model tells them.
-    pub fn dims(self) -> Vec<Option<i64>> {
-        let (graph, _) = self.import().unwrap_or_else(|e| panic!("{e}"));
-        let result = graph.regions[graph.body()].results[0];
-        graph.tensor_ty(result).shape.iter().map(Dim::as_const).collect()
     }
 
     /// Why the node cannot be imported.

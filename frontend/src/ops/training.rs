@@ -152,3 +152,40 @@ fn momentum(cx: &mut NodeContext<'_>) -> OpResult {
     parameters.extend(momenta);
     Ok(parameters)
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::all;
+    use crate::ops::test_model::TestModel;
+
+    #[test]
+    fn rows_are_of_their_domain() {
+        let rows = all().into_iter().filter(|r| r.domain == "ai.onnx.preview.training");
+        assert_eq!(rows.map(|r| r.name).collect::<Vec<_>>(), ["Adagrad", "Adam", "Momentum"]);
+    }
+
+    #[test]
+    fn lists_of_unequal_lengths_are_refused() {
+        let model = TestModel::new("Momentum", 1).domain("ai.onnx.preview.training").input(&[], &[0.1]);
+        let model = model.declared(&[], TensorBytes::from_i64(&[], &[0])).input(&[1], &[1.0]).input(&[1], &[1.0]);
+        assert!(model.error().contains("no 3 lists"));
+    }
+
+    #[test]
+    fn a_step_of_nesterov_momentum() {
+        let model = TestModel::new("Momentum", 1)
+            .domain("ai.onnx.preview.training")
+            .outputs(2)
+            .float("alpha", 0.5)
+            .float("beta", 9.0)
+            .text("mode", "nesterov")
+            .input(&[], &[0.25])
+            .declared(&[], TensorBytes::from_i64(&[], &[0]));
+        // In the first step beta is 1: v = 0.5 * 2 + 4, x = 1 - 0.25 * (4 + 0.5 * 5).
+        let results = model.input(&[1], &[1.0]).input(&[1], &[4.0]).input(&[1], &[2.0]).run_all();
+        assert_eq!(results[0].to_f32(), Some(vec![-0.625]));
+        assert_eq!(results[1].to_f32(), Some(vec![5.0]));
+    }
+}
