@@ -62,10 +62,10 @@ pub fn run_passes(
     let mut cx = PassContext::new(options.machine.clone());
     for (name, pass) in PASSES {
         pass(graph, &mut cx);
-        if cfg!(debug_assertions) {
-            if let Err(errors) = onnxc_ir::tensor::verify::verify(graph) {
-                panic!("after `{name}`: {errors}");
-            }
+        if cfg!(debug_assertions)
+            && let Err(errors) = onnxc_ir::tensor::verify::verify(graph)
+        {
+            panic!("after `{name}`: {errors}");
         }
         observe(name, graph);
         if !cx.unsupported.is_empty() {

@@ -283,6 +283,24 @@ fn norms_are_recognized_in_several_spellings() {
 }
 
 #[test]
+fn growing_concatenations_are_chained() {
+    let network = graph(&[&[1, 2, 3]], |b, x| {
+        let mut parts = vec![x[0]];
+        for _ in 0..4 {
+            let all = b.concat(&parts, 1)?;
+            let next = b.relu(all)?;
+            let next = b.reduce(ReduceOp::Sum, next, &[1], true)?;
+            parts.push(next);
+        }
+        b.concat(&parts, 1)
+    });
+    let end = run_until("fuse", network);
+    assert_eq!(count(&end, |op| matches!(op, Op::Concat { .. })), 4);
+    let widest = end.regions[end.body()].nodes.iter().filter(|&&n| matches!(end.nodes[n].op, Op::Concat { .. }));
+    assert_eq!(widest.map(|&n| end.nodes[n].inputs.len()).max(), Some(2));
+}
+
+#[test]
 fn loops_of_known_length_share_packed_weights() {
     let network = graph(&[&[1, 4], &[3, 4]], |b, x| {
         let (count, go) = (b.scalar_i64(3), b.scalar_bool(true));

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::scalar::{ScalarExpr, ScalarInst};
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::op::{Contract, Conv, Coord, Window};
+use onnxc_ir::tensor::op::{Contract, Conv, Coord, ReduceOp, Window};
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorType, Value, Values};
 use smallvec::SmallVec;
 
@@ -156,10 +156,10 @@ fn moves_nothing(shape: &[Dim], perm: &[u32]) -> bool {
 /// An operand of an elementwise operation before a transpose of `perm`: what it would be if its transpose were the
 /// operand now. `None` if that takes a transpose that moves elements.
 fn before_transpose(b: &mut Builder<'_>, value: Value, perm: &[u32]) -> Result<Option<Value>, BuildError> {
-    if let Some((p, x)) = transposed(b.graph, value) {
-        if p.as_slice() == perm {
-            return Ok(Some(x));
-        }
+    if let Some((p, x)) = transposed(b.graph, value)
+        && p.as_slice() == perm
+    {
+        return Ok(Some(x));
     }
     let mut shape = b.shape(value)?;
     shape.insert_many(0, std::iter::repeat_n(Dim::ONE, perm.len().saturating_sub(shape.len())));
@@ -239,7 +239,7 @@ fn sink_one(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         Op::Window(w) => {
             if matches!(
                 w.op,
-                onnxc_ir::tensor::op::ReduceOp::ArgMin { .. } | onnxc_ir::tensor::op::ReduceOp::ArgMax { .. }
+                ReduceOp::ArgMin { .. } | ReduceOp::ArgMax { .. }
             ) {
                 // The positions that it gives are those of the order that it sees.
                 return Ok(None);

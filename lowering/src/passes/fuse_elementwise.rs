@@ -73,10 +73,10 @@ fn merge(graph: &mut Graph, node: Node, n: usize, producer: Node) {
     let alias = |expr: &ScalarExpr| {
         let mut expr = expr.clone();
         for inst in &mut expr.insts {
-            if let ScalarInst::Arg(i) = inst {
-                if outer.inputs[*i as usize] == merged {
-                    *i = n as u32;
-                }
+            if let ScalarInst::Arg(i) = inst
+                && outer.inputs[*i as usize] == merged
+            {
+                *i = n as u32;
             }
         }
         expr

@@ -100,7 +100,7 @@ pub fn uniform_element(graph: &Graph, constant: Constant) -> Option<Scalar> {
         ConstantSource::Bytes(bytes) => {
             let plain = dtype.is_float() || dtype.is_int() || dtype == onnxc_ir::dtype::DType::Bool;
             let size = (dtype.bits() / 8) as usize;
-            if !plain || dtype.bits() % 8 != 0 || bytes.is_empty() || bytes.len() > MAX_BYTES {
+            if !plain || !dtype.bits().is_multiple_of(8) || bytes.is_empty() || bytes.len() > MAX_BYTES {
                 return None;
             }
             let (first, rest) = bytes.split_at(size);

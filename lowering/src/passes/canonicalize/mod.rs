@@ -7,6 +7,7 @@
 //! - Transposes, reshapes, slices and broadcasts of one another become one; those that change nothing go.
 //! - Contractions take transposes of operands into their labels, lose labels of size 1 and merge neighbours ([`contract`]).
 //! - Reductions over axes of size 1 are reshapes. Gathers at constant indices are slices.
+//! - A concatenation that goes on where another one ends takes that one's result.
 //! - Nodes that compute the same become one.
 
 mod contract;
@@ -30,6 +31,7 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let mut seen: HashMap<(Op, Values, Vec<Type>), Node> = HashMap::new();
     let mut constants: HashMap<(Type, onnxc_ir::scalar::Scalar), Value> = HashMap::new();
     let users = only_users(graph, body);
+    let mut joined: HashMap<(u32, Values), Value> = HashMap::new();
     rewrite(graph, body, |graph, region, node| {
         let result = match &graph.nodes[node].op {
             Op::Elementwise(_) => elementwise(graph, region, node),
@@ -42,7 +44,7 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
             Op::Broadcast => broadcast(graph, region, node),
             Op::Slice { .. } => slice(graph, region, node),
             Op::Reduce { .. } => reduce(graph, region, node),
-            Op::Concat { .. } => concat(graph, region, node),
+            Op::Concat { .. } => concat(graph, region, node, &mut joined),
             Op::Gather { .. } => gather(graph, region, node),
             Op::Constant(c) => {
                 if let ConstantSource::Splat(scalar) = graph.constants[*c].source {
@@ -286,20 +288,28 @@ fn reduce(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     one(b.reshape(value, &shape)?)
 }
 
-fn concat(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
+/// Parts without elements go. A concatenation of what another one joins and one more part takes that one's result:
+/// densely connected networks have chains of them. `joined` holds the results by axis and parts.
+fn concat(graph: &mut Graph, region: Region, node: Node, joined: &mut HashMap<(u32, Values), Value>) -> Rewritten {
     let data = &graph.nodes[node];
     let Op::Concat { axis } = data.op else { return Ok(None) };
     let is_empty = |v: &Value| graph.tensor_ty(*v).shape[axis as usize] == 0;
     let parts: Values = data.inputs.iter().copied().filter(|v| !is_empty(v)).collect();
-    match parts[..] {
-        [x] => one(x),
-        [] => one(data.inputs[0]),
-        _ if parts.len() < data.inputs.len() => {
-            let origins = data.origins.clone();
-            one(Builder::new(graph, region, origins).concat(&parts, i64::from(axis))?)
-        }
-        _ => Ok(None),
+    let origins = data.origins.clone();
+    let Some((&last, before)) = parts.split_last() else { return one(data.inputs[0]) };
+    if before.is_empty() {
+        return one(last);
     }
+    if let Some(&start) = joined.get(&(axis, Values::from_slice(before))) {
+        let value = Builder::new(graph, region, origins).concat(&[start, last], i64::from(axis))?;
+        joined.insert((axis, parts), value);
+        return one(value);
+    }
+    if parts.len() < data.inputs.len() {
+        return one(Builder::new(graph, region, origins).concat(&parts, i64::from(axis))?);
+    }
+    joined.insert((axis, parts), data.outputs[0]);
+    Ok(None)
 }
 
 /// A gather at one constant index per indexed dimension takes a slice.
