@@ -264,6 +264,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether kernels may use AVX-512 F, VL, DQ and BW.
+    pub fn has_avx512(&self) -> bool {
+        self.machine().has_predicates
+    }
+
     /// Resolves a target name: `native`, a record's name or a full triple, each with any number of `+feature`.
     ///
     /// ```
@@ -452,16 +457,19 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
         false if features.has(Feature::Avx2) => (256, 16),
         false => (128, 16),
     };
+    // Kernels for AVX-512 come from the wide backend; Cranelift makes the others, with 128-bit vectors.
+    let wide = features.has(Feature::Avx512);
     MachineModel {
         pointer_bytes: 8,
         vector_bits,
         vector_registers,
-        kernel_lanes_f32: 4,
-        kernel_vector_registers: if record.aarch64 { 32 } else { 16 },
+        kernel_lanes_f32: if wide { 16 } else { 4 },
+        kernel_vector_registers: if record.aarch64 || wide { 32 } else { 16 },
         l1d_bytes: record.l1d_kib << 10,
         l2_bytes: record.l2_kib << 10,
         l3_bytes: record.l3_kib << 10,
         cores: record.cores,
+        has_predicates: wide,
         has_fma: record.aarch64 || features.has(Feature::Fma),
         has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),

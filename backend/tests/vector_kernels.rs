@@ -111,7 +111,6 @@ fn functions_with_tails() {
         UnaryOp::Round,
         UnaryOp::Neg,
         UnaryOp::Abs,
-        UnaryOp::Sin,
     ];
     for op in ops {
         for lanes in [4, 8, 16, 32] {

@@ -28,6 +28,8 @@ pub struct MachineModel {
     pub l3_bytes: u64,
     /// Cores assumed when a task grid is cut; never the number that happens to run the model.
     pub cores: u32,
+    /// Kernels can load and store the first lanes of a vector only, at no more cost than whole vectors.
+    pub has_predicates: bool,
     /// A fused multiply-add instruction exists.
     pub has_fma: bool,
     /// A four-way int8 dot product instruction exists.
@@ -49,6 +51,7 @@ impl MachineModel {
         l2_bytes: 256 << 10,
         l3_bytes: 4 << 20,
         cores: 4,
+        has_predicates: false,
         has_fma: false,
         has_dot4_i8: false,
         has_dot2_bf16: false,

@@ -1,6 +1,6 @@
 //! The command line: its arguments, and the dispatch to one file per command.
 //!
-//! Commands return the exit status or a [`Failure`]; only `main` prints failures.
+//! Commands return the exit status or a [`Failure`](onnxc::diagnostics::Failure); only `main` prints failures.
 
 mod args;
 mod bench;
@@ -16,7 +16,7 @@ mod values;
 mod worker;
 
 use clap::Parser;
-use onnxc::diagnostics::{Diagnostic, Failure};
+use onnxc::diagnostics::Diagnostic;
 
 use args::{Cli, Command, MessageFormat};
 

@@ -25,6 +25,7 @@ use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
 use crate::object::{CompiledFunction, DataObject, ObjectSpec};
 use crate::target::Target;
+use crate::vector;
 
 /// The version of the ABI in `onnxc.h`.
 pub const ABI_VERSION: i32 = 1;
@@ -180,6 +181,13 @@ fn compile_kernel(
     isa: &dyn TargetIsa,
 ) -> Result<CompiledFunction, CompileError> {
     let legal = legalize(kernel, &Caps::default());
+    if target.has_avx512() {
+        // What the wide backend lacks goes to Cranelift, with the same calling convention.
+        if let Ok(code) = vector::compile(&legal) {
+            let (name, relocations) = (name.to_owned(), Vec::new());
+            return Ok(CompiledFunction { name, global: false, code, align: 64, relocations, unwind: None });
+        }
+    }
     let options = KernelOptions { has_fma: target.machine().has_fma };
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     finish(name, false, function, &Names::default(), isa)

@@ -73,6 +73,9 @@ pub fn translate(
     function
 }
 
+/// A part of an address: a buffer and some of its terms.
+type Partial = (Buffer, Vec<(Val, Stride)>);
+
 /// How a value of the kernel is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -94,7 +97,7 @@ struct Translate<'k> {
     made: HashMap<(Scalar, u16), Vec<Value>>,
     buffers: HashMap<Buffer, Value>,
     /// Partial addresses, by open scope.
-    pointers: Vec<HashMap<(Buffer, Vec<(Val, Stride)>), Value>>,
+    pointers: Vec<HashMap<Partial, Value>>,
     params: Value,
 }
 
@@ -449,7 +452,7 @@ impl Translate<'_> {
                         }
                     })
                     .collect::<Vec<_>>();
-                self.from_lanes(ty, &lanes)
+                self.join_lanes(ty, &lanes)
             }
         }
     }
@@ -466,7 +469,7 @@ impl Translate<'_> {
         let size = self.element_bytes(buffer);
         let index_ty = self.ty(indices);
         let indices = self.get(indices);
-        let indices = self.to_lanes(index_ty, &indices);
+        let indices = self.lanes_of(index_ty, &indices);
         let lanes = (0..ty.lanes)
             .map(|lane| {
                 let index = indices[usize::from(lane)];
@@ -484,7 +487,7 @@ impl Translate<'_> {
                 }
             })
             .collect::<Vec<_>>();
-        self.from_lanes(ty, &lanes)
+        self.join_lanes(ty, &lanes)
     }
 
     fn store(&mut self, buffer: Buffer, address: &Address, value: Val, count: Option<Val>) {
@@ -500,7 +503,7 @@ impl Translate<'_> {
             }
             return;
         }
-        for (lane, value) in self.to_lanes(ty, &values).into_iter().enumerate() {
+        for (lane, value) in self.lanes_of(ty, &values).into_iter().enumerate() {
             let at = offset + lane as i32 * size;
             match count {
                 None => {
@@ -519,7 +522,7 @@ impl Translate<'_> {
     fn scatter(&mut self, buffer: Buffer, address: &Address, indices: Val, value: Val, count: Option<Val>) {
         let (ty, index_ty) = (self.ty(value), self.ty(indices));
         let (values, indices) = (self.get(value), self.get(indices));
-        let (values, indices) = (self.to_lanes(ty, &values), self.to_lanes(index_ty, &indices));
+        let (values, indices) = (self.lanes_of(ty, &values), self.lanes_of(index_ty, &indices));
         let (pointer, offset) = self.place(buffer, address);
         let flags = self.flags(buffer);
         let size = self.element_bytes(buffer);
@@ -540,7 +543,7 @@ impl Translate<'_> {
     }
 
     /// The lanes as scalars; those of a mask as 0 or 1.
-    fn to_lanes(&mut self, ty: LaneType, values: &[Value]) -> Vec<Value> {
+    fn lanes_of(&mut self, ty: LaneType, values: &[Value]) -> Vec<Value> {
         let Shape::Vectors(v) = shape(ty) else { return values.to_vec() };
         let mut lanes = Vec::with_capacity(ty.lanes.into());
         for &value in values {
@@ -556,8 +559,8 @@ impl Translate<'_> {
         lanes
     }
 
-    /// The inverse of [`Translate::to_lanes`].
-    fn from_lanes(&mut self, ty: LaneType, lanes: &[Value]) -> Vec<Value> {
+    /// The inverse of [`Translate::lanes_of`].
+    fn join_lanes(&mut self, ty: LaneType, lanes: &[Value]) -> Vec<Value> {
         let Shape::Vectors(v) = shape(ty) else { return lanes.to_vec() };
         let lanes: Vec<Value> = match ty.dtype {
             DType::Bool => lanes
@@ -590,7 +593,7 @@ impl Translate<'_> {
             InstData::Iota => {
                 let lanes: Vec<Value> =
                     (0..ty.lanes).map(|i| self.f.ins().iconst(scalar_type(ty.dtype), i64::from(i))).collect();
-                self.from_lanes(ty, &lanes)
+                self.join_lanes(ty, &lanes)
             }
             InstData::Unary(op, a) => self.unary(*op, *a),
             InstData::Binary(op, a, b) => self.binary(*op, *a, *b),
@@ -631,7 +634,7 @@ impl Translate<'_> {
             InstData::ReduceLanes(op, a) => {
                 let from = self.ty(*a);
                 let values = self.get(*a);
-                let mut lanes = self.to_lanes(from, &values);
+                let mut lanes = self.lanes_of(from, &values);
                 while lanes.len() > 1 {
                     let half = lanes.len() / 2;
                     lanes = (0..half).map(|i| self.scalar_binary(*op, from.dtype, lanes[i], lanes[i + half])).collect();
@@ -641,16 +644,16 @@ impl Translate<'_> {
             InstData::Extract(a, lane) => {
                 let from = self.ty(*a);
                 let values = self.get(*a);
-                let lanes = self.to_lanes(from, &values);
+                let lanes = self.lanes_of(from, &values);
                 vec![lanes[usize::from(*lane)]]
             }
             InstData::Shuffle(a, b, picks) => {
                 let from = self.ty(*a);
                 let (a, b) = (self.get(*a), self.get(*b));
-                let mut lanes = self.to_lanes(from, &a);
-                lanes.extend(self.to_lanes(from, &b));
+                let mut lanes = self.lanes_of(from, &a);
+                lanes.extend(self.lanes_of(from, &b));
                 let picked: Vec<Value> = picks.iter().map(|&p| lanes[usize::from(p)]).collect();
-                self.from_lanes(ty, &picked)
+                self.join_lanes(ty, &picked)
             }
             InstData::Load { buffer, address, count } => self.load(ty, *buffer, address, *count),
             InstData::LoadSplat { buffer, address } => {
@@ -661,7 +664,7 @@ impl Translate<'_> {
                         let splat = self.f.ins().splat(v, one);
                         vec![splat; pieces(ty)]
                     }
-                    _ => self.from_lanes(ty, &vec![one; ty.lanes.into()]),
+                    _ => self.join_lanes(ty, &vec![one; ty.lanes.into()]),
                 }
             }
             InstData::Gather { buffer, address, indices, count } => self.gather(ty, *buffer, address, *indices, *count),
@@ -713,9 +716,9 @@ impl Translate<'_> {
             },
         };
         if by_lanes {
-            let (x, y) = (self.to_lanes(ty, &x), self.to_lanes(ty, &y));
+            let (x, y) = (self.lanes_of(ty, &x), self.lanes_of(ty, &y));
             let lanes: Vec<Value> = x.into_iter().zip(y).map(|(x, y)| self.scalar_binary(op, ty.dtype, x, y)).collect();
-            return self.from_lanes(ty, &lanes);
+            return self.join_lanes(ty, &lanes);
         }
         if let (BinaryOp::Shl | BinaryOp::Shr, Some(amount)) = (op, self.constants[b]) {
             let amount = amount.bits as i64 & i64::from(ty.dtype.bits() - 1);
@@ -840,9 +843,9 @@ impl Translate<'_> {
                         lanes.push(self.f.ins().icmp_imm_s(IntCC::NotEqual, one, 0));
                     }
                 }
-                self.from_lanes(mask, &lanes)
+                self.join_lanes(mask, &lanes)
             }
-            (Shape::Lanes, Shape::Vectors(_)) => self.from_lanes(mask, &compared),
+            (Shape::Lanes, Shape::Vectors(_)) => self.join_lanes(mask, &compared),
         }
     }
 
@@ -861,11 +864,11 @@ impl Translate<'_> {
                 })
                 .collect(),
             _ => {
-                let masks = self.to_lanes(mask_ty, &masks);
-                let (x, y) = (self.to_lanes(ty, &x), self.to_lanes(ty, &y));
+                let masks = self.lanes_of(mask_ty, &masks);
+                let (x, y) = (self.lanes_of(ty, &x), self.lanes_of(ty, &y));
                 let lanes: Vec<Value> =
                     masks.into_iter().zip(x).zip(y).map(|((m, x), y)| self.f.ins().select(m, x, y)).collect();
-                self.from_lanes(ty, &lanes)
+                self.join_lanes(ty, &lanes)
             }
         }
     }
@@ -893,8 +896,8 @@ impl Translate<'_> {
             return values.into_iter().map(|v| self.reinterpret(piece_type(to), v)).collect();
         }
         let lanes: Vec<Value> =
-            self.to_lanes(from, &values).into_iter().map(|v| self.reinterpret(scalar_type(to.dtype), v)).collect();
-        self.from_lanes(to, &lanes)
+            self.lanes_of(from, &values).into_iter().map(|v| self.reinterpret(scalar_type(to.dtype), v)).collect();
+        self.join_lanes(to, &lanes)
     }
 
     fn cast(&mut self, a: Val, to: LaneType) -> Vec<Value> {
@@ -933,8 +936,8 @@ impl Translate<'_> {
             }
         }
         let lanes: Vec<Value> =
-            self.to_lanes(from, &values).into_iter().map(|v| self.scalar_cast(from.dtype, to.dtype, v)).collect();
-        self.from_lanes(to, &lanes)
+            self.lanes_of(from, &values).into_iter().map(|v| self.scalar_cast(from.dtype, to.dtype, v)).collect();
+        self.join_lanes(to, &lanes)
     }
 
     fn scalar_cast(&mut self, from: DType, to: DType, x: Value) -> Value {

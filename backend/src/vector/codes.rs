@@ -414,30 +414,9 @@ pub const F32_TO_I32: Wide = [
     Code::EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae,
 ];
 
-/// `vcvttps2udq`.
-pub const F32_TO_U32: Wide = [
-    Code::EVEX_Vcvttps2udq_xmm_k1z_xmmm128b32,
-    Code::EVEX_Vcvttps2udq_ymm_k1z_ymmm256b32,
-    Code::EVEX_Vcvttps2udq_zmm_k1z_zmmm512b32_sae,
-];
-
 /// `vcvtqq2pd`.
 pub const I64_TO_F64: Wide = [
     Code::EVEX_Vcvtqq2pd_xmm_k1z_xmmm128b64,
     Code::EVEX_Vcvtqq2pd_ymm_k1z_ymmm256b64,
     Code::EVEX_Vcvtqq2pd_zmm_k1z_zmmm512b64_er,
-];
-
-/// `vcvttpd2qq`.
-pub const F64_TO_I64: Wide = [
-    Code::EVEX_Vcvttpd2qq_xmm_k1z_xmmm128b64,
-    Code::EVEX_Vcvttpd2qq_ymm_k1z_ymmm256b64,
-    Code::EVEX_Vcvttpd2qq_zmm_k1z_zmmm512b64_sae,
-];
-
-/// `vshufps`.
-pub const SHUFFLE_PS: Wide = [
-    Code::EVEX_Vshufps_xmm_k1z_xmm_xmmm128b32_imm8,
-    Code::EVEX_Vshufps_ymm_k1z_ymm_ymmm256b32_imm8,
-    Code::EVEX_Vshufps_zmm_k1z_zmm_zmmm512b32_imm8,
 ];

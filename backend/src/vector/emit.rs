@@ -310,6 +310,14 @@ fn set_immediate(inst: &mut Instruction, operand: u32, value: i64, kind: iced_x8
             inst.set_op_kind(operand, OpKind::Immediate8);
             inst.set_immediate8(value as u8);
         }
+        Kind::imm8sex32 => {
+            inst.set_op_kind(operand, OpKind::Immediate8to32);
+            inst.set_immediate8to32(value as i32);
+        }
+        Kind::imm8sex64 => {
+            inst.set_op_kind(operand, OpKind::Immediate8to64);
+            inst.set_immediate8to64(value);
+        }
         Kind::imm32 => {
             inst.set_op_kind(operand, OpKind::Immediate32);
             inst.set_immediate32(value as u32);

@@ -718,6 +718,49 @@ impl Select<'_> {
                     result
                 })
             }
+            (F32, F64) => {
+                let code = [
+                    Code::EVEX_Vcvtps2pd_xmm_k1z_xmmm64b32,
+                    Code::EVEX_Vcvtps2pd_ymm_k1z_xmmm128b32,
+                    Code::EVEX_Vcvtps2pd_zmm_k1z_ymmm256b32_sae,
+                ][pieces.width];
+                let registers = self.get(a)?;
+                let mut results = Registers::new();
+                for r in registers {
+                    results.push(self.op2(code, r));
+                    if from.lanes > 8 {
+                        let upper = self.def(WIDE);
+                        let half = smallvec![Operand::Def(upper), Operand::Use(r), Operand::Immediate(1)];
+                        self.op(Code::EVEX_Vextractf32x8_ymmm256_k1z_zmm_imm8, half);
+                        results.push(self.op2(code, upper));
+                    }
+                }
+                Ok(results)
+            }
+            (F64, F32) => {
+                let code = [
+                    Code::EVEX_Vcvtpd2ps_xmm_k1z_xmmm128b64,
+                    Code::EVEX_Vcvtpd2ps_xmm_k1z_ymmm256b64,
+                    Code::EVEX_Vcvtpd2ps_ymm_k1z_zmmm512b64_er,
+                ][from_pieces.width];
+                let halves = self.each(a, |this, r| this.op2(code, r))?;
+                if halves.len() == 1 {
+                    return Ok(halves);
+                }
+                let mut results = Registers::new();
+                for pair in halves.chunks(2) {
+                    let to = self.def(WIDE);
+                    let operands = smallvec![
+                        Operand::Def(to),
+                        Operand::Use(pair[0]),
+                        Operand::Use(pair[1]),
+                        Operand::Immediate(1)
+                    ];
+                    self.op(Code::EVEX_Vinsertf32x8_zmm_k1z_zmm_ymmm256_imm8, operands);
+                    results.push(to);
+                }
+                Ok(results)
+            }
             (I32 | U32, I64 | U64) if from_pieces.count * 2 == pieces.count && pieces.lanes == 8 => {
                 let code = if from.dtype == I32 {
                     Code::EVEX_Vpmovsxdq_zmm_k1z_ymmm256

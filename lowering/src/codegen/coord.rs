@@ -157,7 +157,7 @@ impl GroupKernel<'_> {
                 if step > 0
                     && {
                         let g = gcd(multiple, c);
-                        c == g || g >= step * i64::from(lanes - 1) + 1
+                        c == g || g > step * i64::from(lanes - 1)
                     }
                     && step * i64::from(lanes - 1) < c =>
             {

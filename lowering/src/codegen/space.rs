@@ -62,8 +62,9 @@ impl GroupKernel<'_> {
         self.each(begin, end, 1, body);
     }
 
-    /// Covers `lo..hi` by vectors of `lanes` elements and then what is left, one by one. `body` is built once for each; it gets the coordinate, the lanes and
-    /// the count of valid lanes. `lo` is a multiple of `lanes`.
+    /// Covers `lo..hi` by vectors of `lanes` elements and then what is left: by one predicated vector where the machine has
+    /// predicates, one by one elsewhere. `body` is built once for each; it gets the coordinate, the lanes and the count
+    /// of valid lanes, which every access has to honour. `lo` is a multiple of `lanes`.
     pub fn vectors(
         &mut self,
         lo: impl Into<Index>,
@@ -82,6 +83,14 @@ impl GroupKernel<'_> {
         let full = self.b.imul(full, step);
         let middle = self.b.iadd(lo, full);
         self.each(lo, middle, step, |k, i| body(k, Coord::consecutive(i, step), lanes, None));
+        if self.machine.has_predicates {
+            self.each(middle, hi, step, |k, i| {
+                let count = k.b.isub(hi, i);
+                let count = k.b.val(count);
+                body(k, Coord::consecutive(i, step), lanes, Some(count));
+            });
+            return;
+        }
         self.each(middle, hi, 1, |k, i| body(k, Coord::uniform(i), 1, None));
     }
 

@@ -237,10 +237,7 @@ fn sink_one(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut b = builder(graph, region, node);
     match data.op {
         Op::Window(w) => {
-            if matches!(
-                w.op,
-                ReduceOp::ArgMin { .. } | ReduceOp::ArgMax { .. }
-            ) {
+            if matches!(w.op, ReduceOp::ArgMin { .. } | ReduceOp::ArgMax { .. }) {
                 // The positions that it gives are those of the order that it sees.
                 return Ok(None);
             }

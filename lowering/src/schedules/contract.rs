@@ -143,8 +143,15 @@ impl Roles {
             .collect()
     }
 
-    fn operand(&self, k: &mut GroupKernel<'_>, value: Value, coords: Vec<Coord>, lanes: u16) -> Val {
-        let val = k.pull(value, &Position { coords, lanes, count: None }, &mut Pulled::default());
+    fn operand(
+        &self,
+        k: &mut GroupKernel<'_>,
+        value: Value,
+        coords: Vec<Coord>,
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val {
+        let val = k.pull(value, &Position { coords, lanes, count }, &mut Pulled::default());
         k.b.cast(self.acc, val)
     }
 
@@ -183,10 +190,18 @@ impl Operands for Roles {
     fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
         let contracted: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
         let coords = self.coords(&self.left_labels, outer, row, Coord::uniform(0), &contracted);
-        self.operand(k, self.left, coords, lanes)
+        self.operand(k, self.left, coords, lanes, None)
     }
 
-    fn right(&self, k: &mut GroupKernel<'_>, outer: &[Index], column: Coord, contracted: &[Index], lanes: u16) -> Val {
+    fn right(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Index],
+        column: Coord,
+        contracted: &[Index],
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val {
         let depth: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
         let coords = match self.panel {
             None => self.coords(&self.right_labels, outer, Index::Const(0), column, &depth),
@@ -195,7 +210,7 @@ impl Operands for Roles {
                 vec![panel, depth[0], within]
             }
         };
-        self.operand(k, self.right, coords, lanes)
+        self.operand(k, self.right, coords, lanes, count)
     }
 
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
@@ -227,8 +242,8 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
             let element = |k: &mut GroupKernel<'_>, contracted: &[Coord], lanes: u16, sum: Val| {
                 let left = roles.coords(&roles.left_labels, &outer, row, column, contracted);
                 let right = roles.coords(&roles.right_labels, &outer, row, column, contracted);
-                let left = roles.operand(k, roles.left, left, lanes);
-                let right = roles.operand(k, roles.right, right, lanes);
+                let left = roles.operand(k, roles.left, left, lanes, None);
+                let right = roles.operand(k, roles.right, right, lanes, None);
                 multiply_add(k, left, right, sum)
             };
             let sum = match extents.split_last() {
@@ -269,7 +284,7 @@ fn columns_direct(mut k: GroupKernel<'_>, gemm: &Gemm, roles: &Roles, lanes: u16
             let zero = k.b.constant(Scalar::zero(gemm.acc), lanes);
             let sum = nest(k, &extents, &mut vec![], &[zero], &mut |k, contracted, sum| {
                 let left = roles.left(k, outer, *row, contracted, lanes);
-                let right = roles.right(k, outer, column, contracted, lanes);
+                let right = roles.right(k, outer, column, contracted, lanes, count);
                 vec![multiply_add(k, left, right, sum[0])]
             });
             let coords = roles.result(outer, *row, column);

@@ -63,8 +63,15 @@ impl ConvOperands {
         arrange(self.conv.channels_last, Coord::uniform(batch), spatial, channel)
     }
 
-    fn operand(&self, k: &mut GroupKernel<'_>, value: Value, coords: Vec<Coord>, lanes: u16) -> Val {
-        let val = k.pull(value, &Position { coords, lanes, count: None }, &mut Pulled::default());
+    fn operand(
+        &self,
+        k: &mut GroupKernel<'_>,
+        value: Value,
+        coords: Vec<Coord>,
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val {
+        let val = k.pull(value, &Position { coords, lanes, count }, &mut Pulled::default());
         k.b.cast(self.conv.acc, val)
     }
 
@@ -100,14 +107,22 @@ impl Operands for ConvOperands {
         let (&batch, around) = outer.split_first().expect("the batch is outer");
         let at: Vec<Index> = around.iter().copied().chain([row]).collect();
         let coords = self.input_coords(k, batch, &at, kernel, Coord::uniform(channel));
-        self.operand(k, self.input, coords, lanes)
+        self.operand(k, self.input, coords, lanes, None)
     }
 
-    fn right(&self, k: &mut GroupKernel<'_>, _: &[Index], column: Coord, contracted: &[Index], lanes: u16) -> Val {
+    fn right(
+        &self,
+        k: &mut GroupKernel<'_>,
+        _: &[Index],
+        column: Coord,
+        contracted: &[Index],
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val {
         let (panel, within) = k.coord_split(column, Index::Const(i64::from(gemm::PANEL)), lanes);
         let depth = contracted.iter().map(|&c| Coord::uniform(c));
         let coords = std::iter::once(panel).chain(depth).chain([within]).collect();
-        self.operand(k, self.filter, coords, lanes)
+        self.operand(k, self.filter, coords, lanes, count)
     }
 
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
@@ -143,18 +158,18 @@ fn depthwise(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> Gro
     let (row_bound, channel_bound) = (k.dim(&rows), k.dim(&channels));
     let extents: Vec<Index> = kernel.iter().map(|d| k.dim(d)).collect();
     let tile = |k: &mut GroupKernel<'_>, outer: &[Index], row: Index, count: i64| {
-        k.vectors(0, channel_bound, lanes, |k, channel, lanes, _| {
+        k.vectors(0, channel_bound, lanes, |k, channel, lanes, valid| {
             let zero = k.b.constant(Scalar::zero(operands.conv.acc), lanes);
             let init = vec![zero; count as usize];
             let sums = nest(k, &extents, &mut vec![], &init, &mut |k, taps, sums| {
                 let coords = taps.iter().map(|&t| Coord::uniform(t)).chain([channel]).collect();
-                let weight = operands.operand(k, operands.filter, coords, lanes);
+                let weight = operands.operand(k, operands.filter, coords, lanes, valid);
                 let mut next = Vec::with_capacity(sums.len());
                 for (r, &sum) in sums.iter().enumerate() {
                     let at_row = k.b.iadd(row, r as i64);
                     let at: Vec<Index> = outer[1..].iter().copied().chain([at_row]).collect();
                     let coords = operands.input_coords(k, outer[0], &at, taps, channel);
-                    let element = operands.operand(k, operands.input, coords, lanes);
+                    let element = operands.operand(k, operands.input, coords, lanes, valid);
                     next.push(multiply_add(k, element, weight, sum));
                 }
                 next
@@ -162,7 +177,7 @@ fn depthwise(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> Gro
             for (r, &sum) in sums.iter().enumerate() {
                 let at_row = k.b.iadd(row, r as i64);
                 let coords = operands.result(outer, at_row, channel);
-                k.push(operands.result, &Position { coords, lanes, count: None }, sum, &mut Pulled::default());
+                k.push(operands.result, &Position { coords, lanes, count: valid }, sum, &mut Pulled::default());
             }
         });
     };
@@ -201,9 +216,9 @@ fn direct(mut k: GroupKernel<'_>, operands: &ConvOperands) -> GroupLaunch {
             let sum = nest(k, &extents, &mut vec![], &[zero], &mut |k, contracted, sum| {
                 let channel = k.b.iadd(first_channel, contracted[0]);
                 let coords = operands.input_coords(k, at[0], &position, &contracted[1..], Coord::uniform(channel));
-                let element = operands.operand(k, operands.input, coords, 1);
+                let element = operands.operand(k, operands.input, coords, 1, None);
                 let coords = std::iter::once(at[1]).chain(contracted.iter().copied()).map(Coord::uniform).collect();
-                let weight = operands.operand(k, operands.filter, coords, 1);
+                let weight = operands.operand(k, operands.filter, coords, 1, None);
                 vec![multiply_add(k, element, weight, sum[0])]
             });
             let spatial = position.iter().map(|&i| Coord::uniform(i)).collect();

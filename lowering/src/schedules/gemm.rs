@@ -49,7 +49,15 @@ pub trait Operands {
     fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val;
 
     /// The right operand's elements of consecutive columns.
-    fn right(&self, k: &mut GroupKernel<'_>, outer: &[Index], column: Coord, contracted: &[Index], lanes: u16) -> Val;
+    fn right(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Index],
+        column: Coord,
+        contracted: &[Index],
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val;
 
     /// The result's coordinates.
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord>;
@@ -63,11 +71,26 @@ pub enum Panels {
     Copied,
 }
 
-/// The tile that fits the machine's registers: rows and vectors.
-fn tile(k: &GroupKernel<'_>, lanes: u16) -> (i64, i64) {
-    let vectors = (i64::from(PANEL) / i64::from(lanes)).clamp(1, 4);
+/// The tile that fits the machine's registers: rows and vectors. Rows are spread evenly over tiles where their number is
+/// known: 14 rows are two tiles of 7 rather than one of 8 and one of 6.
+fn tile(k: &GroupKernel<'_>, lanes: u16, rows: &Dim) -> (i64, i64) {
+    // Registers of 512 bits take two panels, so that each broadcast element is used twice.
+    let vectors = (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4);
     let registers = i64::from(k.machine.kernel_vector_registers);
-    (((registers - vectors - 2) / vectors).clamp(1, 8), vectors)
+    let most = ((registers - vectors - 2) / vectors).clamp(1, 8);
+    let mr = match rows.as_const() {
+        Some(rows) if rows > 0 => {
+            let tiles = ceil_div(rows.min(ROW_BLOCK), most);
+            ceil_div(rows.min(ROW_BLOCK), tiles)
+        }
+        _ => most,
+    };
+    (mr, vectors)
+}
+
+/// `a / b` rounded up; both are positive.
+fn ceil_div(a: i64, b: i64) -> i64 {
+    (a + b - 1) / b
 }
 
 /// Schedules a product over panels.
@@ -78,15 +101,23 @@ pub fn schedule(
     panels: &Panels,
     lanes: u16,
 ) -> GroupLaunch {
-    let (mr, nv) = tile(&k, lanes);
+    let (mr, nv) = tile(&k, lanes, &gemm.rows);
     let nr = nv * i64::from(lanes);
     let work = product(gemm.contracted.iter());
     let flops = product(gemm.outer.iter().chain([&gemm.rows, &gemm.columns, &work, &Dim::from(2)]));
 
+    // A wide tile reads whole panels; the last one alone where their number is odd.
+    let panel = i64::from(PANEL);
+    let single = match (panels, gemm.columns.as_const()) {
+        (Panels::Stored, Some(n)) if nr > panel => ceil_div(n, panel) % (nr / panel) != 0,
+        (Panels::Stored, None) => unreachable!("stored panels have a constant number of columns"),
+        _ => false,
+    };
+    let row_block = (ROW_BLOCK / mr).max(1) * mr;
     let panel_count = gemm.columns.ceil_div(&Dim::from(nr)).expect("the divisor is a constant");
-    let block_count = gemm.rows.ceil_div(&Dim::from(ROW_BLOCK)).expect("the divisor is a constant");
+    let block_count = gemm.rows.ceil_div(&Dim::from(row_block)).expect("the divisor is a constant");
     let run = match (work.as_const(), gemm.rows.as_const()) {
-        (Some(work), Some(rows)) => (TASK_WORK / (work * rows.min(ROW_BLOCK) * nr).max(1)).clamp(1, 64),
+        (Some(work), Some(rows)) => (TASK_WORK / (work * rows.min(row_block) * nr).max(1)).clamp(1, 64),
         _ => 1,
     };
     let runs = panel_count.ceil_div(&Dim::from(run)).expect("the divisor is a constant");
@@ -102,17 +133,30 @@ pub fn schedule(
     let ragged = gemm.columns.as_const().is_none_or(|n| n % nr != 0);
     let spill = ragged.then(|| k.b.buffer("tile", gemm.acc, Access::Scratch, Some((mr * nr) as u64)));
 
-    let body = Body { gemm, operands, extents, columns, stage, spill, lanes, nv, nr };
+    let body = |nv: i64| Body {
+        gemm,
+        operands,
+        extents: extents.clone(),
+        columns,
+        stage,
+        spill,
+        lanes,
+        nv,
+        nr: nv * i64::from(lanes),
+    };
+    let (wide, narrow) = (body(nv), body(1));
+    // What is left after whole tiles of rows, where that is known.
+    let rest = gemm.rows.as_const().map(|m| m % mr);
     k.tasks(|k, task| {
         let at = k.unflatten(task, &dims);
-        let (outer, rest) = at.split_at(gemm.outer.len());
-        let lo = k.b.imul(rest[0], ROW_BLOCK);
-        let end = k.b.iadd(lo, ROW_BLOCK);
+        let (outer, block) = at.split_at(gemm.outer.len());
+        let lo = k.b.imul(block[0], row_block);
+        let end = k.b.iadd(lo, row_block);
         let hi = k.b.imin(end, rows);
-        let first = k.b.imul(rest[1], run);
+        let first = k.b.imul(block[1], run);
         let end = k.b.iadd(first, run);
         let last = k.b.imin(end, panel_bound);
-        k.each(first, last, 1, |k, panel| {
+        let strip = |k: &mut GroupKernel<'_>, body: &Body<'_>, panel: Index| {
             let column = k.b.imul(panel, nr);
             body.copy_panel(k, outer, column);
             let length = k.b.isub(hi, lo);
@@ -120,8 +164,21 @@ pub fn schedule(
             let full = k.b.imul(full, mr);
             let middle = k.b.iadd(lo, full);
             k.each(lo, middle, mr, |k, row| body.tile(k, outer, row.into(), column, mr));
-            k.each(middle, hi, 1, |k, row| body.tile(k, outer, row.into(), column, 1));
-        });
+            match rest {
+                Some(0) => {}
+                Some(rest) => k.each(middle, hi, rest, |k, row| body.tile(k, outer, row.into(), column, rest)),
+                None => k.each(middle, hi, 1, |k, row| body.tile(k, outer, row.into(), column, 1)),
+            }
+        };
+        if !single {
+            k.each(first, last, 1, |k, panel| strip(k, &wide, panel.into()));
+            return;
+        }
+        let whole = k.b.isub(panel_bound, 1);
+        let last_wide = k.b.imin(last, whole);
+        k.each(first, last_wide, 1, |k, panel| strip(k, &wide, panel.into()));
+        let from = k.b.imax(first, whole);
+        k.each(from, last, 1, |k, panel| strip(k, &narrow, panel.into()));
     });
     k.finish(product(&grid), flops)
 }
@@ -153,11 +210,11 @@ impl Body<'_> {
                 let address = k.b.advance(Address::default(), base, 1);
                 k.b.advance(address, within, 1)
             };
-            k.vectors(column, hi, self.lanes, |k, c, lanes, _| {
-                let val = self.operands.right(k, outer, c, contracted, lanes);
+            k.vectors(column, hi, self.lanes, |k, c, lanes, count| {
+                let val = self.operands.right(k, outer, c, contracted, lanes, count);
                 let Coord::Affine { index, .. } = c else { unreachable!("loops give affine coordinates") };
                 let address = place(k, index);
-                k.b.store(stage, address, val, None);
+                k.b.store(stage, address, val, count);
             });
             if self.spill.is_some() {
                 let zero = k.b.constant(Scalar::zero(self.gemm.acc), 1);
@@ -217,7 +274,7 @@ impl Body<'_> {
                         let address = Address::default().plus(r, Stride::Const(self.nr));
                         let address = k.b.advance(address, within, 1);
                         let sum = k.b.load(spill, address, lanes, count);
-                        self.push(k, outer, at, c, lanes, sum);
+                        self.push(k, outer, at, c, lanes, sum, count);
                     });
                 });
                 k.b.close_block(&[]);
@@ -237,7 +294,7 @@ impl Body<'_> {
             None => {
                 let index = k.b.iadd(column, offset);
                 let multiple = if offset == 0 { self.nr } else { i64::from(self.lanes) };
-                self.operands.right(k, outer, Coord::consecutive(index, multiple), contracted, self.lanes)
+                self.operands.right(k, outer, Coord::consecutive(index, multiple), contracted, self.lanes, None)
             }
         }
     }
@@ -250,13 +307,23 @@ impl Body<'_> {
             for j in 0..self.nv {
                 let index = k.b.iadd(column, j * lanes);
                 let sum = sums[(r * self.nv + j) as usize];
-                self.push(k, outer, at, Coord::consecutive(index, lanes), self.lanes, sum);
+                self.push(k, outer, at, Coord::consecutive(index, lanes), self.lanes, sum, None);
             }
         }
     }
 
-    fn push(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, column: Coord, lanes: u16, sum: Val) {
-        let at = Position { coords: self.operands.result(outer, row, column), lanes, count: None };
+    #[allow(clippy::too_many_arguments)]
+    fn push(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Index],
+        row: Index,
+        column: Coord,
+        lanes: u16,
+        sum: Val,
+        count: Option<Val>,
+    ) {
+        let at = Position { coords: self.operands.result(outer, row, column), lanes, count };
         k.push(self.gemm.result, &at, sum, &mut Pulled::default());
     }
 }
@@ -270,13 +337,16 @@ pub fn multiply_add(k: &mut GroupKernel<'_>, a: Val, b: Val, sum: Val) -> Val {
     k.b.binary(BinaryOp::Add, sum, product)
 }
 
+/// What runs inside of nested loops: it gets their coordinates and what is carried, and gives what is carried on.
+pub type NestBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Index], &[Val]) -> Vec<Val> + 'a;
+
 /// Serial loops over `extents`, outermost first, that carry values through `body`.
 pub fn nest(
     k: &mut GroupKernel<'_>,
     extents: &[Index],
     coords: &mut Vec<Index>,
     init: &[Val],
-    body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Index], &[Val]) -> Vec<Val>,
+    body: &mut NestBody<'_>,
 ) -> Vec<Val> {
     let Some((&extent, inner)) = extents.split_first() else { return body(k, coords, init) };
     k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {

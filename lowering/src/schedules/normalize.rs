@@ -73,6 +73,9 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     k.finish(tasks, flops)
 }
 
+/// What an accumulator becomes at a position of a row.
+type RowElement<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Val) -> Val + 'a;
+
 /// One kind of row.
 struct Row {
     input: Value,
@@ -85,30 +88,25 @@ struct Row {
 }
 
 impl Row {
-    fn position(&self, outer: &[Coord], inner: &[Coord], lanes: u16) -> Position {
-        Position { coords: outer.iter().chain(inner).copied().collect(), lanes, count: None }
+    fn position(&self, outer: &[Coord], inner: &[Coord], lanes: u16, count: Option<Val>) -> Position {
+        Position { coords: outer.iter().chain(inner).copied().collect(), lanes, count }
     }
 
     /// Visits the row in vectors and what is left over in scalars, without carried values.
-    fn visit(&self, k: &mut GroupKernel<'_>, body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16)) {
+    fn visit(&self, k: &mut GroupKernel<'_>, body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Option<Val>)) {
         let (&last, around) = self.extents.split_last().expect("something is normalised");
         super::gemm::nest(k, around, &mut vec![], &[], &mut |k, around, _| {
             let around: Vec<Coord> = around.iter().map(|&i| Coord::uniform(i)).collect();
-            k.vectors(0, last, self.lanes, |k, c, lanes, _| {
+            k.vectors(0, last, self.lanes, |k, c, lanes, count| {
                 let inner: Vec<Coord> = around.iter().copied().chain([c]).collect();
-                body(k, &inner, lanes);
+                body(k, &inner, lanes, count);
             });
             vec![]
         });
     }
 
     /// Reduces over the row; `element` gives what an accumulator becomes at a position.
-    fn reduce(
-        &self,
-        k: &mut GroupKernel<'_>,
-        op: ReduceOp,
-        element: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Val) -> Val,
-    ) -> Val {
+    fn reduce(&self, k: &mut GroupKernel<'_>, op: ReduceOp, element: &mut RowElement<'_>) -> Val {
         let (&last, around) = self.extents.split_last().expect("something is normalised");
         let wide = k.b.constant(identity(op, self.dtype), self.lanes);
         let narrow = k.b.constant(identity(op, self.dtype), 1);
@@ -125,17 +123,24 @@ impl Row {
         k.b.binary(combine, across, sums[1])
     }
 
-    fn element(&self, k: &mut GroupKernel<'_>, outer: &[Coord], inner: &[Coord], lanes: u16) -> Val {
-        k.pull(self.input, &self.position(outer, inner, lanes), &mut Pulled::default())
+    fn element(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Coord],
+        inner: &[Coord],
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val {
+        k.pull(self.input, &self.position(outer, inner, lanes, count), &mut Pulled::default())
     }
 
     fn softmax(&self, k: &mut GroupKernel<'_>, outer: &[Coord], logarithm: bool) {
         let most = self.reduce(k, ReduceOp::Max, &mut |k, inner, lanes, held| {
-            let x = self.element(k, outer, inner, lanes);
+            let x = self.element(k, outer, inner, lanes, None);
             k.b.binary(BinaryOp::Max, held, x)
         });
-        let shifted_exp = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16| {
-            let x = self.element(k, outer, inner, lanes);
+        let shifted_exp = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16, count: Option<Val>| {
+            let x = self.element(k, outer, inner, lanes, count);
             let most = k.b.splat(most, lanes);
             let shifted = k.b.binary(BinaryOp::Sub, x, most);
             (shifted, k.b.unary(UnaryOp::Exp, shifted))
@@ -144,17 +149,17 @@ impl Row {
         let kept =
             (!logarithm && k.results() == [self.result]).then(|| (k.output(self.result), k.strides(self.result)));
         let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-            let (_, exp) = shifted_exp(k, inner, lanes);
+            let (_, exp) = shifted_exp(k, inner, lanes, None);
             if let Some((buffer, strides)) = &kept {
-                let at = self.position(outer, inner, lanes);
+                let at = self.position(outer, inner, lanes, None);
                 k.store(*buffer, strides, &at, exp);
             }
             k.b.binary(BinaryOp::Add, held, exp)
         });
         let one = k.b.constant(Scalar::one(self.dtype), 1);
         let scale = if logarithm { k.b.unary(UnaryOp::Log, sum) } else { k.b.binary(BinaryOp::Div, one, sum) };
-        self.visit(k, &mut |k, inner, lanes| {
-            let at = self.position(outer, inner, lanes);
+        self.visit(k, &mut |k, inner, lanes, count| {
+            let at = self.position(outer, inner, lanes, count);
             let scale = k.b.splat(scale, lanes);
             match &kept {
                 Some((buffer, strides)) => {
@@ -163,7 +168,7 @@ impl Row {
                     k.store(*buffer, strides, &at, val);
                 }
                 None => {
-                    let (shifted, exp) = shifted_exp(k, inner, lanes);
+                    let (shifted, exp) = shifted_exp(k, inner, lanes, count);
                     let val = if logarithm {
                         k.b.binary(BinaryOp::Sub, shifted, scale)
                     } else {
@@ -180,13 +185,13 @@ impl Row {
         let length = k.b.cast(self.dtype, length);
         let mean = centred.then(|| {
             let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-                let x = self.element(k, outer, inner, lanes);
+                let x = self.element(k, outer, inner, lanes, None);
                 k.b.binary(BinaryOp::Add, held, x)
             });
             k.b.binary(BinaryOp::Div, sum, length)
         });
-        let deviation = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16| {
-            let x = self.element(k, outer, inner, lanes);
+        let deviation = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16, count: Option<Val>| {
+            let x = self.element(k, outer, inner, lanes, count);
             match mean {
                 None => x,
                 Some(mean) => {
@@ -196,7 +201,7 @@ impl Row {
             }
         };
         let squares = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-            let d = deviation(k, inner, lanes);
+            let d = deviation(k, inner, lanes, None);
             multiply_add(k, d, d, held)
         });
         let variance = k.b.binary(BinaryOp::Div, squares, length);
@@ -206,17 +211,17 @@ impl Row {
         let root = k.b.unary(UnaryOp::Sqrt, variance);
         let one = k.b.constant(Scalar::one(self.dtype), 1);
         let scale = k.b.binary(BinaryOp::Div, one, root);
-        self.visit(k, &mut |k, inner, lanes| {
-            let d = deviation(k, inner, lanes);
+        self.visit(k, &mut |k, inner, lanes, count| {
+            let d = deviation(k, inner, lanes, count);
             let scale = k.b.splat(scale, lanes);
             let mut val = k.b.binary(BinaryOp::Mul, d, scale);
             // The operands have the shape of the row.
-            let at = self.position(&[], inner, lanes);
+            let at = self.position(&[], inner, lanes, count);
             for (i, &operand) in self.operands.iter().enumerate() {
                 let x = k.pull(operand, &at, &mut Pulled::default());
                 val = if i == 0 { k.b.binary(BinaryOp::Mul, val, x) } else { k.b.binary(BinaryOp::Add, val, x) };
             }
-            let at = self.position(outer, inner, lanes);
+            let at = self.position(outer, inner, lanes, count);
             k.push(self.result, &at, val, &mut Pulled::default());
         });
     }

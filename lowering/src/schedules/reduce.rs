@@ -62,6 +62,9 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     k.finish(tasks, flops)
 }
 
+/// What runs for each position of a reduction: it gets coordinates and what is carried, and gives what is carried on.
+pub type CoordBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], &[Val]) -> Vec<Val> + 'a;
+
 /// What is reduced.
 struct Reduction {
     op: ReduceOp,
@@ -169,7 +172,7 @@ impl Reduction {
         extents: &[Index],
         coords: &mut Vec<Coord>,
         init: &[Val],
-        body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], &[Val]) -> Vec<Val>,
+        body: &mut CoordBody<'_>,
     ) -> Vec<Val> {
         let Some((&extent, inner)) = extents.split_first() else { return body(k, coords, init) };
         k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {

@@ -10,7 +10,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
 use onnxc_ir::tensor::op::Window;
 use onnxc_ir::tensor::{Node, Op, Value};
 
-use super::reduce::{accumulator_type, arg_of, combiner, identity};
+use super::reduce::{CoordBody, accumulator_type, arg_of, combiner, identity};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
@@ -23,7 +23,7 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let ty = k.graph.tensor_ty(result).clone();
     let pool = Pool { window, input, result };
     let Some((last, outer)) = ty.shape.split_last() else {
-        k.tasks(|k, _| pool.element(k, &[], 1));
+        k.tasks(|k, _| pool.element(k, &[], 1, None));
         return k.finish(Dim::from(1), Dim::from(1));
     };
     let i = outer.len();
@@ -44,9 +44,9 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
             if has_rows {
                 outer.push(Coord::uniform(row));
             }
-            k.vectors(0, length, lanes, |k, c, lanes, _| {
+            k.vectors(0, length, lanes, |k, c, lanes, count| {
                 let coords: Vec<Coord> = outer.iter().copied().chain([c]).collect();
-                pool.element(k, &coords, lanes);
+                pool.element(k, &coords, lanes, count);
             });
         });
     });
@@ -63,7 +63,7 @@ struct Pool<'a> {
 
 impl Pool<'_> {
     /// Reduces the windows at `coords` and pushes the results.
-    fn element(&self, k: &mut GroupKernel<'_>, coords: &[Coord], lanes: u16) {
+    fn element(&self, k: &mut GroupKernel<'_>, coords: &[Coord], lanes: u16, count: Option<Val>) {
         let dtype = k.graph.tensor_ty(self.input).dtype;
         let op = self.window.op;
         let acc = accumulator_type(dtype, op);
@@ -73,7 +73,7 @@ impl Pool<'_> {
         let val = match arg_of(op) {
             None => {
                 let sums = self.taps(k, 0, &shape, coords, &mut vec![], &[first], &mut |k, at, carried| {
-                    let element = k.pull(self.input, &position(at, lanes), &mut Pulled::default());
+                    let element = k.pull(self.input, &position(at, lanes, count), &mut Pulled::default());
                     let element = k.b.cast(acc, element);
                     vec![k.b.binary(combiner(op), carried[0], element)]
                 });
@@ -82,7 +82,7 @@ impl Pool<'_> {
             Some((compare, last)) => {
                 let none = k.b.constant(Scalar::i64(-1), lanes);
                 let carried = self.taps(k, 0, &shape, coords, &mut vec![], &[first, none], &mut |k, at, carried| {
-                    let element = k.pull(self.input, &position(at, lanes), &mut Pulled::default());
+                    let element = k.pull(self.input, &position(at, lanes, count), &mut Pulled::default());
                     let element = k.b.cast(acc, element);
                     let mut flat = Coord::uniform(0);
                     for (&c, &stride) in at.iter().zip(&strides) {
@@ -102,7 +102,7 @@ impl Pool<'_> {
                 carried[1]
             }
         };
-        k.push(self.result, &position(coords, lanes), val, &mut Pulled::default());
+        k.push(self.result, &position(coords, lanes, count), val, &mut Pulled::default());
     }
 
     /// Loops over the taps of the window that lie inside of the input, from dimension `axis` on.
@@ -115,7 +115,7 @@ impl Pool<'_> {
         coords: &[Coord],
         at: &mut Vec<Coord>,
         carried: &[Val],
-        body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], &[Val]) -> Vec<Val>,
+        body: &mut CoordBody<'_>,
     ) -> Vec<Val> {
         let Some(&coord) = coords.get(axis) else { return body(k, at, carried) };
         let w = self.window;
@@ -154,6 +154,6 @@ impl Pool<'_> {
     }
 }
 
-fn position(coords: &[Coord], lanes: u16) -> Position {
-    Position { coords: coords.to_vec(), lanes, count: None }
+fn position(coords: &[Coord], lanes: u16, count: Option<Val>) -> Position {
+    Position { coords: coords.to_vec(), lanes, count }
 }
