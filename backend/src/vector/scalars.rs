@@ -132,15 +132,13 @@ impl Select<'_> {
         let signed = dtype.is_signed_int();
         let dividend = self.get1(a)?;
         let known = self.immediate_of(b).filter(|&d| d > 0);
-        if let (Some(d), true) = (known, !signed || op == BinaryOp::Div) {
-            if d.count_ones() == 1 && !signed {
-                return Ok(match op {
-                    BinaryOp::Div => {
-                        self.tied(Code::Shr_rm64_imm8, dividend, Operand::Immediate(d.trailing_zeros().into()))
-                    }
-                    _ => self.tied(Code::And_rm64_imm32, dividend, Operand::Immediate(d - 1)),
-                });
-            }
+        if let Some(d) = known.filter(|d| d.count_ones() == 1 && !signed) {
+            return Ok(match op {
+                BinaryOp::Div => {
+                    self.tied(Code::Shr_rm64_imm8, dividend, Operand::Immediate(d.trailing_zeros().into()))
+                }
+                _ => self.tied(Code::And_rm64_imm32, dividend, Operand::Immediate(d - 1)),
+            });
         }
         let divisor = self.get1(b)?;
         let (quotient, remainder) = (self.def(GENERAL), self.def(GENERAL));

@@ -412,10 +412,10 @@ fn compare_declared(graph: &Graph, shared: &Shared<'_>, info: &ValueInfoProto, v
         return;
     }
     for (i, (dim, computed)) in shape.dim.iter().zip(&ty.shape).enumerate() {
-        if let (Some(DimensionValue::DimValue(n)), Some(c)) = (&dim.value, computed.as_const()) {
-            if *n != c {
-                warn(format!("dimension {i} is declared as {n}, computed as {c}"));
-            }
+        if let (Some(DimensionValue::DimValue(n)), Some(c)) = (&dim.value, computed.as_const())
+            && *n != c
+        {
+            warn(format!("dimension {i} is declared as {n}, computed as {c}"));
         }
     }
 }

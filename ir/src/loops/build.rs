@@ -276,19 +276,18 @@ impl KernelBuilder {
             _ => {}
         }
         // `(x * c * d + e) / d` is `x * c + e / d`, since indices are not negative.
-        if let (Div | Rem, Index::Val(x), Index::Const(d)) = (op, a, b) {
-            if let Some((quotient, e)) = self.as_multiple(x, d) {
-                return if op == Div { self.index_op(Add, quotient, e / d) } else { Index::Const(e % d) };
-            }
+        if let (Div | Rem, Index::Val(x), Index::Const(d)) = (op, a, b)
+            && let Some((quotient, e)) = self.as_multiple(x, d)
+        {
+            return if op == Div { self.index_op(Add, quotient, e / d) } else { Index::Const(e % d) };
         }
         // `(x + c) * d` is `x * d + c * d`: the constant stays in sight of addresses.
-        if let (Mul, Index::Val(x), Index::Const(d)) | (Mul, Index::Const(d), Index::Val(x)) = (op, a, b) {
-            if let Some((base, c)) = self.sums[x] {
-                if let Some(c) = c.checked_mul(d) {
-                    let scaled = self.index_op(Mul, base, d);
-                    return self.index_op(Add, scaled, c);
-                }
-            }
+        if let (Mul, Index::Val(x), Index::Const(d)) | (Mul, Index::Const(d), Index::Val(x)) = (op, a, b)
+            && let Some((base, c)) = self.sums[x]
+            && let Some(c) = c.checked_mul(d)
+        {
+            let scaled = self.index_op(Mul, base, d);
+            return self.index_op(Add, scaled, c);
         }
         let sum = match (op, a, b) {
             (Add, Index::Val(x), Index::Const(c)) | (Add, Index::Const(c), Index::Val(x)) => Some((x, c)),

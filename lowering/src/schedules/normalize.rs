@@ -73,6 +73,9 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     k.finish(tasks, flops)
 }
 
+/// What happens at a position of a row: it gets the coordinates, the lanes and the count of valid lanes.
+type RowBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Option<Val>) + 'a;
+
 /// What an accumulator becomes at a position of a row.
 type RowElement<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Val) -> Val + 'a;
 
@@ -93,7 +96,7 @@ impl Row {
     }
 
     /// Visits the row in vectors and what is left over in scalars, without carried values.
-    fn visit(&self, k: &mut GroupKernel<'_>, body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Option<Val>)) {
+    fn visit(&self, k: &mut GroupKernel<'_>, body: &mut RowBody<'_>) {
         let (&last, around) = self.extents.split_last().expect("something is normalised");
         super::gemm::nest(k, around, &mut vec![], &[], &mut |k, around, _| {
             let around: Vec<Coord> = around.iter().map(|&i| Coord::uniform(i)).collect();
