@@ -105,11 +105,7 @@ fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], ta
     let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
     // SAFETY: the interpreter has checked that the kernel stays inside of the buffers.
     unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
-    words
-        .iter()
-        .zip(buffers)
-        .map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect())
-        .collect()
+    words.iter().zip(buffers).map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect()).collect()
 }
 
 fn same(dtype: DType, x: &[u8], y: &[u8]) -> bool {

@@ -432,29 +432,87 @@ impl Translate<'_> {
 
     fn load(&mut self, ty: LaneType, buffer: Buffer, address: &Address, count: Option<Val>) -> Vec<Value> {
         let (pointer, offset) = self.place(buffer, address);
-        let size = self.element_bytes(buffer) as i32;
         match (shape(ty), count) {
             (Shape::Vectors(v), None) if ty.dtype != DType::Bool => {
                 let flags = self.flags(buffer);
                 let bytes = v.bytes() as i32;
                 (0..pieces(ty)).map(|i| self.f.ins().load(v, flags, pointer, offset + i as i32 * bytes)).collect()
             }
-            _ => {
-                let lanes = (0..ty.lanes)
-                    .map(|lane| {
-                        let at = offset + i32::from(lane) * size;
-                        match count {
-                            None => self.load_lane(buffer, ty.dtype, pointer, at),
-                            Some(count) => {
-                                let valid = self.below(lane, count);
-                                self.load_if(valid, ty.dtype, |this| this.load_lane(buffer, ty.dtype, pointer, at))
-                            }
-                        }
+            (Shape::Vectors(v), Some(count)) if ty.dtype != DType::Bool => {
+                let flags = self.flags(buffer);
+                (0..pieces(ty) as u16)
+                    .map(|i| {
+                        let per = v.lane_count() as u16;
+                        let at = offset + i32::from(i) * v.bytes() as i32;
+                        self.whole_or_lanes(
+                            (i + 1) * per,
+                            count,
+                            Some(v),
+                            |this| Some(this.f.ins().load(v, flags, pointer, at)),
+                            |this| {
+                                let first = i * per;
+                                let lanes =
+                                    this.load_lanes(first..first + per, buffer, ty.dtype, pointer, offset, Some(count));
+                                Some(this.join_lanes(LaneType::vector(ty.dtype, per), &lanes)[0])
+                            },
+                        )
+                        .expect("a load has a result")
                     })
-                    .collect::<Vec<_>>();
+                    .collect()
+            }
+            _ => {
+                let lanes = self.load_lanes(0..ty.lanes, buffer, ty.dtype, pointer, offset, count);
                 self.join_lanes(ty, &lanes)
             }
         }
+    }
+
+    /// Some of the lanes of consecutive elements.
+    fn load_lanes(
+        &mut self,
+        lanes: std::ops::Range<u16>,
+        buffer: Buffer,
+        dtype: DType,
+        pointer: Value,
+        offset: i32,
+        count: Option<Val>,
+    ) -> Vec<Value> {
+        let size = self.element_bytes(buffer) as i32;
+        lanes
+            .map(|lane| {
+                let at = offset + i32::from(lane) * size;
+                match count {
+                    None => self.load_lane(buffer, dtype, pointer, at),
+                    Some(count) => {
+                        let valid = self.below(lane, count);
+                        self.load_if(valid, dtype, |this| this.load_lane(buffer, dtype, pointer, at))
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Moves a piece as a vector where all its lanes, up to `end`, are below the count, else lane by lane.
+    fn whole_or_lanes(
+        &mut self,
+        end: u16,
+        count: Val,
+        result: Option<Type>,
+        whole: impl FnOnce(&mut Self) -> Option<Value>,
+        lanes: impl FnOnce(&mut Self) -> Option<Value>,
+    ) -> Option<Value> {
+        let all = self.below(end - 1, count);
+        let (full, partial, after) = (self.f.create_block(), self.f.create_block(), self.f.create_block());
+        let result = result.map(|ty| self.f.append_block_param(after, ty));
+        self.f.ins().brif(all, full, &[], partial, &[]);
+        self.switch_to(full);
+        let value = whole(self);
+        self.f.ins().jump(after, &Self::arguments([value.into_iter().collect()]));
+        self.switch_to(partial);
+        let value = lanes(self);
+        self.f.ins().jump(after, &Self::arguments([value.into_iter().collect()]));
+        self.switch_to(after);
+        result
     }
 
     fn gather(
@@ -495,7 +553,6 @@ impl Translate<'_> {
         let values = self.get(value);
         let (pointer, offset) = self.place(buffer, address);
         let flags = self.flags(buffer);
-        let size = self.element_bytes(buffer) as i32;
         if let (Shape::Vectors(v), None, true) = (shape(ty), count, ty.dtype != DType::Bool) {
             let bytes = v.bytes() as i32;
             for (i, value) in values.into_iter().enumerate() {
@@ -503,14 +560,52 @@ impl Translate<'_> {
             }
             return;
         }
-        for (lane, value) in self.lanes_of(ty, &values).into_iter().enumerate() {
-            let at = offset + lane as i32 * size;
+        if let (Shape::Vectors(v), Some(count), true) = (shape(ty), count, ty.dtype != DType::Bool) {
+            let per = v.lane_count() as u16;
+            for (i, value) in values.into_iter().enumerate() {
+                let first = i as u16 * per;
+                let at = offset + i as i32 * v.bytes() as i32;
+                self.whole_or_lanes(
+                    first + per,
+                    count,
+                    None,
+                    |this| {
+                        this.f.ins().store(flags, value, pointer, at);
+                        None
+                    },
+                    |this| {
+                        let lanes = this.lanes_of(LaneType::vector(ty.dtype, per), &[value]);
+                        this.store_lanes(first, &lanes, buffer, pointer, offset, Some(count));
+                        None
+                    },
+                );
+            }
+            return;
+        }
+        let lanes = self.lanes_of(ty, &values);
+        self.store_lanes(0, &lanes, buffer, pointer, offset, count);
+    }
+
+    /// Writes scalars as the lanes from `first` on.
+    fn store_lanes(
+        &mut self,
+        first: u16,
+        lanes: &[Value],
+        buffer: Buffer,
+        pointer: Value,
+        offset: i32,
+        count: Option<Val>,
+    ) {
+        let flags = self.flags(buffer);
+        let size = self.element_bytes(buffer) as i32;
+        for (lane, &value) in (first..).zip(lanes) {
+            let at = offset + i32::from(lane) * size;
             match count {
                 None => {
                     self.f.ins().store(flags, value, pointer, at);
                 }
                 Some(count) => {
-                    let valid = self.below(lane as u16, count);
+                    let valid = self.below(lane, count);
                     self.do_if(valid, |this| {
                         this.f.ins().store(flags, value, pointer, at);
                     });
