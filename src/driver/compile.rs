@@ -102,7 +102,7 @@ pub(super) fn lower(imported: Imported, target: &Target, options: &CompileOption
             eprintln!("{:8.1} ms  {pass}", last.elapsed().as_secs_f64() * 1e3);
         }
         if options.dump_after.iter().any(|name| name == pass || name == "all") {
-            eprintln!("// after {pass}\n{}", onnxc_ir::tensor::dot::dot(graph));
+            eprintln!("// after {pass}\n{}", graph);
         }
         last = Instant::now();
     })
@@ -184,7 +184,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
 pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String, Failure> {
     let imported = import(model, options)?;
     if form == Form::TensorIr {
-        return Ok(onnxc_ir::tensor::dot::dot(&imported.graph));
+        return Ok(imported.graph.to_string());
     }
     let target = options.target()?;
     let program = lower(imported, &target, options)?;
