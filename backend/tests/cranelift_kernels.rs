@@ -147,7 +147,7 @@ fn data(dtype: DType, seed: usize) -> Vec<u8> {
         match dtype {
             DType::F32 => u64::from((float as f32).to_bits()).to_le_bytes(),
             DType::F64 => float.to_le_bytes(),
-            DType::Bool => u64::from(i % 3 == 0).to_le_bytes(),
+            DType::Bool => u64::from(i.is_multiple_of(3)).to_le_bytes(),
             _ => whole.to_le_bytes(),
         }
     };

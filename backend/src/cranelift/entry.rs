@@ -215,6 +215,11 @@ impl Entry<'_> {
             let one = c.int(1);
             let size = c.f.ins().umax(size, one);
             let base = c.f.ins().iadd(data, offset);
+            let end = c.f.ins().iadd(base, bytes);
+            let wraps = c.compare(IntCC::UnsignedLessThan, base, data);
+            let ends = c.compare(IntCC::UnsignedLessThan, end, base);
+            let wraps = c.f.ins().bor(wraps, ends);
+            self.fail_if(c, wraps, status::OFFSET, &about, None, [None; 2]);
             let mask = c.add(size, -1);
             let low = c.f.ins().band(base, mask);
             let crooked = c.compare_with(IntCC::NotEqual, low, 0);
@@ -656,6 +661,7 @@ impl Entry<'_> {
                 let base_at = c.f.ins().iadd(bases, byte);
                 c.store(base, base_at, 0);
             });
+            self.check_expressions(c, values_in, call, dims);
             let about = PortValues { call, output: c.int32(0), index: c.int32(-1) };
             for (a, b) in &self.program.assumptions {
                 let (a, b) = (eval(c, a, dims), eval(c, b, dims));
@@ -702,6 +708,24 @@ impl Entry<'_> {
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
         })
+    }
+
+    /// Compares the extents that are no plain symbols with what the symbols, now bound, make of them.
+    fn check_expressions(&self, c: &mut Code<'_>, values: Value, call: Value, dims: Value) {
+        for (i, input) in self.program.inputs.iter().enumerate() {
+            for (axis, dim) in input.ty.shape.iter().enumerate() {
+                if dim.as_const().is_some() || dim.as_symbol().is_some() {
+                    continue;
+                }
+                let shape = c.load(types::I64, values, i as i32 * at::VALUE_BYTES + at::SHAPE);
+                let extent = c.load(types::I64, shape, axis as i32 * 8);
+                let expected = eval(c, dim, dims);
+                let differs = c.compare(IntCC::NotEqual, extent, expected);
+                let about = PortValues { call, output: c.int32(0), index: c.int32(i as i32) };
+                let axis = c.int(axis as i64);
+                self.fail_if(c, differs, status::DIM, &about, Some(axis), [Some(expected), Some(extent)]);
+            }
+        }
     }
 
     /// States the shapes of all outputs, so that a caller whose memory is too small learns them all, then checks them.
