@@ -1,0 +1,444 @@
+//! The functions around the kernels: `plan`, `run`, `run_dl`, `status`, and the checks and steps that they share.
+//!
+//! Everything that a caller hands in is checked before a kernel runs, in the order that `onnxc.h` promises. The checks of
+//! a port are one function over the port's descriptor, so their size does not grow with the number of ports.
+
+mod checks;
+mod steps;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
+use cranelift_codegen::isa::TargetIsa;
+use onnxc_ir::dim::Dim;
+use onnxc_ir::program::Program;
+
+use super::code::{Code, DimCode, Names, function};
+
+/// Statuses of the C ABI.
+mod status {
+    pub const NULL: i32 = -1;
+    pub const ABI: i32 = -2;
+    pub const STRUCT_SIZE: i32 = -3;
+    pub const KIND: i32 = -4;
+    pub const DTYPE: i32 = -5;
+    pub const DEVICE: i32 = -6;
+    pub const RANK: i32 = -7;
+    pub const DIM: i32 = -8;
+    pub const DIM_SYMBOL: i32 = -9;
+    pub const DIM_RANGE: i32 = -10;
+    pub const STRIDES: i32 = -11;
+    pub const ALIGNMENT: i32 = -12;
+    pub const OFFSET: i32 = -13;
+    pub const CAPACITY: i32 = -14;
+    pub const MORE: i32 = -15;
+    pub const OVERLAP: i32 = -16;
+    pub const WORKERS: i32 = -17;
+    pub const ARENA_ALIGNMENT: i32 = -18;
+    pub const ARENA_SIZE: i32 = -19;
+    pub const FLAGS: i32 = -23;
+    pub const SIZE_LIMIT: i32 = -28;
+}
+
+/// Byte offsets of the ABI's structures.
+mod at {
+    pub const DEVICE: i32 = 8;
+    pub const NDIM: i32 = 16;
+    pub const DTYPE: i32 = 20;
+    pub const SHAPE: i32 = 24;
+    pub const STRIDES: i32 = 32;
+    pub const BYTE_OFFSET: i32 = 40;
+    pub const CAPACITY: i32 = 48;
+    pub const KIND: i32 = 56;
+    pub const DIMS: i32 = 64;
+    pub const VALUE_BYTES: i32 = 192;
+
+    pub const CALL_ABI: i32 = 4;
+    pub const ARENA: i32 = 8;
+    pub const ARENA_BYTES: i32 = 16;
+    pub const USER: i32 = 24;
+    pub const PARALLEL_FOR: i32 = 32;
+    pub const MAX_WORKERS: i32 = 40;
+    pub const FLAGS: i32 = 44;
+    pub const TRACE: i32 = 64;
+    pub const FAULT: i32 = 88;
+    pub const CALL_BYTES: i64 = 104;
+
+    pub const PORT_KIND: i32 = 8;
+    pub const PORT_NDIM: i32 = 12;
+    pub const PORT_DTYPE: i32 = 16;
+    pub const PORT_BITS: i32 = 17;
+    pub const PORT_DIMS: i64 = 24;
+    pub const PORT_SYMBOLS: i64 = 88;
+    pub const PORT_BYTES: i64 = 144;
+    pub const SYMBOL_BYTES: i64 = 24;
+    pub const SYMBOL_MIN: i32 = 8;
+    pub const SYMBOL_MAX: i32 = 16;
+
+    /// What the steps work with: a structure of this module only.
+    pub const FRAME_CALL: i32 = 0;
+    pub const FRAME_ARENA: i32 = 8;
+    pub const FRAME_SCRATCH: i32 = 16;
+    pub const FRAME_DIMS: i32 = 24;
+    pub const FRAME_BASES: i32 = 32;
+    pub const FRAME_BYTES: u32 = 40;
+}
+
+/// Most workers of a call.
+const MAX_WORKERS: i64 = 256;
+
+/// Most ranks of a port.
+pub const MAX_RANK: usize = 8;
+
+/// Steps that one function runs; more are spread over several, so that compile time stays linear.
+const STEPS_PER_FUNCTION: usize = 48;
+
+/// A function of the host program.
+pub struct HostFunction {
+    /// Its symbol.
+    pub name: String,
+    /// Whether it is visible outside.
+    pub global: bool,
+    /// The code.
+    pub function: Function,
+    /// What it refers to.
+    pub names: Names,
+}
+
+/// What the functions are made for.
+pub struct Entry<'a> {
+    /// The instruction set.
+    pub isa: &'a dyn TargetIsa,
+    /// The program.
+    pub program: &'a Program,
+    /// The symbol of each kernel.
+    pub kernels: &'a [String],
+    /// The program's dimension symbols in the order of the descriptor.
+    pub symbols: usize,
+}
+
+impl Entry<'_> {
+    fn symbol(&self, suffix: &str) -> String {
+        format!("{}_{suffix}", self.program.name)
+    }
+
+    /// All functions.
+    pub fn functions(&self) -> Vec<HostFunction> {
+        let mut all = Vec::new();
+        let mut add = |name: String, global: bool, (function, names): (Function, Names)| {
+            all.push(HostFunction { name, global, function, names });
+        };
+        add(self.symbol("_fail"), false, self.fail());
+        add(self.symbol("_memory"), false, self.memory());
+        add(self.symbol("_strides"), false, self.strides());
+        add(self.symbol("_input"), false, self.input());
+        add(self.symbol("_output"), false, self.output());
+        add(self.symbol("_disjoint"), false, self.disjoint());
+        add(self.symbol("_task"), false, self.task());
+        add(self.symbol("_launch"), false, self.launch());
+        for i in 0..self.step_functions() {
+            add(self.symbol(&format!("_steps{i}")), false, self.steps(i));
+        }
+        add(self.symbol("_execute"), false, self.execute());
+        add(self.symbol("plan"), true, self.plan());
+        add(self.symbol("run"), true, self.run());
+        add(self.symbol("run_dl"), true, self.run_dl());
+        add(self.symbol("status"), true, self.status());
+        all
+    }
+
+    fn step_functions(&self) -> usize {
+        self.program.steps.len().div_ceil(STEPS_PER_FUNCTION)
+    }
+
+    /// `plan(dims, max_workers, arena_bytes) -> status`.
+    fn plan(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        function(self.isa, &[I64, I32, I64], Some(I32), |c, p| {
+            let [dims, workers, out] = [p[0], p[1], p[2]];
+            let null = c.compare_with(IntCC::Equal, out, 0);
+            c.leave_with(null, status::NULL);
+            if self.symbols > 0 {
+                let null = c.compare_with(IntCC::Equal, dims, 0);
+                c.leave_with(null, status::NULL);
+            }
+            let workers = self.workers(c, workers);
+            for (i, symbol) in self.program.symbols.iter().enumerate() {
+                let (least, most) = self.program.symbols.bounds(symbol);
+                let value = c.load(I64, dims, i as i32 * 8);
+                let (least, most) = (c.int(least), c.int(most));
+                let below = c.compare(IntCC::SignedLessThan, value, least);
+                let above = c.compare(IntCC::SignedGreaterThan, value, most);
+                let outside = c.f.ins().bor(below, above);
+                c.leave_with(outside, status::DIM_RANGE);
+            }
+            let bytes = self.arena(c, dims, workers);
+            c.store(bytes, out, 0);
+            let ok = c.int32(0);
+            c.f.ins().return_(&[ok]);
+        })
+    }
+
+    /// `execute(in, out, call, plain) -> status`: everything that `run` and `run_dl` share.
+    fn execute(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        let (inputs, outputs) = (self.program.inputs.len(), self.program.outputs.len());
+        function(self.isa, &[I64, I64, I64, I32], Some(I32), |c, p| {
+            let [values_in, values_out, call, plain] = [p[0], p[1], p[2], p[3]];
+            let given = c.load(I32, call, at::MAX_WORKERS);
+            let workers = self.workers(c, given);
+            let ports = c.symbol(&self.symbol("_ports"), true);
+            let dims = c.stack(self.symbols as u32 * 8);
+            let unset = c.int(-1);
+            for i in 0..self.symbols {
+                c.store(unset, dims, i as i32 * 8);
+            }
+            let bases = c.stack((inputs + outputs) as u32 * 8);
+            let sizes = c.stack((inputs + outputs) as u32 * 8);
+            let (zero, count) = (c.int(0), c.int(inputs as i64));
+            let check = self.symbol("_input");
+            c.each(zero, count, |c, i| {
+                let value = c.f.ins().imul_imm_s(i, i64::from(at::VALUE_BYTES));
+                let value = c.f.ins().iadd(values_in, value);
+                let port = c.f.ins().imul_imm_s(i, at::PORT_BYTES);
+                let port = c.f.ins().iadd(ports, port);
+                let byte = c.f.ins().ishl_imm_u(i, 3);
+                let size_at = c.f.ins().iadd(sizes, byte);
+                let index = c.f.ins().ireduce(I32, i);
+                let checked = c.call(&check, true, Some(I32), &[value, port, dims, size_at, call, index]);
+                leave_unless_ok(c, checked);
+                let (data, offset) = (c.load(I64, value, 0), c.load(I64, value, at::BYTE_OFFSET));
+                let base = c.f.ins().iadd(data, offset);
+                let base_at = c.f.ins().iadd(bases, byte);
+                c.store(base, base_at, 0);
+            });
+            self.check_expressions(c, values_in, call, dims);
+            let about = PortValues { call, output: c.int32(0), index: c.int32(-1) };
+            for (a, b) in &self.program.assumptions {
+                let (a, b) = (eval(c, a, dims), eval(c, b, dims));
+                let differs = c.compare(IntCC::NotEqual, a, b);
+                self.fail_if(c, differs, status::DIM_SYMBOL, &about, None, [Some(a), Some(b)]);
+            }
+            self.check_outputs(c, values_out, call, plain, ports, dims, bases, sizes);
+            let needed = self.arena(c, dims, workers);
+            let (arena, arena_bytes) = (c.load(I64, call, at::ARENA), c.load(I64, call, at::ARENA_BYTES));
+            let null = c.compare_with(IntCC::Equal, arena, 0);
+            let wanted = c.compare_with(IntCC::NotEqual, needed, 0);
+            let missing = c.f.ins().band(null, wanted);
+            c.leave_with(missing, status::NULL);
+            let low = c.int(63);
+            let low = c.f.ins().band(arena, low);
+            let crooked = c.compare_with(IntCC::NotEqual, low, 0);
+            c.leave_with(crooked, status::ARENA_ALIGNMENT);
+            let small = c.compare(IntCC::UnsignedLessThan, arena_bytes, needed);
+            self.fail_if(c, small, status::ARENA_SIZE, &about, None, [Some(needed), Some(arena_bytes)]);
+            let (first, all) = (c.int(inputs as i64), c.int((inputs + outputs) as i64));
+            let disjoint = self.symbol("_disjoint");
+            let hit = c
+                .call(&disjoint, true, Some(I32), &[bases, sizes, first, all, arena, arena_bytes])
+                .expect("disjoint gives an index");
+            let overlap = c.compare_with(IntCC::SignedGreaterThanOrEqual, hit, 0);
+            let about = PortValues { call, output: c.int32(1), index: hit };
+            self.fail_if(c, overlap, status::OVERLAP, &about, None, [None; 2]);
+
+            let frame = c.stack(at::FRAME_BYTES);
+            let tensors = eval(c, &self.program.arena_bytes, dims);
+            let scratch = c.f.ins().iadd(arena, tensors);
+            for (offset, value) in [
+                (at::FRAME_CALL, call),
+                (at::FRAME_ARENA, arena),
+                (at::FRAME_SCRATCH, scratch),
+                (at::FRAME_DIMS, dims),
+                (at::FRAME_BASES, bases),
+            ] {
+                c.store(value, frame, offset);
+            }
+            for i in 0..self.step_functions() {
+                c.call(&self.symbol(&format!("_steps{i}")), true, None, &[frame]);
+            }
+            let ok = c.int32(0);
+            c.f.ins().return_(&[ok]);
+        })
+    }
+
+    /// Compares the extents that are no plain symbols with what the symbols, now bound, make of them.
+    fn check_expressions(&self, c: &mut Code<'_>, values: Value, call: Value, dims: Value) {
+        for (i, input) in self.program.inputs.iter().enumerate() {
+            for (axis, dim) in input.ty.shape.iter().enumerate() {
+                if dim.as_const().is_some() || dim.as_symbol().is_some() {
+                    continue;
+                }
+                let shape = c.load(types::I64, values, i as i32 * at::VALUE_BYTES + at::SHAPE);
+                let extent = c.load(types::I64, shape, axis as i32 * 8);
+                let expected = eval(c, dim, dims);
+                let differs = c.compare(IntCC::NotEqual, extent, expected);
+                let about = PortValues { call, output: c.int32(0), index: c.int32(i as i32) };
+                let axis = c.int(axis as i64);
+                self.fail_if(c, differs, status::DIM, &about, Some(axis), [Some(expected), Some(extent)]);
+            }
+        }
+    }
+
+    /// States the shapes of all outputs, so that a caller whose memory is too small learns them all, then checks them.
+    #[allow(clippy::too_many_arguments)]
+    fn check_outputs(
+        &self,
+        c: &mut Code<'_>,
+        values: Value,
+        call: Value,
+        plain: Value,
+        ports: Value,
+        dims: Value,
+        bases: Value,
+        sizes: Value,
+    ) {
+        use types::I32;
+        let inputs = self.program.inputs.len();
+        let verdict = c.stack(8);
+        let ok = c.int32(0);
+        c.store(ok, verdict, 0);
+        let shape = c.stack(MAX_RANK as u32 * 8);
+        let place = |c: &mut Code<'_>, i: usize| {
+            let value = c.add(values, i as i64 * i64::from(at::VALUE_BYTES));
+            let port = c.add(ports, (inputs + i) as i64 * at::PORT_BYTES);
+            (value, port, c.int32(i as i32))
+        };
+        for (i, output) in self.program.outputs.iter().enumerate() {
+            let (value, port, index) = place(c, i);
+            let mut count = c.int(1);
+            for (axis, dim) in output.ty.shape.iter().enumerate() {
+                let extent = eval(c, dim, dims);
+                c.store(extent, shape, axis as i32 * 8);
+                count = c.f.ins().imul(count, extent);
+            }
+            let bits = c.f.ins().imul_imm_s(count, i64::from(output.ty.dtype.bits()));
+            let bits = c.add(bits, 7);
+            let bytes = c.f.ins().ushr_imm_u(bits, 3);
+            c.store(bytes, sizes, (inputs + i) as i32 * 8);
+            let checked = c
+                .call(&self.symbol("_output"), true, Some(I32), &[value, port, shape, bytes, call, index, plain])
+                .expect("output gives a status");
+            let failed = c.compare_with(IntCC::NotEqual, checked, 0);
+            let more = c.compare_with(IntCC::NotEqual, checked, status::MORE.into());
+            let fatal = c.f.ins().band(failed, more);
+            c.leave_if(fatal, |_| checked);
+            c.when(failed, |c| c.store(checked, verdict, 0));
+        }
+        let verdict = c.load(I32, verdict, 0);
+        let more = c.compare_with(IntCC::NotEqual, verdict, 0);
+        c.leave_if(more, |_| verdict);
+        for i in 0..self.program.outputs.len() {
+            let (value, port, index) = place(c, i);
+            let bytes = c.load(types::I64, sizes, (inputs + i) as i32 * 8);
+            let one = c.int32(1);
+            let checked = c.call(&self.symbol("_memory"), true, Some(I32), &[value, port, bytes, call, one, index]);
+            leave_unless_ok(c, checked);
+            let (data, offset) = (c.load(types::I64, value, 0), c.load(types::I64, value, at::BYTE_OFFSET));
+            let base = c.f.ins().iadd(data, offset);
+            c.store(base, bases, (inputs + i) as i32 * 8);
+        }
+    }
+
+    /// What can be wrong with a call whatever the model.
+    fn check_call(&self, c: &mut Code<'_>, values_in: Value, values_out: Value, call: Value) {
+        use types::I32;
+        let mut required = vec![call];
+        required.extend((!self.program.inputs.is_empty()).then_some(values_in));
+        required.extend((!self.program.outputs.is_empty()).then_some(values_out));
+        for pointer in required {
+            let null = c.compare_with(IntCC::Equal, pointer, 0);
+            c.leave_with(null, status::NULL);
+        }
+        let size = c.load(I32, call, 0);
+        let small = c.compare_with(IntCC::UnsignedLessThan, size, at::CALL_BYTES);
+        c.leave_with(small, status::STRUCT_SIZE);
+        let version = c.load(I32, call, at::CALL_ABI);
+        let other = c.compare_with(IntCC::NotEqual, version, super::compile::ABI_VERSION.into());
+        c.leave_with(other, status::ABI);
+        let flags = c.load(I32, call, at::FLAGS);
+        let unknown = c.compare_with(IntCC::NotEqual, flags, 0);
+        c.leave_with(unknown, status::FLAGS);
+    }
+
+    /// `run(in, out, call) -> status`.
+    fn run(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        function(self.isa, &[I64; 3], Some(I32), |c, p| {
+            self.check_call(c, p[0], p[1], p[2]);
+            let plain = c.int32(0);
+            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain]);
+            c.f.ins().return_(&[status.expect("execute gives a status")]);
+        })
+    }
+
+    /// `run_dl(in, out, call) -> status`: plain tensors become values on the stack.
+    fn run_dl(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        let (inputs, outputs) = (self.program.inputs.len(), self.program.outputs.len());
+        function(self.isa, &[I64; 3], Some(I32), |c, p| {
+            self.check_call(c, p[0], p[1], p[2]);
+            let values = c.stack((inputs + outputs) as u32 * at::VALUE_BYTES as u32);
+            let zero = c.int(0);
+            let copy = |c: &mut Code<'_>, list: Value, count: usize, first: usize| {
+                let count = c.int(count as i64);
+                c.each(zero, count, |c, i| {
+                    let byte = c.f.ins().ishl_imm_u(i, 3);
+                    let tensor_at = c.f.ins().iadd(list, byte);
+                    let tensor = c.load(I64, tensor_at, 0);
+                    let null = c.compare_with(IntCC::Equal, tensor, 0);
+                    c.leave_with(null, status::NULL);
+                    let number = c.add(i, first as i64);
+                    let value = c.f.ins().imul_imm_s(number, i64::from(at::VALUE_BYTES));
+                    let value = c.f.ins().iadd(values, value);
+                    for offset in (0..48).step_by(8) {
+                        let word = c.load(I64, tensor, offset);
+                        c.store(word, value, offset);
+                    }
+                    c.store(zero, value, at::CAPACITY);
+                    let kind = c.int(1);
+                    c.store(kind, value, at::KIND);
+                });
+            };
+            copy(c, p[0], inputs, 0);
+            copy(c, p[1], outputs, inputs);
+            let values_out = c.add(values, inputs as i64 * i64::from(at::VALUE_BYTES));
+            let plain = c.int32(1);
+            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[values, values_out, p[2], plain]);
+            c.f.ins().return_(&[status.expect("execute gives a status")]);
+        })
+    }
+
+    /// `status(status) -> text`: from a table of pointers; the last is for statuses that the table lacks.
+    fn status(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        function(self.isa, &[I32], Some(I64), |c, p| {
+            let last = super::compile::status_messages().len() as i64;
+            let index = c.f.ins().sextend(I64, p[0]);
+            let index = c.f.ins().ineg(index);
+            // A positive status becomes a huge unsigned index.
+            let last = c.int(last);
+            let index = c.f.ins().umin(index, last);
+            let byte = c.f.ins().ishl_imm_u(index, 3);
+            let table = c.symbol(&self.symbol("_messages"), true);
+            let entry = c.f.ins().iadd(table, byte);
+            let text = c.load(I64, entry, 0);
+            c.f.ins().return_(&[text]);
+        })
+    }
+}
+
+/// The port that a failure is about.
+struct PortValues {
+    call: Value,
+    output: Value,
+    index: Value,
+}
+
+fn leave_unless_ok(c: &mut Code<'_>, status: Option<Value>) {
+    let status = status.expect("a check gives a status");
+    let failed = c.compare_with(IntCC::NotEqual, status, 0);
+    c.leave_if(failed, |_| status);
+}
+
+fn eval(c: &mut Code<'_>, dim: &Dim, dims: Value) -> Value {
+    dim.fold(&mut DimCode { code: c, dims })
+}

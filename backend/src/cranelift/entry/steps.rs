@@ -1,0 +1,148 @@
+//! The steps of a run: launches, serial or through the caller's `parallel_for`, and copies.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
+use cranelift_entity::EntityRef;
+use onnxc_ir::program::{Place, Step};
+
+use super::super::code::{Code, Names, function};
+use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, status};
+
+impl Entry<'_> {
+    /// `task(job, task, worker)`: one task of a launch; the job is what `launch` puts on its stack.
+    pub(super) fn task(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        let stride = self.program.scratch_bytes as i64;
+        function(self.isa, &[I64, I64, I32], None, |c, p| {
+            let [job, task, worker] = [p[0], p[1], p[2]];
+            let [kernel, buffers, params, scratch] = [0, 8, 16, 24].map(|offset| c.load(I64, job, offset));
+            let number = c.f.ins().sextend(I64, worker);
+            let offset = c.f.ins().imul_imm_s(number, stride);
+            let scratch = c.f.ins().iadd(scratch, offset);
+            let end = c.add(task, 1);
+            c.call_kernel(kernel, &[buffers, params, task, end, scratch, worker]);
+            c.f.ins().return_(&[]);
+        })
+    }
+
+    /// `launch(frame, kernel, buffers, params, tasks, step)`: runs a kernel's tasks, in parallel where the caller can.
+    pub(super) fn launch(&self) -> (Function, Names) {
+        use types::I64;
+        function(self.isa, &[I64; 6], None, |c, p| {
+            let [frame, kernel, buffers, params, tasks, step] = [p[0], p[1], p[2], p[3], p[4], p[5]];
+            let call = c.load(I64, frame, at::FRAME_CALL);
+            let scratch = c.load(I64, frame, at::FRAME_SCRATCH);
+            let (trace, user) = (c.load(I64, call, at::TRACE), c.load(I64, call, at::USER));
+            let traced = c.compare_with(IntCC::NotEqual, trace, 0);
+            c.when(traced, |c| {
+                let begin = c.int32(1);
+                c.call_pointer(trace, &[user, step, begin]);
+            });
+            let parallel_for = c.load(I64, call, at::PARALLEL_FOR);
+            let able = c.compare_with(IntCC::NotEqual, parallel_for, 0);
+            let several = c.compare_with(IntCC::SignedGreaterThan, tasks, 1);
+            let parallel = c.f.ins().band(able, several);
+            let (spread, serial, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
+            c.f.ins().brif(parallel, spread, &[], serial, &[]);
+            c.f.switch_to_block(spread);
+            let job = c.stack(32);
+            for (offset, value) in [(0, kernel), (8, buffers), (16, params), (24, scratch)] {
+                c.store(value, job, offset);
+            }
+            let task = c.symbol(&self.symbol("_task"), true);
+            c.call_pointer(parallel_for, &[user, task, job, tasks]);
+            c.f.ins().jump(after, &[]);
+            c.f.switch_to_block(serial);
+            let (zero, worker) = (c.int(0), c.int32(0));
+            c.call_kernel(kernel, &[buffers, params, zero, tasks, scratch, worker]);
+            c.f.ins().jump(after, &[]);
+            c.f.switch_to_block(after);
+            c.when(traced, |c| {
+                let end = c.int32(0);
+                c.call_pointer(trace, &[user, step, end]);
+            });
+            c.f.ins().return_(&[]);
+        })
+    }
+
+    /// A part of the steps.
+    pub(super) fn steps(&self, part: usize) -> (Function, Names) {
+        use types::I64;
+        let first = part * STEPS_PER_FUNCTION;
+        let steps = &self.program.steps[first..self.program.steps.len().min(first + STEPS_PER_FUNCTION)];
+        function(self.isa, &[I64], None, |c, p| {
+            let frame = p[0];
+            let bases = c.load(I64, frame, at::FRAME_BASES);
+            let arena = c.load(I64, frame, at::FRAME_ARENA);
+            let dims = c.load(I64, frame, at::FRAME_DIMS);
+            let launches = steps.iter().filter_map(|s| if let Step::Launch(l) = s { Some(l) } else { None });
+            let most_buffers = launches.clone().map(|l| l.buffers.len()).max().unwrap_or(0);
+            let most_params = launches.map(|l| l.params.len()).max().unwrap_or(0);
+            let buffers = c.stack(most_buffers as u32 * 8);
+            let params = c.stack(most_params as u32 * 8);
+            for (i, step) in steps.iter().enumerate() {
+                match step {
+                    Step::Launch(launch) => {
+                        for (n, place) in launch.buffers.iter().enumerate() {
+                            let pointer = self.place(c, place, bases, arena, dims);
+                            c.store(pointer, buffers, n as i32 * 8);
+                        }
+                        for (n, param) in launch.params.iter().enumerate() {
+                            let value = eval(c, param, dims);
+                            c.store(value, params, n as i32 * 8);
+                        }
+                        let tasks = eval(c, &launch.tasks, dims);
+                        let kernel = c.symbol(&self.kernels[launch.kernel.index()], true);
+                        let number = c.int((first + i) as i64);
+                        c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
+                    }
+                    Step::Copy { from, to, bytes, .. } => {
+                        let from = self.place(c, from, bases, arena, dims);
+                        let to = self.place(c, to, bases, arena, dims);
+                        let bytes = eval(c, bytes, dims);
+                        // No bytes, no call: an empty tensor's pointer may be NULL.
+                        let some = c.compare_with(IntCC::NotEqual, bytes, 0);
+                        c.when(some, |c| {
+                            c.call("memcpy", false, Some(I64), &[to, from, bytes]);
+                        });
+                    }
+                }
+            }
+            c.f.ins().return_(&[]);
+        })
+    }
+
+    pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, bases: Value, arena: Value, dims: Value) -> Value {
+        match place {
+            Place::Input(i) => c.load(types::I64, bases, *i as i32 * 8),
+            Place::Output(i) => c.load(types::I64, bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
+            Place::Weights(offset) => {
+                let weights = c.symbol(&self.symbol("weights"), false);
+                c.add(weights, *offset as i64)
+            }
+            Place::Arena(offset) => match offset.as_const() {
+                Some(offset) => c.add(arena, offset),
+                None => {
+                    let offset = eval(c, offset, dims);
+                    c.f.ins().iadd(arena, offset)
+                }
+            },
+        }
+    }
+
+    /// The arena's size for these dims and workers.
+    pub(super) fn arena(&self, c: &mut Code<'_>, dims: Value, workers: Value) -> Value {
+        let tensors = eval(c, &self.program.arena_bytes, dims);
+        let scratch = c.f.ins().imul_imm_s(workers, self.program.scratch_bytes as i64);
+        c.f.ins().iadd(tensors, scratch)
+    }
+
+    /// The number of workers: 0 counts as 1. Leaves the function where it is out of range.
+    pub(super) fn workers(&self, c: &mut Code<'_>, workers: Value) -> Value {
+        let workers = c.f.ins().sextend(types::I64, workers);
+        let out = c.compare_with(IntCC::UnsignedGreaterThan, workers, MAX_WORKERS);
+        c.leave_with(out, status::WORKERS);
+        let one = c.int(1);
+        c.f.ins().smax(workers, one)
+    }
+}
