@@ -7,6 +7,7 @@
 
 mod allocate;
 mod codes;
+mod conversions;
 mod emit;
 mod machine;
 mod memory;
