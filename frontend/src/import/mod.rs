@@ -239,6 +239,12 @@ fn import_node(
     let domain = ops::canonical_domain(&node.domain);
     let operator = ops::qualified_name(domain, &node.op_type);
     let origin = graph.origins.push(OriginData { path: path.to_owned(), operator });
+    let function = shared.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str()));
+    // Before the inputs: an operator that does not exist is named even where a node before it failed already.
+    let resolved = match function {
+        Some(_) => None,
+        None => Some(ops::resolve(domain, &node.op_type, place.opsets.get(domain).copied())?),
+    };
     let mut b = Builder::new(graph, region, &[origin][..]);
     let mut inputs = Vec::with_capacity(node.input.len());
     for name in &node.input {
@@ -247,7 +253,10 @@ fn import_node(
             continue;
         }
         match scope.lookup(name) {
-            Some(Binding::Poisoned) => return Ok(None),
+            Some(Binding::Poisoned) => {
+                name_unsupported(shared, node, path, place);
+                return Ok(None);
+            }
             Some(Binding::Unsupported(what)) => {
                 return Err(OpError::Unsupported(format!("input `{name}` needs {what}")));
             }
@@ -255,15 +264,35 @@ fn import_node(
             None => return Err(OpError::Invalid(format!("input `{name}` is computed by no earlier node"))),
         }
     }
-    if let Some(function) = shared.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str())) {
+    let Some((operator, version)) = resolved else {
+        let function = function.expect("what is no operator is a function");
         let inner = Place { path: path.to_owned(), opsets: &opsets(&function.opset_import), depth: place.depth + 1 };
         return expand_function(graph, shared, region, node, function, &inputs, &inner).map(Some);
-    }
-    let opset = place.opsets.get(domain).copied();
-    let (operator, version) = ops::resolve(domain, &node.op_type, opset)?;
+    };
     operator.check_arity(node)?;
     let mut cx = NodeContext { b, node, version, inputs, shared, scope, path, place };
     (operator.import)(&mut cx).map(Some)
+}
+
+/// Names the operators in a node's subgraphs that do not exist, where the node itself is not imported.
+fn name_unsupported(shared: &Shared<'_>, node: &NodeProto, path: &str, place: &Place<'_>) {
+    for (index, inner) in node.attribute.iter().filter_map(|a| a.g.as_deref()).flat_map(|g| g.node.iter().enumerate()) {
+        let name = if inner.name.is_empty() { format!("#{index}") } else { inner.name.clone() };
+        let path = format!("{path}/{name}");
+        let domain = ops::canonical_domain(&inner.domain);
+        let opset = place.opsets.get(domain).copied();
+        let known = shared.functions.contains_key(&(domain, inner.op_type.as_str(), inner.overload.as_str()));
+        if let (false, Err(error)) = (known, ops::resolve(domain, &inner.op_type, opset)) {
+            shared.problems.borrow_mut().push(NodeProblem {
+                node: path.clone(),
+                operator: ops::qualified_name(domain, &inner.op_type),
+                opset: opset.unwrap_or(0),
+                invalid: matches!(error, OpError::Invalid(_)),
+                message: error.to_string(),
+            });
+        }
+        name_unsupported(shared, inner, &path, place);
+    }
 }
 
 /// Imports the body of a model-local function in place of the node that calls it.
