@@ -48,6 +48,8 @@ struct Lowering<'g> {
     steps: Vec<PlannedStep>,
     kernels: HashMap<String, KernelRef>,
     weights: HashMap<Constant, u64>,
+    /// The last node that reads a value, under any name that reshapes give it; `None` for results.
+    last_readers: SecondaryMap<Value, Option<Node>>,
 }
 
 enum PlannedStep {
@@ -85,6 +87,7 @@ impl<'g> Lowering<'g> {
             steps: Vec::new(),
             kernels: HashMap::new(),
             weights: HashMap::new(),
+            last_readers: last_readers(graph),
         })
     }
 
@@ -134,6 +137,10 @@ impl<'g> Lowering<'g> {
         let graph = self.graph;
         let data = &graph.nodes[node];
         let first = self.steps.len();
+        let in_place = self.overwritten_operand(node, region);
+        if let Some(operand) = in_place {
+            self.homes[data.outputs[0]] = self.homes[data.inputs[operand]].clone();
+        }
         for &v in &data.outputs {
             if self.homes[v].is_none() {
                 let tenant = Tenant { bytes: bytes_of(graph.tensor_ty(v))?, first, last: first };
@@ -149,7 +156,10 @@ impl<'g> Lowering<'g> {
         let params = &graph.regions[region].params;
         let results = &graph.regions[region].results;
         for launch in schedules::schedule(graph, region, self.machine, &name) {
-            let GroupLaunch { kernel, arguments, params: sizes, tasks, flops } = launch;
+            let GroupLaunch { mut kernel, arguments, params: sizes, tasks, flops } = launch;
+            if let Some(operand) = in_place {
+                state_in_place(&mut kernel, &arguments, params[operand], results[0]);
+            }
             let buffers = arguments
                 .iter()
                 .map(|argument| match *argument {
@@ -171,6 +181,25 @@ impl<'g> Lowering<'g> {
             self.steps.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
         }
         Ok(())
+    }
+
+    /// The operand whose memory the result of an elementwise group may take: it has the result's type, lies in the arena, is
+    /// read here for the last time and under one name only.
+    fn overwritten_operand(&self, node: Node, region: Region) -> Option<usize> {
+        let graph = self.graph;
+        let data = &graph.nodes[node];
+        let &[output] = &data.outputs[..] else { return None };
+        let elementwise = |&n: &Node| matches!(graph.nodes[n].op, Op::Elementwise(_));
+        if self.homes[output].is_some() || !graph.regions[region].nodes.iter().all(elementwise) {
+            return None;
+        }
+        let roots: Vec<Value> = data.inputs.iter().map(|&v| root(graph, v)).collect();
+        data.inputs.iter().enumerate().position(|(i, &v)| {
+            matches!(self.homes[v], Some(Home::Tenant(_)))
+                && graph.ty(v) == graph.ty(output)
+                && self.last_readers[roots[i]] == Some(node)
+                && roots.iter().filter(|&&r| r == roots[i]).count() == 1
+        })
     }
 
     /// A kernel of the program; an equal one is shared.
@@ -256,6 +285,36 @@ impl<'g> Lowering<'g> {
         self.program.arena_bytes = arena;
         self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
         self.program
+    }
+}
+
+/// The value whose elements a value has: what reshapes rename is one memory.
+fn root(graph: &Graph, mut value: Value) -> Value {
+    while let Some(node) = graph.def_node(value).filter(|&n| matches!(graph.nodes[n].op, Op::Reshape)) {
+        value = graph.nodes[node].inputs[0];
+    }
+    value
+}
+
+/// For each value the last node that reads it, under any name; `None` where it is a result.
+fn last_readers(graph: &Graph) -> SecondaryMap<Value, Option<Node>> {
+    let body = &graph.regions[graph.body()];
+    let mut last = SecondaryMap::new();
+    for &node in &body.nodes {
+        if !matches!(graph.nodes[node].op, Op::Reshape) {
+            graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
+        }
+    }
+    body.results.iter().for_each(|&v| last[root(graph, v)] = None);
+    last
+}
+
+/// Notes in the kernel that its result overwrites an operand.
+fn state_in_place(kernel: &mut Kernel, arguments: &[Argument], operand: Value, result: Value) {
+    let buffers: Vec<_> = kernel.arguments().map(|(buffer, _)| buffer).collect();
+    let find = |argument| arguments.iter().position(|a| *a == argument).map(|i| buffers[i]);
+    if let (Some(read), Some(written)) = (find(Argument::Input(operand)), find(Argument::Output(result))) {
+        kernel.buffers[written].in_place = Some(read);
     }
 }
 

@@ -97,7 +97,8 @@ impl Translate<'_> {
     pub(super) fn flags(&self, buffer: Buffer) -> MemFlagsData {
         let flags = MemFlagsData::new().with_notrap();
         // Callers' tensors have element alignment only; vectors may be unaligned.
-        if self.kernel.buffers[buffer].access == Access::Read { flags.with_readonly() } else { flags }
+        let overwritten = self.kernel.buffers.values().any(|b| b.in_place == Some(buffer));
+        if self.kernel.buffers[buffer].access == Access::Read && !overwritten { flags.with_readonly() } else { flags }
     }
 
     pub(super) fn load_lane(&mut self, buffer: Buffer, dtype: DType, pointer: Value, offset: i32) -> Value {
