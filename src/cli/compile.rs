@@ -18,6 +18,9 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         (None, None) => driver::prefix_of(model),
     };
     let options = args.codegen.options(&name);
+    if let (Some(Emit::TensorIr), Some(path)) = (args.emit, &args.output) {
+        return driver::emit_graph(model, path, &options).map(|()| 0);
+    }
     if let Some(emit) = args.emit {
         let text = driver::emit(model, form(emit), &options)?;
         return match &args.output {

@@ -212,6 +212,23 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
     Ok(text)
 }
 
+/// Writes the imported graph as text, with its large constants in a file beside it, whose name ends in `.constants`.
+pub fn emit_graph(model: &Path, path: &Path, options: &CompileOptions) -> Result<(), Failure> {
+    let imported = import(model, options)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".constants");
+    let beside = Path::new(&beside);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        onnxc_ir::tensor::side_file::write(&imported.graph, &mut file)?;
+        file.persist(beside).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| Failure::io(beside, &e))?;
+    write_text(path, &imported.graph.to_string())
+}
+
 /// Writes a text, whole or not at all.
 pub fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
     text_file(text, path).map_err(|e| object_failure(&e, path))

@@ -5,6 +5,6 @@ mod execute;
 mod failures;
 mod options;
 
-pub use compile::{Form, Output, Report, check, compile_to_file, emit, import, prefix_of, write_text};
+pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph, import, prefix_of, write_text};
 pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use options::{CompileOptions, DimBinding, Engine, FloatMode};

@@ -21,6 +21,7 @@ pub mod op;
 pub mod parse;
 pub mod print;
 pub mod shape;
+pub mod side_file;
 pub mod verify;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};

@@ -23,7 +23,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use super::constant::ConstantSource;
 use super::op::{CompositeKind, Coord, RecurrentCell, ReduceOp, ScatterOp};
-use super::{Constant, Graph, Op, Region, Value};
+use super::{Constant, Graph, Op, Region, TensorType, Value};
 use crate::dim::Dim;
 use crate::scalar::{ScalarExpr, ScalarInst};
 
@@ -36,6 +36,11 @@ impl Display for Graph {
         printer.graph()?;
         f.write_str(&printer.text)
     }
+}
+
+/// Whether a constant of this type prints as a hash of its bytes.
+pub fn prints_as_hash(ty: &TensorType) -> bool {
+    ty.static_len().is_none_or(|n| n > INLINE_ELEMENTS)
 }
 
 /// FNV-1a over 64 bits: the hash by which large constants are named.
@@ -85,7 +90,7 @@ impl Printer<'_> {
         write!(self.text, "  const {constant} {} {:?} = ", graph.type_text(&ty), data.name)?;
         match &data.source {
             ConstantSource::Splat(scalar) => writeln!(self.text, "splat {:#x}", scalar.bits),
-            ConstantSource::Bytes(bytes) if data.ty.static_len().is_some_and(|n| n <= INLINE_ELEMENTS) => {
+            ConstantSource::Bytes(bytes) if !prints_as_hash(&data.ty) => {
                 let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
                 writeln!(self.text, "bytes {hex:?}")
             }
