@@ -253,6 +253,9 @@ pub struct BenchArgs {
     /// Seconds to measure for, after warming up
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub seconds: f64,
+    /// Print the least time of each kernel, with its arithmetic rate and its ONNX nodes
+    #[arg(long, conflicts_with = "json")]
+    pub profile: bool,
     #[command(flatten)]
     pub codegen: CodegenArgs,
 }

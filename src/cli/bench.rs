@@ -27,6 +27,9 @@ pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
     } else {
         values::inputs(&args.inputs, executable.inputs())?
     };
+    if args.profile {
+        return profile(&mut executable, &inputs, budget);
+    }
     let milliseconds = measure(&mut executable, &inputs, budget)?;
     let stats = executable.stats();
     let median = quantile(&milliseconds, 0.5);
@@ -78,6 +81,26 @@ fn measure(
     bar.finish_and_clear();
     times.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+/// Prints the steps in the order of a run, each with its least time over the runs.
+fn profile(executable: &mut Executable, inputs: &[onnxc::values::Value], budget: Duration) -> Result<u8, Failure> {
+    let steps = executable.steps().to_vec();
+    let mut timed = executable.timed(inputs)?;
+    let start = Instant::now();
+    timed.run()?;
+    let runs = (budget.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-6)) as usize;
+    let times = timed.profile(runs.clamp(MIN_RUNS, 10_000), steps.len())?;
+    let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
+    println!("{:>9} {:>6} {:>7}  kernel: nodes", "us", "%", "GF/s");
+    for (step, time) in steps.iter().zip(&times) {
+        let seconds = time.as_secs_f64();
+        let rate = step.flops.filter(|_| seconds > 0.0).map_or(0.0, |flops| flops as f64 / seconds / 1e9);
+        let share = 100.0 * seconds / total;
+        println!("{:9.1} {share:6.2} {rate:7.1}  {}: {}", seconds * 1e6, step.kernel, step.nodes.join(", "));
+    }
+    println!("{:9.1} {:6.2}  sum of the least times", total * 1e6, 100.0);
+    Ok(0)
 }
 
 /// The nearest-rank quantile of ascending times.

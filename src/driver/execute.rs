@@ -1,14 +1,14 @@
 //! A model in this process: compiled and loaded, or interpreted at one of two stages.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use onnxc_backend::loader::LoadedModel;
 use onnxc_backend::object::emit::object_image;
 use onnxc_frontend::data::DataValue;
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
-use onnxc_ir::program::Program;
+use onnxc_ir::program::{Program, Step};
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
@@ -62,12 +62,33 @@ pub struct Stats {
     pub arena_bytes: u64,
 }
 
+/// A step of the compiled model, as profiles show it.
+#[derive(Clone, Debug)]
+pub struct StepInfo {
+    /// The ONNX nodes that it computes, `OPERATOR PATH` each.
+    pub nodes: Vec<String>,
+    /// Its kernel; `copy` for a copy of memory.
+    pub kernel: String,
+    /// Floating-point operations of one run, a multiply-add counts two; none where they depend on dims.
+    pub flops: Option<i64>,
+}
+
+fn step_info(program: &Program, step: &Step) -> StepInfo {
+    let (origins, kernel, flops) = match step {
+        Step::Launch(l) => (&l.origins, program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
+        Step::Copy { origins, .. } => (origins, "copy", Some(0)),
+    };
+    let node = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
+    StepInfo { nodes: origins.iter().map(node).collect(), kernel: kernel.to_owned(), flops }
+}
+
 /// A model that can be run.
 pub struct Executable {
     inputs: Vec<PortInfo>,
     outputs: Vec<PortInfo>,
     warnings: Vec<Diagnostic>,
     stats: Stats,
+    steps: Vec<StepInfo>,
     form: Runnable,
 }
 
@@ -108,6 +129,7 @@ impl Executable {
         let inputs = ports(&body.params, &imported.graph.input_names)?;
         let outputs = ports(&body.results, &imported.graph.output_names)?;
         let mut stats = Stats::default();
+        let mut steps = Vec::new();
         let form = match engine {
             Engine::TensorInterpreter => Runnable::Graph(Box::new(imported.graph)),
             Engine::LoopInterpreter => {
@@ -123,6 +145,7 @@ impl Executable {
                 }
                 let program = lower(imported, &target, options)?;
                 let hash = hash(path, &target, options)?;
+                steps = program.steps.iter().map(|step| step_info(&program, step)).collect();
                 let model = with_compiled(&program, &target, hash, |compiled| {
                     stats.code_bytes = compiled.spec.code_bytes();
                     stats.weight_bytes = program.weight_bytes;
@@ -139,7 +162,7 @@ impl Executable {
             }
         };
         stats.compile_seconds = started.elapsed().as_secs_f64();
-        Ok(Executable { inputs, outputs, warnings, stats, form })
+        Ok(Executable { inputs, outputs, warnings, stats, steps, form })
     }
 
     /// The inputs in the model's order.
@@ -164,6 +187,11 @@ impl Executable {
             _ => 0,
         };
         Stats { arena_bytes, ..self.stats }
+    }
+
+    /// The steps of the compiled model; none when it is interpreted.
+    pub fn steps(&self) -> &[StepInfo] {
+        &self.steps
     }
 
     /// Runs the model once.
@@ -252,6 +280,27 @@ impl Timed<'_> {
             })
             .collect::<Result<Vec<_>, _>>()?;
         self.session.run(&views).map_err(|e| run_failure(e.to_string()))
+    }
+
+    /// Runs the model `runs` times and gives the least time that each of its `steps` steps took.
+    pub fn profile(&mut self, runs: usize, steps: usize) -> Result<Vec<Duration>, Failure> {
+        let times = Arc::new(Mutex::new((Instant::now(), vec![Duration::MAX; steps])));
+        let shared = Arc::clone(&times);
+        self.session.set_trace(Some(Box::new(move |step, begin| {
+            let now = Instant::now();
+            let mut times = shared.lock().expect("nobody panics with the lock");
+            if begin {
+                times.0 = now;
+            } else {
+                let took = now - times.0;
+                times.1[step] = times.1[step].min(took);
+            }
+        })));
+        let outcome = (0..runs).try_for_each(|_| self.run());
+        self.session.set_trace(None);
+        outcome?;
+        let times = times.lock().expect("nobody panics with the lock");
+        Ok(times.1.iter().map(|&t| if t == Duration::MAX { Duration::ZERO } else { t }).collect())
     }
 
     /// The outputs of the last run.
