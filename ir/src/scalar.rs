@@ -302,6 +302,22 @@ impl ScalarExpr {
         ScalarExpr::default()
     }
 
+    /// About how many instructions the expression takes for one vector; expansions of transcendental functions count as
+    /// what they expand to.
+    pub fn cost(&self) -> u32 {
+        let inst = |inst: &ScalarInst| match inst {
+            ScalarInst::Arg(_) | ScalarInst::Const(_) => 0,
+            ScalarInst::Unary(UnaryOp::Exp | UnaryOp::Log | UnaryOp::Tanh | UnaryOp::Erf, _) => 20,
+            ScalarInst::Unary(
+                UnaryOp::Sin | UnaryOp::Cos | UnaryOp::Tan | UnaryOp::Asin | UnaryOp::Acos | UnaryOp::Atan,
+                _,
+            ) => 30,
+            ScalarInst::Binary(BinaryOp::Pow, ..) => 60,
+            _ => 1,
+        };
+        self.insts.iter().map(inst).sum()
+    }
+
     /// Appends a step and returns its index. An identical earlier step is reused.
     pub fn push(&mut self, inst: ScalarInst) -> ExprIndex {
         if let Some(i) = self.insts.iter().position(|x| *x == inst) {

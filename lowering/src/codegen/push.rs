@@ -27,6 +27,20 @@ impl GroupKernel<'_> {
         views
     }
 
+    /// About how many instructions the operations after `anchor` take for one vector.
+    pub fn operations_after(&self, anchor: Value) -> u32 {
+        let mut reached = vec![anchor];
+        let mut cost = 0;
+        for &node in &self.graph.regions[self.region].nodes {
+            let data = &self.graph.nodes[node];
+            if data.inputs.iter().any(|v| reached.contains(v)) {
+                reached.extend(data.outputs.iter().copied());
+                cost += if let Op::Elementwise(expr) = &data.op { expr.cost() } else { 0 };
+            }
+        }
+        cost
+    }
+
     /// Takes `val`, the elements of `anchor` at a position, through the rest of the group and stores them. Operands of
     /// the operations on the way come from `memo` or are loaded.
     pub fn push(&mut self, anchor: Value, at: &Position, val: Val, memo: &mut Pulled) {

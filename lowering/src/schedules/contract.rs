@@ -34,11 +34,15 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);
     let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
     let fits = depth.as_const().is_some_and(|d| d * i64::from(gemm::PANEL) * 8 <= MAX_PANEL_BYTES);
+    let element = Dim::from(i64::from(roles.acc.bits() / 8));
+    let sizes = |labels: &[Label]| labels.iter().map(|l| roles.size(*l).clone()).collect();
     let gemm = Gemm {
-        outer: roles.outer.iter().map(|l| roles.size(*l).clone()).collect(),
+        outer: sizes(&roles.outer[..roles.around]),
+        lines: sizes(&roles.outer[roles.around..]),
         rows: roles.rows.clone(),
         columns,
-        contracted: roles.contracted.iter().map(|l| roles.size(*l).clone()).collect(),
+        contracted: sizes(&roles.contracted),
+        row_bytes: product([&depth, &element]),
         acc: roles.acc,
         result: roles.result,
     };
@@ -63,8 +67,10 @@ struct Roles {
     right_labels: Vec<Label>,
     out_labels: Vec<Label>,
     sizes: Vec<(Label, Dim)>,
-    /// Labels of the result but for rows and columns.
+    /// Labels of the result but for rows and columns; those of the left operand alone come last.
     outer: Vec<Label>,
+    /// How many of them the right operand has.
+    around: usize,
     row_label: Option<Label>,
     rows: Dim,
     column_label: Option<Label>,
@@ -94,6 +100,11 @@ impl Roles {
         let column_label = last.filter(|x| right.1.contains(x) && !left.1.contains(x));
         let inner: Vec<Label> = c.out.iter().copied().filter(|l| Some(*l) != column_label).collect();
         let row_label = inner.iter().rev().copied().find(|l| left.1.contains(l) && !right.1.contains(l));
+        let others = inner.iter().copied().filter(|l| Some(*l) != row_label);
+        let (mut outer, lines): (Vec<Label>, Vec<Label>) =
+            others.partition(|l| right.1.contains(l) || !left.1.contains(l));
+        let around = outer.len();
+        outer.extend(lines);
         let size =
             |l: Label| sizes.iter().find(|(x, _)| *x == l).map(|(_, d)| d.clone()).expect("each label has a size");
         let mut contracted: Vec<Label> = Vec::new();
@@ -105,7 +116,8 @@ impl Roles {
         Roles {
             rows: row_label.map_or(Dim::from(1), size),
             columns: column_label.map(size),
-            outer: inner.into_iter().filter(|l| Some(*l) != row_label).collect(),
+            outer,
+            around,
             left: left.0,
             right: right.0,
             result,
@@ -273,7 +285,7 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
 
 /// Lanes along the columns, the right operand read where it is.
 fn columns_direct(mut k: GroupKernel<'_>, gemm: &Gemm, roles: &Roles, lanes: u16) -> GroupLaunch {
-    let grid: Vec<Dim> = gemm.outer.iter().cloned().chain([gemm.rows.clone()]).collect();
+    let grid: Vec<Dim> = gemm.outer.iter().chain(&gemm.lines).cloned().chain([gemm.rows.clone()]).collect();
     let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
     let columns = k.dim(&gemm.columns);
     let extents: Vec<Index> = gemm.contracted.iter().map(|d| k.dim(d)).collect();

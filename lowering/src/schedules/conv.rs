@@ -137,10 +137,15 @@ fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> 
     let (batch, mut spatial, columns) = operands.result_dims(&k);
     let rows = spatial.pop().expect("a convolution has a spatial dimension");
     let channels = k.graph.tensor_ty(operands.input).shape.last().cloned().expect("a channel dimension");
+    // Neighbouring positions share their inputs, but for those that a stride skips.
+    let stride: i64 = operands.conv.strides.iter().product();
+    let row_bytes = product([&channels, &Dim::from(i64::from(operands.conv.acc.bits() / 8) * stride)]);
     let gemm = Gemm {
-        outer: std::iter::once(batch).chain(spatial).collect(),
+        outer: vec![],
+        lines: std::iter::once(batch).chain(spatial).collect(),
         rows,
         columns,
+        row_bytes,
         contracted: operands.kernel_dims().into_iter().chain([channels]).collect(),
         acc: operands.conv.acc,
         result: operands.result,

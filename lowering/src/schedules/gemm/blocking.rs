@@ -1,0 +1,127 @@
+//! How a matrix product is cut: tiles for the registers, blocks of depth for the nearest cache, tasks for the second.
+//!
+//! A cost model in three steps. A tile is what the vector registers hold. A block of depth is as much of a panel as stays
+//! in the first-level cache while the tiles of a task run down the rows; sums pass from block to block through scratch.
+//! A task takes as many rows as the second-level cache holds of the left operand, because it reads them once for each
+//! panel.
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::machine::MachineModel;
+
+use super::{Gemm, PANEL, Panels};
+use crate::codegen::space::product;
+
+/// Multiply-adds of a task at least: enough to pay for handing it to a worker.
+const TASK_WORK: i64 = 1 << 20;
+
+/// A task has at most this many rows; its sums in scratch stay small.
+const MOST_ROWS: i64 = 256;
+
+/// A task has this many rows at least where there are more: a panel comes from memory once for each task.
+const LEAST_ROWS: i64 = 32;
+
+/// The cut of one product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// Rows of a tile.
+    pub tile_rows: i64,
+    /// Vectors of a tile's row.
+    pub vectors: i64,
+    /// Lines of a task.
+    pub lines: i64,
+    /// Rows of each line of a task, a multiple of `tile_rows`.
+    pub rows: i64,
+    /// Contracted dimensions of which a block of depth has one coordinate each, outermost first.
+    pub fixed: usize,
+    /// Coordinates of the next contracted dimension that a block has; its extent when it is not cut.
+    pub chunk: Option<i64>,
+    /// Blocks of depth.
+    pub blocks: i64,
+    /// Panels of a task.
+    pub run: i64,
+}
+
+/// `a / b` rounded up; both are positive.
+pub fn ceil_div(a: i64, b: i64) -> i64 {
+    (a + b - 1) / b
+}
+
+impl Blocking {
+    /// Cuts a product for a machine.
+    pub fn new(gemm: &Gemm, panels: &Panels, machine: &MachineModel, lanes: u16) -> Blocking {
+        // Registers of 512 bits take two panels, so that each broadcast element is used twice.
+        let vectors = (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4);
+        let registers = i64::from(machine.kernel_vector_registers);
+        let most = ((registers - vectors - 2) / vectors).clamp(1, 8);
+        let nr = vectors * i64::from(lanes);
+        let element = i64::from(gemm.acc.bits() / 8);
+
+        let row_bytes = gemm.row_bytes.as_const().unwrap_or(4096).max(1);
+        let room = (machine.l2_bytes as i64 / 2 / row_bytes).clamp(LEAST_ROWS, MOST_ROWS);
+        // Rows are spread evenly over tiles, and tiles over tasks: 14 rows are two tiles of 7 rather than 8 and 6.
+        let (tile_rows, rows) = match gemm.rows.as_const() {
+            Some(all) if all > 0 => {
+                let tile_rows = ceil_div(all, ceil_div(all, most));
+                let tiles = ceil_div(all, tile_rows);
+                let tasks = ceil_div(all, room);
+                (tile_rows, ceil_div(tiles, tasks) * tile_rows)
+            }
+            _ => (most, (room / most).max(1) * most),
+        };
+        let lines = match (product(&gemm.lines).as_const(), gemm.rows.as_const()) {
+            (Some(lines), Some(all)) if all <= rows => {
+                let fit = (room / rows).clamp(1, lines.max(1));
+                ceil_div(lines.max(1), ceil_div(lines.max(1), fit))
+            }
+            _ => 1,
+        };
+
+        let depth: Option<Vec<i64>> = gemm.contracted.iter().map(Dim::as_const).collect();
+        let whole = depth.as_ref().map(|d| d.iter().product::<i64>());
+        let tiles = lines * rows / tile_rows;
+        let stored = matches!(panels, Panels::Stored);
+        let most_depth = (machine.l1d_bytes as i64 * 2 / 3 / (nr * element)).max(1);
+        let (fixed, chunk, blocks) = match depth {
+            Some(depth) if stored && tiles > 2 && whole.is_some_and(|d| d > most_depth) => cut(&depth, most_depth),
+            _ => (0, None, 1),
+        };
+
+        // Panels per task: enough work, but enough tasks for the cores too.
+        let panel_count = gemm.columns.as_const().map(|n| ceil_div(n, nr));
+        let run = match (whole, panel_count) {
+            (Some(depth), Some(count)) => {
+                let work = (depth * nr).saturating_mul(lines * rows.min(gemm.rows.as_const().unwrap_or(rows)));
+                let wanted = TASK_WORK / work.max(1);
+                wanted.clamp(1, ceil_div(count, 2 * i64::from(machine.cores)).max(1)).clamp(1, 64)
+            }
+            _ => 1,
+        };
+        Blocking { tile_rows, vectors, lines, rows, fixed, chunk, blocks, run }
+    }
+}
+
+/// Cuts the contracted dimensions so that a block has at most `most` positions, about evenly.
+fn cut(depth: &[i64], most: i64) -> (usize, Option<i64>, i64) {
+    let inner = |fixed: usize| depth[fixed + 1..].iter().product::<i64>();
+    let fixed = (0..depth.len()).find(|&fixed| inner(fixed) <= most).expect("one position always fits");
+    let extent = depth[fixed];
+    let pieces = ceil_div(extent, (most / inner(fixed)).max(1));
+    let chunk = ceil_div(extent, pieces);
+    let blocks = depth[..fixed].iter().product::<i64>() * ceil_div(extent, chunk);
+    (fixed, (chunk < extent).then_some(chunk), blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_cut_evenly_from_the_outside() {
+        assert_eq!(cut(&[768], 256), (0, Some(256), 3));
+        assert_eq!(cut(&[300], 256), (0, Some(150), 2));
+        assert_eq!(cut(&[3, 3, 64], 256), (0, Some(1), 3));
+        assert_eq!(cut(&[3, 3, 256], 256), (2, None, 9));
+        assert_eq!(cut(&[3, 3, 512], 256), (2, Some(256), 18));
+        assert_eq!(cut(&[3, 3, 128], 256), (1, Some(2), 6));
+    }
+}

@@ -1,0 +1,484 @@
+//! The loops of matrix products, shared by contractions and convolutions.
+//!
+//! The result is cut into panels of `nr` columns and tiles of `mr` rows. A tile's accumulators are carried by the loops over
+//! the contracted dimensions: each step loads one row of the panel, and one element of the left operand for each row of
+//! the tile into all lanes. Deep products go block by block of depth, all rows of the task for each, with their sums in
+//! scratch in between (see `blocking`).
+//!
+//! The last block stores its tiles from registers where the operations that follow are few. Else it leaves them in
+//! scratch, and one more loop over the task's rows finishes them: costly epilogues want registers of their own, and are
+//! made once instead of once for each vector of a tile.
+
+mod blocking;
+
+use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, LoopKind, Val};
+use onnxc_ir::scalar::{BinaryOp, Scalar};
+use onnxc_ir::tensor::Value;
+
+use self::blocking::{Blocking, ceil_div};
+use crate::codegen::pull::{Position, Pulled};
+use crate::codegen::space::product;
+use crate::codegen::{Coord, GroupKernel, GroupLaunch};
+
+/// Columns of a panel of `f32` weights. All targets share it: one 512-bit register, two of 256 bits or four of 128 bits.
+pub const PANEL: u32 = 16;
+
+/// Scalar operations of an epilogue that stays in the registers of a tile.
+const LIGHT_EPILOGUE: u32 = 8;
+
+/// The sizes of a matrix product and where its result goes.
+pub struct Gemm {
+    /// Dimensions around the product: shared by both operands, or the right one's.
+    pub outer: Vec<Dim>,
+    /// Dimensions of the left operand around its rows; a panel serves all of them.
+    pub lines: Vec<Dim>,
+    /// Rows of each line.
+    pub rows: Dim,
+    /// Columns.
+    pub columns: Dim,
+    /// Contracted dimensions, outermost first.
+    pub contracted: Vec<Dim>,
+    /// Bytes of the left operand that a row adds to what a task reads.
+    pub row_bytes: Dim,
+    /// The type of products and sums.
+    pub acc: DType,
+    /// The result of the anchor.
+    pub result: Value,
+}
+
+/// What a schedule knows about the operands. Coordinates are those of [`Gemm`]; `outer` holds those of the outer dimensions
+/// and then those of the line.
+pub trait Operands {
+    /// The left operand's element of a row, in all lanes.
+    fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val;
+
+    /// The right operand's elements of consecutive columns.
+    fn right(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Index],
+        column: Coord,
+        contracted: &[Index],
+        lanes: u16,
+        count: Option<Val>,
+    ) -> Val;
+
+    /// The result's coordinates.
+    fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord>;
+}
+
+/// Where a panel's rows come from.
+pub enum Panels {
+    /// The right operand is stored as panels already; `right` reads them.
+    Stored,
+    /// Each task copies its panel into scratch first; the contracted dimensions are constants.
+    Copied,
+}
+
+/// Schedules a product over panels.
+pub fn schedule(
+    mut k: GroupKernel<'_>,
+    gemm: &Gemm,
+    operands: &dyn Operands,
+    panels: &Panels,
+    lanes: u16,
+) -> GroupLaunch {
+    let cut = Blocking::new(gemm, panels, k.machine, lanes);
+    let nr = cut.vectors * i64::from(lanes);
+    let depth = product(gemm.contracted.iter());
+    let flops = product(gemm.outer.iter().chain(&gemm.lines).chain([&gemm.rows, &gemm.columns, &depth, &Dim::from(2)]));
+
+    // A wide tile reads whole panels; the last one alone where their number is odd.
+    let panel = i64::from(PANEL);
+    let single = match (panels, gemm.columns.as_const()) {
+        (Panels::Stored, Some(n)) if nr > panel => ceil_div(n, panel) % (nr / panel) != 0,
+        (Panels::Stored, None) => unreachable!("stored panels have a constant number of columns"),
+        _ => false,
+    };
+    let parts = |dim: &Dim, size: i64| dim.ceil_div(&Dim::from(size)).expect("the divisor is a constant");
+    let all_lines = product(&gemm.lines);
+    let panel_count = parts(&gemm.columns, nr);
+    let blocks = [parts(&all_lines, cut.lines), parts(&gemm.rows, cut.rows), parts(&panel_count, cut.run)];
+    let grid: Vec<Dim> = gemm.outer.iter().cloned().chain(blocks).collect();
+
+    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
+    let line_dims: Vec<Index> = gemm.lines.iter().map(|d| k.dim(d)).collect();
+    let (rows, columns, panel_bound) = (k.dim(&gemm.rows), k.dim(&gemm.columns), k.dim(&panel_count));
+    let line_bound = k.dim(&all_lines);
+    let extents: Vec<Index> = gemm.contracted.iter().map(|d| k.dim(d)).collect();
+    let panel_buffer = matches!(panels, Panels::Copied).then(|| {
+        let depth = depth.as_const().expect("copied panels have a constant depth") as u64;
+        k.b.buffer("panel", gemm.acc, Access::Scratch, Some(depth * nr as u64))
+    });
+    let ragged = gemm.columns.as_const().is_none_or(|n| n % panel != 0 || (!single && n % nr != 0));
+    let staged = ragged || k.operations_after(gemm.result) > LIGHT_EPILOGUE;
+    let sums = (staged || cut.blocks > 1)
+        .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * nr) as u64)));
+
+    let body = |vectors: i64| Body {
+        gemm,
+        operands,
+        cut: &cut,
+        extents: &extents,
+        columns,
+        panel: panel_buffer,
+        sums,
+        staged,
+        lanes,
+        vectors,
+        nr: vectors * i64::from(lanes),
+    };
+    let (wide, narrow) = (body(cut.vectors), body(1));
+    k.tasks(|k, task| {
+        let at = k.unflatten(task, &dims);
+        let (outer, [line_block, row_block, run]) = at.split_last_chunk().expect("three blocks end the grid");
+        let range = |k: &mut GroupKernel<'_>, block: Index, size: i64, bound: Index| {
+            let lo = k.b.imul(block, size);
+            let end = k.b.iadd(lo, size);
+            (lo, k.b.imin(end, bound))
+        };
+        let lines = range(k, *line_block, cut.lines, line_bound);
+        let rows = range(k, *row_block, cut.rows, rows);
+        let (first, last) = range(k, *run, cut.run, panel_bound);
+        let task = Task { outer, line_dims: &line_dims, lines, rows };
+        let strip = |k: &mut GroupKernel<'_>, body: &Body<'_>, panel: Index| {
+            let column = k.b.imul(panel, nr);
+            body.strip(k, &task, column);
+        };
+        if !single {
+            k.each(first, last, 1, |k, panel| strip(k, &wide, panel.into()));
+            return;
+        }
+        let whole = k.b.isub(panel_bound, 1);
+        let last_wide = k.b.imin(last, whole);
+        k.each(first, last_wide, 1, |k, panel| strip(k, &wide, panel.into()));
+        let from = k.b.imax(first, whole);
+        k.each(from, last, 1, |k, panel| strip(k, &narrow, panel.into()));
+    });
+    k.finish(product(&grid), flops)
+}
+
+/// The part of the result that a task computes.
+struct Task<'a> {
+    outer: &'a [Index],
+    line_dims: &'a [Index],
+    lines: (Index, Index),
+    rows: (Index, Index),
+}
+
+/// A tile's place: coordinates around its rows, its first row, its first column, and where its sums lie in scratch.
+struct Tile {
+    around: Vec<Index>,
+    row: Index,
+    rows: i64,
+    column: Index,
+    sums: Index,
+}
+
+/// A block of depth: coordinates of the contracted dimensions that it fixes, and the range of the next one.
+struct Depth {
+    fixed: Vec<Index>,
+    range: Option<(Index, Index)>,
+}
+
+/// What the loops of one product share.
+struct Body<'a> {
+    gemm: &'a Gemm,
+    operands: &'a dyn Operands,
+    cut: &'a Blocking,
+    extents: &'a [Index],
+    columns: Index,
+    panel: Option<Buffer>,
+    sums: Option<Buffer>,
+    staged: bool,
+    lanes: u16,
+    vectors: i64,
+    nr: i64,
+}
+
+impl Body<'_> {
+    /// Computes the task's rows of the panel that begins at `column`.
+    fn strip(&self, k: &mut GroupKernel<'_>, task: &Task<'_>, column: Index) {
+        self.copy_panel(k, task.outer, column);
+        let last = self.cut.blocks - 1;
+        if last > 0 {
+            self.clear(k, task);
+            let inner = if self.staged { last + 1 } else { last };
+            k.each(0, inner, 1, |k, block| {
+                let depth = self.depth(k, block.into());
+                self.tiles(k, task, column, &mut |k, tile| {
+                    let sums = self.accumulate(k, tile, &depth, true);
+                    self.keep(k, tile, &sums);
+                });
+            });
+            if self.staged {
+                return self.finish(k, task, column);
+            }
+        }
+        let depth = self.depth(k, Index::Const(last));
+        self.tiles(k, task, column, &mut |k, tile| {
+            let sums = self.accumulate(k, tile, &depth, last > 0);
+            if self.staged { self.keep(k, tile, &sums) } else { self.store(k, tile, &sums) }
+        });
+        if self.staged {
+            self.finish(k, task, column);
+        }
+    }
+
+    /// Copies the panel that begins at `column` to scratch, with zeros past the last column.
+    fn copy_panel(&self, k: &mut GroupKernel<'_>, outer: &[Index], column: Index) {
+        let Some(panel) = self.panel else { return };
+        let end = k.b.iadd(column, self.nr);
+        let hi = k.b.imin(end, self.columns);
+        nest(k, self.extents, &mut vec![], &[], &mut |k, contracted, _| {
+            let row = self.flat(k, contracted);
+            let base = k.b.imul(row, self.nr);
+            let place = |k: &mut GroupKernel<'_>, c: Index| {
+                let within = k.b.isub(c, column);
+                let address = k.b.advance(Address::default(), base, 1);
+                k.b.advance(address, within, 1)
+            };
+            k.vectors(column, hi, self.lanes, |k, c, lanes, count| {
+                let val = self.operands.right(k, outer, c, contracted, lanes, count);
+                let Coord::Affine { index, .. } = c else { unreachable!("loops give affine coordinates") };
+                let address = place(k, index);
+                k.b.store(panel, address, val, count);
+            });
+            let zero = k.b.constant(Scalar::zero(self.gemm.acc), 1);
+            k.each(hi, end, 1, |k, c| {
+                let address = place(k, c.into());
+                k.b.store(panel, address, zero, None);
+            });
+            vec![]
+        });
+    }
+
+    /// The row-major index of contracted coordinates.
+    fn flat(&self, k: &mut GroupKernel<'_>, contracted: &[Index]) -> Index {
+        let mut flat = Index::Const(0);
+        for (&c, &extent) in contracted.iter().zip(self.extents) {
+            flat = k.b.imul(flat, extent);
+            flat = k.b.iadd(flat, c);
+        }
+        flat
+    }
+
+    /// The contracted coordinates of a block of depth.
+    fn depth(&self, k: &mut GroupKernel<'_>, block: Index) -> Depth {
+        if self.cut.blocks == 1 {
+            return Depth { fixed: vec![], range: None };
+        }
+        let fixed = self.cut.fixed;
+        let mut dims = self.extents[..fixed].to_vec();
+        let Some(chunk) = self.cut.chunk else {
+            // The next dimension is whole: the blocks are the coordinates before it.
+            return Depth { fixed: k.unflatten(block, &dims), range: None };
+        };
+        let extent = self.extents[fixed].as_const().expect("only constant depths are cut");
+        dims.push(Index::Const(ceil_div(extent, chunk)));
+        let mut at = k.unflatten(block, &dims);
+        let piece = at.pop().expect("a chunk");
+        let lo = k.b.imul(piece, chunk);
+        let end = k.b.iadd(lo, chunk);
+        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))) }
+    }
+
+    /// Runs `body` for each tile of the task's rows in a panel.
+    fn tiles(
+        &self,
+        k: &mut GroupKernel<'_>,
+        task: &Task<'_>,
+        column: Index,
+        body: &mut dyn FnMut(&mut GroupKernel<'_>, &Tile),
+    ) {
+        let (lo, hi) = task.rows;
+        let mr = self.cut.tile_rows;
+        // What is left after whole tiles; a power of two at a time where the number of rows is not known.
+        let rests: Vec<i64> = match self.gemm.rows.as_const() {
+            Some(rows) => vec![rows % mr],
+            None => (0..3).rev().map(|i| 1 << i).filter(|&rest| rest < mr).collect(),
+        };
+        k.each(task.lines.0, task.lines.1, 1, |k, line| {
+            let within = k.b.isub(line, task.lines.0);
+            let base = k.b.imul(within, self.cut.rows);
+            let coords = k.unflatten(line, task.line_dims);
+            let around: Vec<Index> = task.outer.iter().copied().chain(coords).collect();
+            let mut from = lo;
+            for rows in std::iter::once(mr).chain(rests.iter().copied()).filter(|&rows| rows > 0) {
+                let left = k.b.isub(hi, from);
+                let full = k.b.idiv(left, rows);
+                let full = k.b.imul(full, rows);
+                let to = k.b.iadd(from, full);
+                k.each(from, to, rows, |k, row| {
+                    let position = k.b.isub(row, lo);
+                    let position = k.b.iadd(base, position);
+                    let sums = k.b.imul(position, self.nr);
+                    body(k, &Tile { around: around.clone(), row: row.into(), rows, column, sums });
+                });
+                from = to;
+            }
+        });
+    }
+
+    /// A tile's sums over a block of depth, added to those in scratch if `more`.
+    fn accumulate(&self, k: &mut GroupKernel<'_>, tile: &Tile, depth: &Depth, more: bool) -> Vec<Val> {
+        let lanes = i64::from(self.lanes);
+        let init: Vec<Val> = if more {
+            (0..tile.rows * self.vectors).map(|i| self.sums_at(k, tile.sums, i * lanes)).collect()
+        } else {
+            let zero = k.b.constant(Scalar::zero(self.gemm.acc), self.lanes);
+            vec![zero; (tile.rows * self.vectors) as usize]
+        };
+        let mut coords = depth.fixed.clone();
+        let extents = &self.extents[coords.len()..];
+        let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
+            let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
+            let mut next = Vec::with_capacity(sums.len());
+            for r in 0..tile.rows {
+                let at = k.b.iadd(tile.row, r);
+                let left = self.operands.left(k, &tile.around, at, contracted, self.lanes);
+                for (j, &right) in right.iter().enumerate() {
+                    next.push(multiply_add(k, left, right, sums[(r * self.vectors) as usize + j]));
+                }
+            }
+            next
+        };
+        let Some((from, to)) = depth.range else { return nest(k, extents, &mut coords, &init, &mut step) };
+        k.for_(LoopKind::Serial, from, to, 1, &init, |k, i, carried| {
+            coords.push(k.b.index(i));
+            let sums = nest(k, &extents[1..], &mut coords, carried, &mut step);
+            coords.pop();
+            sums
+        })
+    }
+
+    /// A vector of the panel's row: columns `tile.column + offset` on.
+    fn right(&self, k: &mut GroupKernel<'_>, tile: &Tile, offset: i64, contracted: &[Index]) -> Val {
+        match self.panel {
+            Some(panel) => {
+                let row = self.flat(k, contracted);
+                let address = k.b.advance(Address::at(offset), row, self.nr);
+                k.b.load(panel, address, self.lanes, None)
+            }
+            None => {
+                let index = k.b.iadd(tile.column, offset);
+                let multiple = if offset == 0 { self.nr } else { i64::from(self.lanes) };
+                let column = Coord::consecutive(index, multiple);
+                self.operands.right(k, &tile.around, column, contracted, self.lanes, None)
+            }
+        }
+    }
+
+    fn sums_buffer(&self) -> Buffer {
+        self.sums.expect("sums leave registers only where scratch was asked for")
+    }
+
+    fn sums_at(&self, k: &mut GroupKernel<'_>, base: Index, offset: i64) -> Val {
+        let address = k.b.advance(Address::at(offset), base, 1);
+        k.b.load(self.sums_buffer(), address, self.lanes, None)
+    }
+
+    /// Sets the task's sums to zero.
+    fn clear(&self, k: &mut GroupKernel<'_>, task: &Task<'_>) {
+        let zero = k.b.constant(Scalar::zero(self.gemm.acc), self.lanes);
+        let lines = k.b.isub(task.lines.1, task.lines.0);
+        let used = k.b.imul(lines, self.cut.rows * self.nr);
+        k.each(0, used, i64::from(self.lanes), |k, at| {
+            let address = k.b.advance(Address::default(), at, 1);
+            k.b.store(self.sums_buffer(), address, zero, None);
+        });
+    }
+
+    /// Leaves a tile's sums in scratch.
+    fn keep(&self, k: &mut GroupKernel<'_>, tile: &Tile, sums: &[Val]) {
+        for (i, &sum) in sums.iter().enumerate() {
+            let address = k.b.advance(Address::at(i as i64 * i64::from(self.lanes)), tile.sums, 1);
+            k.b.store(self.sums_buffer(), address, sum, None);
+        }
+    }
+
+    /// Takes the sums in scratch through the rest of the group.
+    fn finish(&self, k: &mut GroupKernel<'_>, task: &Task<'_>, column: Index) {
+        let end = k.b.iadd(column, self.nr);
+        let hi = k.b.imin(end, self.columns);
+        k.each(task.lines.0, task.lines.1, 1, |k, line| {
+            let within = k.b.isub(line, task.lines.0);
+            let base = k.b.imul(within, self.cut.rows);
+            let coords = k.unflatten(line, task.line_dims);
+            let around: Vec<Index> = task.outer.iter().copied().chain(coords).collect();
+            k.each(task.rows.0, task.rows.1, 1, |k, row| {
+                let position = k.b.isub(row, task.rows.0);
+                let position = k.b.iadd(base, position);
+                let sums = k.b.imul(position, self.nr);
+                k.vectors(column, hi, self.lanes, |k, c, lanes, count| {
+                    let Coord::Affine { index, .. } = c else { unreachable!("loops give affine coordinates") };
+                    let within = k.b.isub(index, column);
+                    let address = k.b.advance(Address::default(), sums, 1);
+                    let address = k.b.advance(address, within, 1);
+                    let sum = k.b.load(self.sums_buffer(), address, lanes, count);
+                    self.push(k, &around, row.into(), c, lanes, sum, count);
+                });
+            });
+        });
+    }
+
+    /// Stores whole vectors of a tile.
+    fn store(&self, k: &mut GroupKernel<'_>, tile: &Tile, sums: &[Val]) {
+        let lanes = i64::from(self.lanes);
+        for r in 0..tile.rows {
+            let at = k.b.iadd(tile.row, r);
+            for j in 0..self.vectors {
+                let index = k.b.iadd(tile.column, j * lanes);
+                let sum = sums[(r * self.vectors + j) as usize];
+                self.push(k, &tile.around, at, Coord::consecutive(index, lanes), self.lanes, sum, None);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn push(
+        &self,
+        k: &mut GroupKernel<'_>,
+        outer: &[Index],
+        row: Index,
+        column: Coord,
+        lanes: u16,
+        sum: Val,
+        count: Option<Val>,
+    ) {
+        let at = Position { coords: self.operands.result(outer, row, column), lanes, count };
+        k.push(self.gemm.result, &at, sum, &mut Pulled::default());
+    }
+}
+
+/// `a * b + sum`; floats may round once.
+pub fn multiply_add(k: &mut GroupKernel<'_>, a: Val, b: Val, sum: Val) -> Val {
+    if k.b.ty(sum).dtype.is_float() {
+        return k.b.mul_add(a, b, sum, FmaMode::Fused);
+    }
+    let product = k.b.binary(BinaryOp::Mul, a, b);
+    k.b.binary(BinaryOp::Add, sum, product)
+}
+
+/// What runs inside of nested loops: it gets their coordinates and what is carried, and gives what is carried on.
+pub type NestBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Index], &[Val]) -> Vec<Val> + 'a;
+
+/// Serial loops over `extents`, outermost first, that carry values through `body`.
+pub fn nest(
+    k: &mut GroupKernel<'_>,
+    extents: &[Index],
+    coords: &mut Vec<Index>,
+    init: &[Val],
+    body: &mut NestBody<'_>,
+) -> Vec<Val> {
+    let Some((&extent, inner)) = extents.split_first() else { return body(k, coords, init) };
+    k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {
+        coords.push(k.b.index(i));
+        let result = nest(k, inner, coords, carried, body);
+        coords.pop();
+        result
+    })
+}
