@@ -225,6 +225,10 @@ impl Operands for Roles {
         self.operand(k, self.right, coords, lanes, count)
     }
 
+    fn stored(&self) -> Option<Value> {
+        self.panel.map(|_| self.right)
+    }
+
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
         self.coords(&self.out_labels, outer, row, column, &[])
     }

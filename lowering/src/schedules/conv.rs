@@ -125,6 +125,10 @@ impl Operands for ConvOperands {
         self.operand(k, self.filter, coords, lanes, count)
     }
 
+    fn stored(&self) -> Option<Value> {
+        Some(self.filter)
+    }
+
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
         let (&batch, around) = outer.split_first().expect("the batch is outer");
         let spatial = around.iter().copied().chain([row]).map(Coord::uniform).collect();

@@ -57,7 +57,7 @@ impl Blocking {
         let element = i64::from(gemm.acc.bits() / 8);
 
         let row_bytes = gemm.row_bytes.as_const().unwrap_or(4096).max(1);
-        let room = (machine.l2_bytes as i64 / 2 / row_bytes).clamp(LEAST_ROWS, MOST_ROWS);
+        let room = (machine.l2_bytes as i64 * 3 / 4 / row_bytes).clamp(LEAST_ROWS, MOST_ROWS);
         // Rows are spread evenly over tiles, and tiles over tasks: 14 rows are two tiles of 7 rather than 8 and 6.
         let (tile_rows, rows) = match gemm.rows.as_const() {
             Some(all) if all > 0 => {
@@ -80,7 +80,9 @@ impl Blocking {
         let whole = depth.as_ref().map(|d| d.iter().product::<i64>());
         let tiles = lines * rows / tile_rows;
         let stored = matches!(panels, Panels::Stored);
-        let most_depth = (machine.l1d_bytes as i64 * 2 / 3 / (nr * element)).max(1);
+        // Rows a multiple of the page apart meet in few sets of the cache: shorter blocks leave room for them.
+        let share = if row_bytes % 4096 == 0 { 2 } else { 1 };
+        let most_depth = (machine.l1d_bytes as i64 * 2 / 3 / share / (nr * element)).max(1);
         let (fixed, chunk, blocks) = match depth {
             Some(depth) if stored && tiles > 2 && whole.is_some_and(|d| d > most_depth) => cut(&depth, most_depth),
             _ => (0, None, 1),

@@ -14,7 +14,7 @@ mod blocking;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
-use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, LoopKind, Val};
+use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Locality, LoopKind, Val};
 use onnxc_ir::scalar::{BinaryOp, Scalar};
 use onnxc_ir::tensor::Value;
 
@@ -65,6 +65,9 @@ pub trait Operands {
         lanes: u16,
         count: Option<Val>,
     ) -> Val;
+
+    /// The right operand in panels, if a product reads it where it is.
+    fn stored(&self) -> Option<Value>;
 
     /// The result's coordinates.
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord>;
@@ -182,6 +185,8 @@ struct Tile {
 struct Depth {
     fixed: Vec<Index>,
     range: Option<(Index, Index)>,
+    /// How many steps ahead the panel is fetched: where the next block of the task begins.
+    ahead: i64,
 }
 
 /// What the loops of one product share.
@@ -268,14 +273,18 @@ impl Body<'_> {
 
     /// The contracted coordinates of a block of depth.
     fn depth(&self, k: &mut GroupKernel<'_>, block: Index) -> Depth {
+        let whole: i64 = self.extents.iter().map(|d| d.as_const().unwrap_or(0)).product();
+        let panels = self.nr / i64::from(PANEL);
         if self.cut.blocks == 1 {
-            return Depth { fixed: vec![], range: None };
+            return Depth { fixed: vec![], range: None, ahead: panels * whole };
         }
+        let step = whole / self.cut.blocks;
+        let ahead = if block == Index::Const(self.cut.blocks - 1) { (panels - 1) * whole + step } else { step };
         let fixed = self.cut.fixed;
         let mut dims = self.extents[..fixed].to_vec();
         let Some(chunk) = self.cut.chunk else {
             // The next dimension is whole: the blocks are the coordinates before it.
-            return Depth { fixed: k.unflatten(block, &dims), range: None };
+            return Depth { fixed: k.unflatten(block, &dims), range: None, ahead };
         };
         let extent = self.extents[fixed].as_const().expect("only constant depths are cut");
         dims.push(Index::Const(ceil_div(extent, chunk)));
@@ -283,7 +292,7 @@ impl Body<'_> {
         let piece = at.pop().expect("a chunk");
         let lo = k.b.imul(piece, chunk);
         let end = k.b.iadd(lo, chunk);
-        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))) }
+        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))), ahead }
     }
 
     /// Runs `body` for each tile of the task's rows in a panel.
@@ -336,6 +345,9 @@ impl Body<'_> {
         let extents = &self.extents[coords.len()..];
         let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
             let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
+            if tile.rows == self.cut.tile_rows {
+                self.prefetch(k, tile, contracted, depth.ahead);
+            }
             let mut next = Vec::with_capacity(sums.len());
             for r in 0..tile.rows {
                 let at = k.b.iadd(tile.row, r);
@@ -369,6 +381,23 @@ impl Body<'_> {
                 let column = Coord::consecutive(index, multiple);
                 self.operands.right(k, &tile.around, column, contracted, self.lanes, None)
             }
+        }
+    }
+
+    /// Fetches what the panels hold `ahead` steps further. Weights are read once for each task, from far away: without
+    /// it the first tile of a block waits for memory.
+    fn prefetch(&self, k: &mut GroupKernel<'_>, tile: &Tile, contracted: &[Index], ahead: i64) {
+        let Some(stored) = self.operands.stored() else { return };
+        let panel = i64::from(PANEL);
+        let buffer = k.input(stored);
+        let row = self.flat(k, contracted);
+        let depth: i64 = self.extents.iter().map(|d| d.as_const().expect("stored panels have a constant depth")).product();
+        for offset in (0..self.nr).step_by(PANEL as usize) {
+            let column = k.b.iadd(tile.column, offset);
+            let number = k.b.idiv(column, panel);
+            let address = k.b.advance(Address::at(ahead * panel), number, depth * panel);
+            let address = k.b.advance(address, row, panel);
+            k.b.prefetch(buffer, address, Locality::L2);
         }
     }
 
