@@ -33,6 +33,8 @@ pub const PASSES: &[Pass] = &[
     ("fold_affine", passes::fold_affine::run),
     // Convolutions see channels last; transposes move to the ends.
     ("assign_layout", passes::assign_layout::run),
+    // 3x3 convolutions with fewer multiplications,
+    ("choose_winograd", passes::choose_winograd::run),
     // Schedules see only windows that lie inside of their input.
     ("pad_convs", passes::pad_convs::run),
     // The new weights become recipes, and what is left of the rearrangement takes its simplest form.

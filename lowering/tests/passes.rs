@@ -92,6 +92,20 @@ fn conv(kernel: &[i64], stride: i64, pad: i64, groups: i64) -> Conv {
         channels_last: false,
         acc: DType::F32,
         panel: None,
+        winograd: None,
+        kernel: kernel.into(),
+    }
+}
+        strides: all(stride),
+        pad_lo: all(pad),
+        pad_hi: all(pad),
+        lhs_dilation: all(1),
+        rhs_dilation: all(1),
+        groups,
+        channels_last: false,
+        acc: DType::F32,
+        panel: None,
+        winograd: None,
         kernel: kernel.into(),
     }
 }

@@ -23,6 +23,7 @@ pub mod print;
 pub mod shape;
 pub mod side_file;
 pub mod verify;
+pub mod winograd;
 
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use smallvec::SmallVec;

@@ -438,8 +438,9 @@ impl<'t> Parser<'t> {
         Ok(coords.into())
     }
 
-    fn panel(&mut self) -> Parsed<Option<u32>> {
-        if self.keyword("panel") { Ok(Some(self.number()?)) } else { Ok(None) }
+    /// `WORD number`, or nothing.
+    fn optional(&mut self, word: &str) -> Parsed<Option<u32>> {
+        if self.keyword(word) { Ok(Some(self.number()?)) } else { Ok(None) }
     }
 
     fn op(&mut self) -> Parsed<Op> {
@@ -457,7 +458,7 @@ impl<'t> Parser<'t> {
             "contract" => {
                 let (lhs, rhs, out) = (self.numbers()?, self.numbers()?, self.numbers()?);
                 self.expect("acc")?;
-                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.panel()? })
+                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.optional("panel")? })
             }
             "conv" => {
                 self.expect("kernel")?;
@@ -473,7 +474,8 @@ impl<'t> Parser<'t> {
                 self.expect("acc")?;
                 let acc = self.dtype()?;
                 let channels_last = self.keyword("channels_last");
-                let panel = self.panel()?;
+                let panel = self.optional("panel")?;
+                let winograd = self.optional("winograd")?;
                 Op::Conv(Conv {
                     strides,
                     pad_lo,
@@ -485,6 +487,7 @@ impl<'t> Parser<'t> {
                     acc,
                     panel,
                     kernel,
+                    winograd,
                 })
             }
             "window" => {

@@ -23,7 +23,18 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
 fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
-    let padded = conv.pad_lo.iter().chain(&conv.pad_hi).any(|&p| p != 0);
+    let first_spatial = if conv.channels_last { 1 } else { 2 };
+    let rank = conv.kernel.len();
+    // Winograd's tiles cover the input to their last row and column; the convolution crops what no output needs.
+    let mut uncovered = vec![0; rank];
+    if let Some(tile) = conv.winograd {
+        for (i, rest) in uncovered.iter_mut().enumerate() {
+            let size = graph.tensor_ty(data.outputs[0]).shape[first_spatial + i].as_const();
+            *rest = (-size.expect("Winograd's algorithm is chosen for known sizes")).rem_euclid(i64::from(tile));
+        }
+    }
+    let cropped = conv.pad_hi.iter().zip(&uncovered).all(|(&pad, &rest)| pad == -rest);
+    let padded = conv.pad_lo.iter().any(|&p| p != 0) || !cropped;
     if !padded && conv.lhs_dilation.iter().all(|&d| d == 1) {
         return Ok(None);
     }
@@ -31,7 +42,6 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut b = Builder::new(graph, region, data.origins);
     let dtype = b.dtype(data.inputs[0])?;
     let zero = b.scalar(Scalar::zero(dtype));
-    let first_spatial = if conv.channels_last { 1 } else { 2 };
     let mut x = data.inputs[0];
     let mut surplus = vec![0; conv.kernel.len()];
     for (i, &dilation) in conv.lhs_dilation.iter().enumerate() {
@@ -45,13 +55,12 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut hi = lo.clone();
     for (i, &extra) in surplus.iter().enumerate() {
         lo[first_spatial + i] = Dim::from(conv.pad_lo[i]);
-        hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra);
+        hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra + uncovered[i]);
     }
     let x = b.pad(x, zero, &lo, &hi)?;
-    let rank = conv.kernel.len();
     let conv = Conv {
         pad_lo: std::iter::repeat_n(0, rank).collect(),
-        pad_hi: std::iter::repeat_n(0, rank).collect(),
+        pad_hi: uncovered.iter().map(|&rest| -rest).collect(),
         lhs_dilation: std::iter::repeat_n(1, rank).collect(),
         ..conv
     };

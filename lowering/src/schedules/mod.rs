@@ -9,6 +9,7 @@ pub mod normalize;
 pub mod order;
 pub mod reduce;
 pub mod window;
+pub mod winograd;
 
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::{Graph, Node, Op, Region};
