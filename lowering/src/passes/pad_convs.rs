@@ -14,6 +14,9 @@ use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 
+/// Up to this many channels make rows of pixels the better vectors.
+const FEW_CHANNELS: i64 = 4;
+
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let body = graph.body();
@@ -57,7 +60,7 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         lo[first_spatial + i] = Dim::from(conv.pad_lo[i]);
         hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra + uncovered[i]);
     }
-    let x = b.pad(x, zero, &lo, &hi)?;
+    let x = pad_input(&mut b, x, zero, &lo, &hi)?;
     let conv = Conv {
         pad_lo: std::iter::repeat_n(0, rank).collect(),
         pad_hi: uncovered.iter().map(|&rest| -rest).collect(),
@@ -66,6 +69,26 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     };
     let node = b.node(Op::Conv(conv), &[x, data.inputs[1]], &[ty])?;
     one(b.graph.output(node))
+}
+
+/// Pads the input of a convolution. Pictures of a few channels that were transposed to channels last are padded before
+/// that: rows of pixels are copied at once, and the convolution reads single elements in any order.
+fn pad_input(b: &mut Builder<'_>, x: Value, zero: Value, lo: &[Dim], hi: &[Dim]) -> Result<Value, BuildError> {
+    let few = b.shape(x)?.last().and_then(Dim::as_const).is_some_and(|channels| channels <= FEW_CHANNELS);
+    let producer = b.graph.def_node(x).map(|node| &b.graph.nodes[node]);
+    let transposed = match producer.map(|data| (&data.op, data.inputs[..].first())) {
+        Some((Op::Transpose { perm }, Some(&source))) if few => Some((perm.clone(), source)),
+        _ => None,
+    };
+    let Some((perm, source)) = transposed else { return b.pad(x, zero, lo, hi) };
+    let mut amounts = [lo.to_vec(), hi.to_vec()];
+    for (to, &axis) in perm.iter().enumerate() {
+        amounts[0][axis as usize] = lo[to].clone();
+        amounts[1][axis as usize] = hi[to].clone();
+    }
+    let padded = b.pad(source, zero, &amounts[0], &amounts[1])?;
+    let perm: Vec<usize> = perm.iter().map(|&axis| axis as usize).collect();
+    b.transpose(padded, &perm)
 }
 
 /// Puts `dilation - 1` zeros after each element along an axis.

@@ -3,10 +3,12 @@
 
 pub mod contract;
 pub mod conv;
+pub mod elements;
 pub mod gemm;
 pub mod map;
 pub mod normalize;
 pub mod order;
+pub mod pad;
 pub mod reduce;
 pub mod window;
 pub mod winograd;
