@@ -27,6 +27,9 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 /// Columns of a panel of `f32` weights. All targets share it: one 512-bit register, two of 256 bits or four of 128 bits.
 pub const PANEL: u32 = 16;
 
+/// Innermost contracted dimensions of at most this size have no loop.
+const UNROLLED: i64 = 4;
+
 /// How many steps ahead a panel is fetched that is read at the speed of memory.
 const NEAR: i64 = 64;
 
@@ -511,6 +514,16 @@ pub fn nest(
     body: &mut NestBody<'_>,
 ) -> Vec<Val> {
     let Some((&extent, inner)) = extents.split_first() else { return body(k, coords, init) };
+    if let (Index::Const(extent @ 1..=UNROLLED), []) = (extent, inner) {
+        // A few steps, such as the colours of a pixel, cost less than the loop around them.
+        let mut carried = init.to_vec();
+        for i in 0..extent {
+            coords.push(Index::Const(i));
+            carried = body(k, coords, &carried);
+            coords.pop();
+        }
+        return carried;
+    }
     k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {
         coords.push(k.b.index(i));
         let result = nest(k, inner, coords, carried, body);
