@@ -5,8 +5,8 @@
 //! touches then serve the next ones too, instead of one element each.
 
 use onnxc_ir::dim::Dim;
-use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::InstData;
+use onnxc_ir::loops::build::Index;
 use onnxc_ir::tensor::Value;
 
 use crate::codegen::pull::{Position, Pulled};
@@ -117,4 +117,3 @@ pub fn contiguous_dimension(k: &GroupKernel<'_>, value: Value, shape: &[Dim], la
     let long = |i: &usize| shape[*i].as_const().is_none_or(|n| n > 1);
     (0..outer.len()).filter(long).map(|i| (gathers(i), i)).min().filter(|(n, _)| *n < along_last).map(|(_, i)| i)
 }
-

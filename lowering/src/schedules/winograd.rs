@@ -71,9 +71,8 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let gap = i64::from(lanes);
     let patch_stride = per_task * channels + gap;
     let product_stride = per_task * wide * panel + gap;
-    let scratch = |k: &mut GroupKernel<'_>, name: &str, len: i64| {
-        k.b.buffer(name, DType::F32, Access::Scratch, Some(len as u64))
-    };
+    let scratch =
+        |k: &mut GroupKernel<'_>, name: &str, len: i64| k.b.buffer(name, DType::F32, Access::Scratch, Some(len as u64));
     let staged = k.operations_after(result) > LIGHT_EPILOGUE;
     let body = Body {
         matrices,
@@ -141,21 +140,17 @@ impl Body {
         let row = k.b.isub(tile, first);
         let base = k.b.imul(row, self.channels);
         k.vectors(0, self.channels, self.lanes, |k, channel, lanes, count| {
-            let mut d = Vec::with_capacity((t * t) as usize);
-            for i in 0..t {
-                for j in 0..t {
-                    let (y, x) = (k.b.iadd(top, i), k.b.iadd(left, j));
-                    let coords = vec![Coord::uniform(at[0]), Coord::uniform(y), Coord::uniform(x), channel];
-                    d.push(k.pull(self.input, &Position { coords, lanes, count }, &mut Pulled::default()));
-                }
-            }
-            let v = both_sides(k, self.matrices.input, t as usize, &d);
             let Coord::Affine { index, .. } = channel else { unreachable!("loops give affine coordinates") };
-            for (i, &v) in v.iter().enumerate() {
+            let mut element = |k: &mut GroupKernel<'_>, i: usize, j: usize| {
+                let (y, x) = (k.b.iadd(top, i as i64), k.b.iadd(left, j as i64));
+                let coords = vec![Coord::uniform(at[0]), Coord::uniform(y), Coord::uniform(x), channel];
+                k.pull(self.input, &Position { coords, lanes, count }, &mut Pulled::default())
+            };
+            both_sides(k, self.matrices.input, t as usize, &mut element, &mut |k, i, v| {
                 let address = k.b.advance(Address::at(i as i64 * self.patch_stride), base, 1);
                 let address = k.b.advance(address, index, 1);
                 k.b.store(self.patches, address, v, count);
-            }
+            });
         });
     }
 
@@ -177,13 +172,20 @@ impl Body {
             k.vectors(columns, end, self.lanes, |k, column, lanes, count| {
                 let Coord::Affine { index, .. } = column else { unreachable!("loops give affine coordinates") };
                 let within = k.b.isub(index, columns);
-                let mut products = Vec::with_capacity((t * t) as usize);
-                for i in 0..t * t {
-                    let address = k.b.advance(Address::at(i * self.product_stride), base, 1);
+                let mut product = |k: &mut GroupKernel<'_>, i: usize, j: usize| {
+                    let position = i as i64 * t + j as i64;
+                    let address = k.b.advance(Address::at(position * self.product_stride), base, 1);
                     let address = k.b.advance(address, within, 1);
-                    products.push(k.b.load(self.products, address, lanes, count));
-                }
-                let y = both_sides(k, self.matrices.output, t as usize, &products);
+                    k.b.load(self.products, address, lanes, count)
+                };
+                let mut y = Vec::new();
+                both_sides(k, self.matrices.output, t as usize, &mut product, &mut |k, i, val| match self.outputs {
+                    Some(outputs) => {
+                        let address = Address::at(i as i64 * i64::from(self.lanes));
+                        k.b.store(outputs, address, val, count);
+                    }
+                    None => y.push(val),
+                });
                 self.finish(k, &at, column, lanes, count, &y);
             });
         });
@@ -245,9 +247,6 @@ impl Body {
         };
         if let Some(outputs) = self.outputs {
             let step = i64::from(self.lanes);
-            for (i, &val) in y.iter().enumerate() {
-                k.b.store(outputs, Address::at(i as i64 * step), val, count);
-            }
             let end = |k: &mut GroupKernel<'_>, from: Index, bound: i64| {
                 let end = k.b.iadd(from, m);
                 k.b.imin(end, bound)
@@ -276,7 +275,14 @@ impl Body {
     }
 
     /// Runs `body` if the coordinate, the `offset`th of a tile, lies in the output.
-    fn inside(&self, k: &mut GroupKernel<'_>, at: Index, bound: i64, offset: i64, body: impl FnOnce(&mut GroupKernel<'_>)) {
+    fn inside(
+        &self,
+        k: &mut GroupKernel<'_>,
+        at: Index,
+        bound: i64,
+        offset: i64,
+        body: impl FnOnce(&mut GroupKernel<'_>),
+    ) {
         let m = self.matrices.tile as i64;
         if bound % m == 0 || offset < bound % m {
             return body(k);
@@ -286,24 +292,66 @@ impl Body {
     }
 }
 
-/// `M x Mᵀ` for a square `x` of side `n` and a matrix `M` of `n` columns, both row-major.
-fn both_sides(k: &mut GroupKernel<'_>, matrix: &[f64], n: usize, x: &[Val]) -> Vec<Val> {
+/// Computes `M x Mᵀ` for a square `x` of side `n` and a matrix `M` of `n` columns, row-major. `element` gives the elements of
+/// `x`, a column at a time, and `result` takes those of the product in their order: neither `x` nor the product is ever in
+/// registers as a whole.
+fn both_sides(
+    k: &mut GroupKernel<'_>,
+    matrix: &[f64],
+    n: usize,
+    element: &mut dyn FnMut(&mut GroupKernel<'_>, usize, usize) -> Val,
+    result: &mut dyn FnMut(&mut GroupKernel<'_>, usize, Val),
+) {
     let rows = matrix.len() / n;
-    let mut half = vec![None; rows * n];
+    let mut half = vec![Vec::with_capacity(n); rows];
     for column in 0..n {
-        let terms: Vec<Val> = (0..n).map(|i| x[i * n + column]).collect();
-        for (row, factors) in matrix.chunks(n).enumerate() {
-            half[row * n + column] = Some(combine(k, factors, &terms));
+        let terms: Vec<Val> = (0..n).map(|i| element(k, i, column)).collect();
+        for (line, val) in half.iter_mut().zip(apply(k, matrix, &terms)) {
+            line.push(val);
         }
     }
-    let half: Vec<Val> = half.into_iter().map(|v| v.expect("every element was computed")).collect();
-    let mut out = Vec::with_capacity(rows * rows);
-    for line in half.chunks(n) {
-        for factors in matrix.chunks(n) {
-            out.push(combine(k, factors, line));
+    for (i, line) in half.iter().enumerate() {
+        for (j, val) in apply(k, matrix, line).into_iter().enumerate() {
+            result(k, i * rows + j, val);
         }
     }
-    out
+}
+
+/// A matrix times a column of terms. What two rows or two columns share up to signs is computed once.
+fn apply(k: &mut GroupKernel<'_>, matrix: &[f64], terms: &[Val]) -> Vec<Val> {
+    let n = terms.len();
+    let mut terms = terms.to_vec();
+    let mut rows: Vec<Vec<f64>> = matrix.chunks(n).map(<[f64]>::to_vec).collect();
+    let mut j = 0;
+    while j + 1 < n {
+        if rows.iter().all(|r| r[j].abs() == r[j + 1].abs()) && rows.iter().filter(|r| r[j] != 0.0).count() > 1 {
+            let (a, b) = (terms[j], terms[j + 1]);
+            terms[j] = k.b.binary(BinaryOp::Add, a, b);
+            terms[j + 1] = k.b.binary(BinaryOp::Sub, a, b);
+            for row in &mut rows {
+                let same = row[j] == row[j + 1];
+                (row[j], row[j + 1]) = if same { (row[j], 0.0) } else { (0.0, row[j]) };
+            }
+            j += 1;
+        }
+        j += 1;
+    }
+    let mut results = Vec::with_capacity(rows.len());
+    while results.len() < rows.len() {
+        let row = &rows[results.len()];
+        let twin = rows.get(results.len() + 1).filter(|twin| row.iter().zip(*twin).all(|(a, b)| a.abs() == b.abs()));
+        let Some(twin) = twin else {
+            results.push(combine(k, row, &terms));
+            continue;
+        };
+        let part = |keep: fn(f64, f64) -> bool| -> Vec<f64> {
+            row.iter().zip(twin).map(|(&a, &b)| if keep(a, b) { a } else { 0.0 }).collect()
+        };
+        let (even, odd) = (combine(k, &part(|a, b| a == b), &terms), combine(k, &part(|a, b| a != b), &terms));
+        results.push(k.b.binary(BinaryOp::Add, even, odd));
+        results.push(k.b.binary(BinaryOp::Sub, even, odd));
+    }
+    results
 }
 
 /// The sum of terms times constant factors.
