@@ -112,11 +112,13 @@ pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> R
     let Some(overflow) = Overflow::of(to).filter(|_| from != to) else { return cx.b.cast(x, to) };
     cx.b.map(&[x], |e| {
         let x = e.arg(0);
-        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
-        let zero = e.number(DType::F32, 0.0)?;
-        let limit = e.number(DType::F32, overflow.least)?;
+        // Rounding to `f32` first would round `f64` twice.
+        let by = if from == DType::F64 { DType::F64 } else { DType::F32 };
+        let wide = if from == by { x } else { e.cast(by, x) };
+        let zero = e.number(by, 0.0)?;
+        let limit = e.number(by, overflow.least)?;
         let (magnitude, negative) = (e.abs(wide), e.lt(wide, zero));
-        let outside = e.ge(magnitude, limit);
+        let outside = if overflow.or_equal { e.ge(magnitude, limit) } else { e.gt(magnitude, limit) };
         let constant = |e: &mut ExprBuilder, bits| e.constant(Scalar { dtype: to, bits });
         let (plus, minus) = (constant(e, overflow.positive), constant(e, overflow.negative));
         let beyond = e.select(negative, minus, plus);
@@ -127,10 +129,8 @@ pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> R
 
 /// `f4e2m1` has no NaN: it becomes negative zero, as in the reference implementation.
 fn to_float4(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, BuildError> {
-    let from = cx.b.dtype(x)?;
     cx.b.map(&[x], |e| {
-        let x = e.arg(0);
-        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
+        let wide = e.arg(0);
         let negative_zero = e.constant(Scalar { dtype: DType::F4E2M1, bits: 0x8 });
         let (nan, rounded) = (e.ne(wide, wide), e.cast(DType::F4E2M1, wide));
         Ok(e.select(nan, negative_zero, rounded))
@@ -140,18 +140,21 @@ fn to_float4(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, BuildError> {
 /// From which magnitude on a number rounds to more than a type's greatest, and what it becomes without saturation.
 struct Overflow {
     least: f64,
+    /// Whether the limit itself does, as halves go to the even number.
+    or_equal: bool,
     positive: u64,
     negative: u64,
 }
 
 impl Overflow {
     fn of(dtype: DType) -> Option<Overflow> {
+        let overflow = |least, or_equal, positive, negative| Some(Overflow { least, or_equal, positive, negative });
         match dtype {
-            // 464 lies between 448 and 480 and rounds to the even 448; the next `f32` does not.
-            DType::F8E4M3FN => Some(Overflow { least: f64::from(464f32.next_up()), positive: 0x7f, negative: 0xff }),
-            DType::F8E4M3FNUZ => Some(Overflow { least: 248.0, positive: 0x80, negative: 0x80 }),
-            DType::F8E5M2 => Some(Overflow { least: 61440.0, positive: 0x7c, negative: 0xfc }),
-            DType::F8E5M2FNUZ => Some(Overflow { least: 61440.0, positive: 0x80, negative: 0x80 }),
+            // 464 lies between 448 and 480 and rounds to the even 448.
+            DType::F8E4M3FN => overflow(464.0, false, 0x7f, 0xff),
+            DType::F8E4M3FNUZ => overflow(248.0, true, 0x80, 0x80),
+            DType::F8E5M2 => overflow(61440.0, true, 0x7c, 0xfc),
+            DType::F8E5M2FNUZ => overflow(61440.0, true, 0x80, 0x80),
             _ => None,
         }
     }
