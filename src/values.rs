@@ -130,6 +130,12 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
     let count: i64 = shape.iter().product();
     let dtype = port.ty.dtype;
     let mut bytes = Vec::new();
+    if dtype.bytes().is_none() && dtype != DType::String {
+        // Several to a byte: zeros and ones in turn.
+        let filled = dtype.packed_bytes(count as u64).unwrap_or(0);
+        bytes.resize(filled as usize, if dtype.bits() == 4 { 0x10 } else { 0b01_00_01_00 });
+        return dense(port, shape, bytes);
+    }
     for i in 0..count {
         let small = (i % 17) as f32 / 16.0 - 0.5;
         match dtype {
@@ -142,7 +148,11 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
             },
         }
     }
-    TensorData::dense(dtype, shape, bytes.into())
+    dense(port, shape, bytes)
+}
+
+fn dense(port: &PortInfo, shape: Vec<i64>, bytes: Vec<u8>) -> Result<Value, Failure> {
+    TensorData::dense(port.ty.dtype, shape, bytes.into())
         .map(DataValue::Tensor)
         .map_err(|e| Failure::usage(format!("input `{}`: {e}", port.name)))
 }
