@@ -48,9 +48,10 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Reads a tensor from a `.npy` or `.pb` file.
-pub fn read_value(path: &Path) -> Result<Value, Failure> {
-    DataValue::read(path, ValueKind::Tensor, None).map_err(|error| {
+/// Reads a tensor from a `.npy` or `.pb` file. `dtype` is what the model asks for: NumPy's files do not tell small types
+/// apart.
+pub fn read_value(path: &Path, dtype: Option<DType>) -> Result<Value, Failure> {
+    DataValue::read(path, ValueKind::Tensor, dtype).map_err(|error| {
         let kind = if error.code().starts_with('I') { FailureKind::Io } else { FailureKind::InvalidModel };
         Failure::new(kind, Diagnostic::error(error.code(), error.to_string()).in_file(path))
     })

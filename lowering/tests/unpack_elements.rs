@@ -111,6 +111,16 @@ fn operators() {
             for &op in CmpOp::ALL {
                 results.push(b.compare(op, column, row)?);
             }
+            // A type that no value has, only a step.
+            let wide = b.cast(row, DType::F64)?;
+            results.push(b.map(&[wide], |e| {
+                let x = e.arg(0);
+                let (less, half) = (e.number(DType::F64, 0.7)?, e.cast(dtype, x));
+                let back = e.cast(DType::F64, half);
+                let product = e.mul(back, less);
+                let narrow = e.cast(dtype, product);
+                Ok(e.cast(DType::F32, narrow))
+            })?);
             let one = b.scalar(Scalar::one(dtype));
             let is_one = b.equal(row, one)?;
             results.push(b.select(is_one, row, column)?);

@@ -2,7 +2,8 @@
 //!
 //! Before: `y = elementwise { a0; cast f32 %0 } (x: i4[3])`, where `x` is two bytes in memory. After: the model's input is
 //! those bytes, `u8[2]`, from which elementwise shifts make `i8[3]`; what follows works on that. Outputs are packed the
-//! same way, and constants are unpacked like inputs. The types that the caller sees stay in [`PackedPorts`].
+//! same way. Constants are unpacked by a recipe, when the object is written. The types that the caller sees stay in
+//! [`PackedPorts`].
 //!
 //! Integers are held in 8 bits of the same sign, always in range, and `f4e2m1` in `f8e4m3fn`, which has all of its
 //! numbers. So moves, comparisons and conversions from these types are those of the wider ones; a result of arithmetic or
@@ -13,10 +14,10 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::evaluate;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex, Scalar, ScalarExpr, ScalarInst};
 use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
+use onnxc_ir::tensor::constant::ConstantData;
 use onnxc_ir::tensor::op::{ReduceOp, ScatterOp, Window};
-use onnxc_ir::tensor::{
-    Builder, ConstantSource, Graph, Node, Op, OriginData, Region, TensorBytes, TensorType, Type, Value, interp,
-};
+use onnxc_ir::tensor::{Builder, ConstantSource, Graph, Node, Op, OriginData, Region, TensorType, Type, Value};
+use smallvec::smallvec;
 
 use super::rewrite::{PackedPorts, PassContext};
 
@@ -25,11 +26,6 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let regions = graph.reachable_regions();
     let nodes: Vec<(Region, Node)> =
         regions.iter().flat_map(|&r| graph.regions[r].nodes.iter().map(move |&n| (r, n))).collect();
-    let params = regions.iter().flat_map(|&r| &graph.regions[r].params);
-    let mut values = params.chain(nodes.iter().flat_map(|&(_, n)| &graph.nodes[n].outputs));
-    if !values.any(|&v| unpacked(graph.ty(v)) != *graph.ty(v)) {
-        return;
-    }
     for &(_, node) in &nodes {
         if let Some(dtype) = arithmetic(graph, node) {
             let origin = &graph.origins[graph.nodes[node].origins[0]];
@@ -40,9 +36,11 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
         return;
     }
     for &(_, node) in &nodes {
-        if let Op::Elementwise(expr) = &graph.nodes[node].op {
-            let inputs: Vec<DType> = graph.nodes[node].inputs.iter().map(|&v| graph.tensor_ty(v).dtype).collect();
-            graph.nodes[node].op = Op::Elementwise(unpacked_expr(expr, &inputs));
+        let data = &graph.nodes[node];
+        let Op::Elementwise(expr) = &data.op else { continue };
+        let inputs: Vec<DType> = data.inputs.iter().map(|&v| graph.tensor_ty(v).dtype).collect();
+        if let Some(expr) = unpacked_expr(expr, &inputs) {
+            graph.nodes[node].op = Op::Elementwise(expr);
         }
     }
     if let Err(error) = unpack_graph(graph, &nodes, &mut cx.packed) {
@@ -94,22 +92,17 @@ fn unpack_graph(graph: &mut Graph, nodes: &[(Region, Node)], packed: &mut Packed
         if !is_packed(data.ty.dtype) {
             continue;
         }
-        let (ty, name, origins) = (data.ty.clone(), data.name.clone(), graph.nodes[node].origins.clone());
-        let splat = match data.source {
-            ConstantSource::Splat(scalar) => Some(scalar),
-            ConstantSource::Bytes(_) | ConstantSource::Lazy { .. } => None,
-        };
-        let bytes = interp::constant_bytes(&graph.constants, constant).bytes;
-        let mut b = Builder::new(graph, region, origins);
-        let shape = ty.static_shape().expect("constants have constant shapes");
-        let value = match splat {
-            Some(scalar) => b.splat(unpacked_scalar(scalar), &shape)?,
-            None => {
-                let shape = std::iter::once(bytes.len() as i64).collect();
-                let memory = b.constant(TensorBytes { dtype: DType::U8, shape, bytes }, &name)?;
-                unpack(&mut b, memory, &ty)?
+        let ty = TensorType { dtype: held(data.ty.dtype), shape: data.ty.shape.clone() };
+        let source = match data.source {
+            ConstantSource::Splat(scalar) => ConstantSource::Splat(unpacked_scalar(scalar)),
+            ConstantSource::Bytes(_) | ConstantSource::Lazy { .. } => {
+                let expr = ScalarExpr { insts: vec![ScalarInst::Arg(0), ScalarInst::Cast(ty.dtype, 0)] };
+                ConstantSource::Lazy { op: Op::Elementwise(expr), inputs: smallvec![constant] }
             }
         };
+        let (name, origins) = (data.name.clone(), graph.nodes[node].origins.clone());
+        let wide = graph.constants.push(ConstantData { ty, source, name });
+        let value = Builder::new(graph, region, origins).constant_node(wide);
         graph.replace(graph.nodes[node].outputs[0], value);
     }
     for (i, ty) in inputs {
@@ -308,11 +301,11 @@ fn to_float4(e: &mut ExprBuilder, wide: DType, x: ExprIndex) -> Result<ExprIndex
     Ok(e.cast(DType::F8E4M3FN, rounded))
 }
 
-/// The same function of elements that are held in bytes.
-fn unpacked_expr(expr: &ScalarExpr, inputs: &[DType]) -> ScalarExpr {
+/// The same function of elements that are held in bytes; `None` where no step has a type below 8 bits.
+fn unpacked_expr(expr: &ScalarExpr, inputs: &[DType]) -> Option<ScalarExpr> {
     let types = expr.types(inputs).expect("the expression was checked when the graph was built");
     if !types.iter().any(|&t| is_packed(t)) {
-        return expr.clone();
+        return None;
     }
     let mut e = ExprBuilder::default();
     let mut map: Vec<ExprIndex> = Vec::with_capacity(expr.insts.len());
@@ -320,7 +313,7 @@ fn unpacked_expr(expr: &ScalarExpr, inputs: &[DType]) -> ScalarExpr {
         let step = unpacked_step(&mut e, inst, ty, |i| (map[i as usize], types[i as usize]));
         map.push(step.expect("these types have constants"));
     }
-    e.finish(*map.last().expect("expressions are not empty"))
+    Some(e.finish(*map.last().expect("expressions are not empty")))
 }
 
 /// One step of an expression whose result is of type `ty`; `of` gives an operand as it is held, and its type.
