@@ -223,3 +223,51 @@ fn bit_cast(cx: &mut NodeContext<'_>) -> OpResult {
         Ok(e.bitcast(to, x))
     })?])
 }
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::TestModel;
+    use crate::proto::dtype_to_onnx;
+
+    /// The bits that numbers become in an 8-bit type.
+    fn cast(from: DType, to: DType, saturate: i64, numbers: &[f64]) -> Vec<u8> {
+        let bits = |x: f64| onnxc_ir::evaluate::float_bits(from, x).to_le_bytes()[..from.bits() as usize / 8].to_vec();
+        let shape = [numbers.len() as i64];
+        let bytes: Vec<u8> = numbers.iter().flat_map(|&x| bits(x)).collect();
+        let x = TensorBytes { dtype: from, shape: shape.as_slice().into(), bytes: bytes.into() };
+        let model = TestModel::new("Cast", 19).int("to", dtype_to_onnx(to).into()).int("saturate", saturate);
+        model.declared(&shape, x).run_all()[0].bytes.to_vec()
+    }
+
+    #[test]
+    fn too_great_numbers_saturate_or_do_not() {
+        let inf = f64::INFINITY;
+        let numbers = [464.0, -464.5, 248.0, 247.5, 61440.0, -61408.0, inf, -inf];
+        for from in [DType::F64, DType::F32] {
+            let of = |to, saturate| cast(from, to, saturate, &numbers);
+            assert_eq!(of(DType::F8E4M3FN, 1), [0x7e, 0xfe, 0x78, 0x77, 0x7e, 0xfe, 0x7e, 0xfe], "{from}");
+            assert_eq!(of(DType::F8E4M3FN, 0), [0x7e, 0xff, 0x78, 0x77, 0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E4M3FNUZ, 1), [0x7f, 0xff, 0x7f, 0x7f, 0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E4M3FNUZ, 0), [0x80, 0x80, 0x80, 0x7f, 0x80, 0x80, 0x80, 0x80], "{from}");
+            assert_eq!(of(DType::F8E5M2, 1)[4..], [0x7b, 0xfb, 0x7b, 0xfb], "{from}");
+            assert_eq!(of(DType::F8E5M2, 0)[4..], [0x7c, 0xfb, 0x7c, 0xfc], "{from}");
+            assert_eq!(of(DType::F8E5M2FNUZ, 1)[4..], [0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E5M2FNUZ, 0)[4..], [0x80, 0xff, 0x80, 0x80], "{from}");
+        }
+    }
+
+    #[test]
+    fn double_precision_is_rounded_once() {
+        // Each is beside the middle of two numbers, and in the middle as `f32`.
+        let numbers = [464.0 + 1e-10, 248.0 - 1e-10, 1.0625 + 1e-12, 1.1875 - 1e-12];
+        let of = |saturate| cast(DType::F64, DType::F8E4M3FN, saturate, &numbers);
+        assert_eq!(of(1), [0x7e, 0x77, 0x39, 0x39]);
+        assert_eq!(of(0), [0x7f, 0x77, 0x39, 0x39]);
+        let numbers = [248.0 - 1e-10, 61440.0 - 1e-10];
+        assert_eq!(cast(DType::F64, DType::F8E4M3FNUZ, 0, &numbers), [0x7f, 0x80]);
+        assert_eq!(cast(DType::F64, DType::F8E5M2, 0, &numbers)[1], 0x7b);
+    }
+}
