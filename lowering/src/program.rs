@@ -13,12 +13,13 @@ use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, V
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
+use crate::passes::rewrite::PackedPorts;
 use crate::plan_memory::{self, ALIGNMENT, Tenant};
 use crate::schedules;
 
-/// Lowers a cut graph.
-pub fn lower(graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
-    let mut lowering = Lowering::new(&graph, machine)?;
+/// Lowers a cut graph. `packed` has the types of the ports that are raw memory in it.
+pub fn lower(graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Result<Program, LowerError> {
+    let mut lowering = Lowering::new(&graph, machine, packed)?;
     lowering.assign_ports();
     for &node in &graph.regions[graph.body()].nodes {
         lowering.lower_node(node)?;
@@ -58,23 +59,24 @@ enum PlannedStep {
 }
 
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, machine: &'g MachineModel) -> Result<Lowering<'g>, LowerError> {
+    fn new(graph: &'g Graph, machine: &'g MachineModel, packed: &PackedPorts) -> Result<Lowering<'g>, LowerError> {
         let body = &graph.regions[graph.body()];
-        let port = |names: &[String], i: usize, v: Value| -> Result<Port, LowerError> {
+        type Packed = HashMap<usize, TensorType>;
+        let port = |names: &[String], packed: &Packed, i: usize, v: Value| -> Result<Port, LowerError> {
             let name = names.get(i).cloned().unwrap_or_default();
-            match graph.ty(v).as_tensor() {
+            match packed.get(&i).or(graph.ty(v).as_tensor()) {
                 Some(ty) => Ok(Port { name, ty: ty.clone() }),
                 None => Err(LowerError::NotTensor { name }),
             }
         };
-        let ports = |names: &[String], values: &[Value]| {
-            values.iter().enumerate().map(|(i, &v)| port(names, i, v)).collect::<Result<Vec<_>, _>>()
+        let ports = |names: &[String], packed: &Packed, values: &[Value]| {
+            values.iter().enumerate().map(|(i, &v)| port(names, packed, i, v)).collect::<Result<Vec<_>, _>>()
         };
         let program = Program {
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
-            inputs: ports(&graph.input_names, &body.params)?,
-            outputs: ports(&graph.output_names, &body.results)?,
+            inputs: ports(&graph.input_names, &packed.inputs, &body.params)?,
+            outputs: ports(&graph.output_names, &packed.outputs, &body.results)?,
             assumptions: graph.assumptions.clone(),
             ..Program::default()
         };

@@ -353,7 +353,7 @@ fn everything_unsupported_is_named() {
         let positive = b.greater(first, limit)?;
         let results =
             b.if_(positive, &[x[0]], |b, v| Ok::<_, BuildError>(vec![b.neg(v[0])?]), |b, v| Ok(vec![b.exp(v[0])?]))?;
-        b.cast(results[0], DType::I4)
+        b.cast(results[0], DType::C64)
     });
     let second = graph.origins.push(OriginData { path: "narrow".into(), operator: "Cast".into() });
     let last = *graph.regions[graph.body()].nodes.last().expect("the cast");

@@ -578,6 +578,9 @@ impl<'t> Parser<'t> {
 }
 
 #[cfg(test)]
+mod every_operation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensor::build::BuildError;

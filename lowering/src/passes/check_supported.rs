@@ -61,9 +61,7 @@ fn problem(graph: &Graph, node: Node, is_known: impl Fn(&Dim) -> bool) -> Option
         let Type::Tensor(ty) = graph.ty(value) else {
             return Some(format!("values of type {}", graph.type_text(graph.ty(value))));
         };
-        if matches!(ty.dtype, DType::String | DType::C64 | DType::C128)
-            || ty.dtype.bits() % 8 != 0 && ty.dtype != DType::Bool
-        {
+        if matches!(ty.dtype, DType::String | DType::C64 | DType::C128) {
             return Some(format!("elements of type {}", ty.dtype));
         }
         if let Some(size) = ty.shape.iter().find(|d| !is_known(d)) {

@@ -14,4 +14,5 @@ pub mod pack_weights;
 pub mod pad_convs;
 pub mod recognize_norms;
 pub mod rewrite;
+pub mod unpack_elements;
 pub mod unroll_loops;

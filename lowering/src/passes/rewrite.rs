@@ -1,12 +1,12 @@
 //! The walk that rewriting passes share, what they may leave behind, and questions about constants that several ask.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use cranelift_entity::SecondaryMap;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, Value, Values};
+use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, TensorType, Value, Values};
 
 /// What a pass may read beside the graph, and what it leaves for the user.
 #[derive(Debug)]
@@ -17,6 +17,17 @@ pub struct PassContext {
     pub remarks: Vec<Remark>,
     /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
     pub unsupported: Vec<String>,
+    /// The ports whose types in the graph are no longer those that the caller sees.
+    pub packed: PackedPorts,
+}
+
+/// Types of ports with elements of less than a byte, by their numbers: in the graph they are their memory, `u8` of rank 1.
+#[derive(Clone, Debug, Default)]
+pub struct PackedPorts {
+    /// Inputs.
+    pub inputs: HashMap<usize, TensorType>,
+    /// Outputs.
+    pub outputs: HashMap<usize, TensorType>,
 }
 
 /// A note for the user of the compiler.
@@ -33,7 +44,7 @@ pub struct Remark {
 impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
-        PassContext { machine, remarks: Vec::new(), unsupported: Vec::new() }
+        PassContext { machine, remarks: Vec::new(), unsupported: Vec::new(), packed: PackedPorts::default() }
     }
 
     /// Leaves a remark about a node.

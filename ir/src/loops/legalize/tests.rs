@@ -345,8 +345,10 @@ fn casts_keep_their_meaning() {
         } else if from.is_float() {
             samples(from, &[(-300.0, 300.0), (-70000.0, 70000.0), (-1e-4, 1e-4), (-1e10, 1e10)])
         } else {
+            // The last ones lie beside the middle of two bf16 numbers.
             (0..64)
                 .flat_map(|s| [1u64 << s, (1 << s) - 1, (1 << s) + 1, !(1 << s), 0x5555 << s])
+                .chain((0..56).flat_map(|s| [0x101 << s, (0x101 << s) + 1, (0x103 << s) - 1, !(0x101 << s)]))
                 .map(|x| x & mask)
                 .collect()
         };
