@@ -27,6 +27,21 @@ fn conv(groups: i64, lhs_dilation: i64, panel: Option<u32>) -> Conv {
         acc: DType::F32,
         panel,
         kernel: [2, 3].as_slice().into(),
+        winograd: None,
+    }
+}
+
+/// In the form that Winograd's algorithm takes.
+fn winograd(tile: u32) -> Conv {
+    Conv {
+        strides: [1, 1].as_slice().into(),
+        pad_lo: [0, 0].as_slice().into(),
+        pad_hi: [0, -1].as_slice().into(),
+        lhs_dilation: [1, 1].as_slice().into(),
+        rhs_dilation: [1, 1].as_slice().into(),
+        kernel: [3, 3].as_slice().into(),
+        winograd: Some(tile),
+        ..conv(1, 1, Some(16))
     }
 }
 
@@ -45,6 +60,11 @@ fn anchors(b: &mut Builder<'_>, image: Value, table: Value) -> Result<Vec<Value>
         &[last, panels],
         &[TensorType::fixed(DType::F32, &[1, 3, 5, 7]).into()],
     )?;
+    results.push(b.graph.output(node));
+    let transformed = b.splat(Scalar::f32(0.5), &[1, 16, 4, 16])?;
+    let sizes: Vec<i64> = b.shape(last)?.iter().map(|d| d.as_const().expect("the image is of fixed size")).collect();
+    let ty = TensorType::fixed(DType::F32, &[1, sizes[1] - 2, sizes[2] - 3, 7]);
+    let node = b.node(Op::Conv(winograd(2)), &[last, transformed], &[ty.into()])?;
     results.push(b.graph.output(node));
     let columns = b.splat(Scalar::f32(0.5), &[1, 3, 16])?;
     let contract = Contract {
