@@ -7,8 +7,8 @@
 use smallvec::{SmallVec, smallvec};
 
 use super::op::{Contract, Conv, Coord, ReduceOp, ScatterOp, Window};
-use super::winograd::Winograd;
 use super::shape::element_count;
+use super::winograd::Winograd;
 use super::{Graph, Op, Region, Shape, TensorType, Type};
 use crate::dim::{Dim, DimError};
 use crate::dtype::DType;

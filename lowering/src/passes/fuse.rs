@@ -11,15 +11,16 @@
 use std::collections::HashMap;
 
 use cranelift_entity::SecondaryMap;
+use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 use smallvec::SmallVec;
 
 use super::rewrite::PassContext;
-use crate::schedules;
+use crate::schedules::{self, attention};
 
 /// Runs the pass on the body.
-pub fn run(graph: &mut Graph, _: &mut PassContext) {
-    let groups = Cut::new(graph).cut();
+pub fn run(graph: &mut Graph, cx: &mut PassContext) {
+    let groups = Cut::new(graph).cut(&cx.machine);
     for group in groups {
         build(graph, &group);
     }
@@ -61,10 +62,14 @@ impl<'g> Cut<'g> {
         Cut { graph, body, users, is_result, groups_of: SecondaryMap::new(), groups: Vec::new() }
     }
 
-    fn cut(mut self) -> Vec<Forming> {
+    fn cut(mut self, machine: &MachineModel) -> Vec<Forming> {
         let nodes = self.graph.regions[self.body].nodes.clone();
+        // Masks are read in vectors of rows, the last of which are not full.
+        for &node in nodes.iter().filter(|_| machine.has_predicates) {
+            self.take_attention(node);
+        }
         for &node in &nodes {
-            if schedules::is_anchor(&self.graph.nodes[node].op) {
+            if self.groups_of[node].is_empty() && schedules::is_anchor(&self.graph.nodes[node].op) {
                 self.grow_forward(node);
             }
         }
@@ -80,6 +85,20 @@ impl<'g> Cut<'g> {
             }
         }
         self.groups
+    }
+
+    /// Makes a group of the attention around a softmax.
+    fn take_attention(&mut self, softmax: Node) {
+        let only = |v: Value| match (&self.users[v][..], self.is_result[v]) {
+            ([user], false) => Some(*user),
+            _ => None,
+        };
+        let Some(parts) = attention::around(self.graph, softmax, only) else { return };
+        let group = self.groups.len();
+        self.grow_forward(parts.values);
+        for node in parts.chain.into_iter().chain([parts.scores, parts.softmax]).chain(parts.reshape) {
+            self.groups_of[node].push(group);
+        }
     }
 
     /// Makes a group of an anchor and the operations that can be computed on its elements.

@@ -11,7 +11,7 @@ use onnxc_ir::loops::Val;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::{BinaryOp, Scalar};
 use onnxc_ir::tensor::op::{Contract, Label};
-use onnxc_ir::tensor::{Node, Op, Value};
+use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
 use crate::codegen::pull::{Position, Pulled};
@@ -28,7 +28,7 @@ const MAX_PANEL_BYTES: i64 = 1 << 20;
 pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
     let Op::Contract(contract) = &data.op else { panic!("the anchor is a contraction") };
-    let roles = Roles::new(&k, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
+    let roles = Roles::new(k.graph, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
     let lanes = if contract.acc.bits() == 32 { k.lanes() } else { 1 };
     let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
     let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);
@@ -59,30 +59,30 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
 }
 
 /// What each label of a contraction is for.
-struct Roles {
-    left: Value,
-    right: Value,
-    result: Value,
-    left_labels: Vec<Label>,
-    right_labels: Vec<Label>,
-    out_labels: Vec<Label>,
-    sizes: Vec<(Label, Dim)>,
+pub struct Roles {
+    pub(super) left: Value,
+    pub(super) right: Value,
+    pub(super) result: Value,
+    pub(super) left_labels: Vec<Label>,
+    pub(super) right_labels: Vec<Label>,
+    pub(super) out_labels: Vec<Label>,
+    pub(super) sizes: Vec<(Label, Dim)>,
     /// Labels of the result but for rows and columns; those of the left operand alone come last.
-    outer: Vec<Label>,
+    pub(super) outer: Vec<Label>,
     /// How many of them the right operand has.
-    around: usize,
-    row_label: Option<Label>,
-    rows: Dim,
-    column_label: Option<Label>,
-    columns: Option<Dim>,
-    contracted: Vec<Label>,
-    acc: DType,
-    panel: Option<u32>,
+    pub(super) around: usize,
+    pub(super) row_label: Option<Label>,
+    pub(super) rows: Dim,
+    pub(super) column_label: Option<Label>,
+    pub(super) columns: Option<Dim>,
+    pub(super) contracted: Vec<Label>,
+    pub(super) acc: DType,
+    pub(super) panel: Option<u32>,
 }
 
 impl Roles {
-    fn new(k: &GroupKernel<'_>, c: &Contract, lhs: Value, rhs: Value, result: Value) -> Roles {
-        let graph = k.graph;
+    /// The roles in a product of `lhs` and `rhs`.
+    pub(super) fn new(graph: &Graph, c: &Contract, lhs: Value, rhs: Value, result: Value) -> Roles {
         let (mut left, mut right) = ((lhs, c.lhs.to_vec()), (rhs, c.rhs.to_vec()));
         let last = c.out.last().copied();
         let only_in = |l: &[Label], other: &[Label]| last.is_some_and(|x| l.contains(&x) && !other.contains(&x));
@@ -133,12 +133,19 @@ impl Roles {
         }
     }
 
-    fn size(&self, label: Label) -> &Dim {
+    pub(super) fn size(&self, label: Label) -> &Dim {
         &self.sizes.iter().find(|(x, _)| *x == label).expect("each label has a size").1
     }
 
     /// The coordinates of an operand or the result.
-    fn coords(&self, labels: &[Label], outer: &[Index], row: Index, column: Coord, contracted: &[Coord]) -> Vec<Coord> {
+    pub(super) fn coords(
+        &self,
+        labels: &[Label],
+        outer: &[Index],
+        row: Index,
+        column: Coord,
+        contracted: &[Coord],
+    ) -> Vec<Coord> {
         labels
             .iter()
             .map(|l| {
@@ -155,7 +162,8 @@ impl Roles {
             .collect()
     }
 
-    fn operand(
+    /// Elements of an operand.
+    pub(super) fn operand(
         &self,
         k: &mut GroupKernel<'_>,
         value: Value,

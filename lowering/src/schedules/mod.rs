@@ -1,6 +1,7 @@
 //! Schedules: from a group of operations to the loops of a kernel. A family is one file; [`schedule`] picks it by the
 //! group's anchor, the operation that decides the loops.
 
+pub mod attention;
 pub mod contract;
 pub mod conv;
 pub mod elements;
@@ -56,6 +57,9 @@ pub fn anchor(graph: &Graph, region: Region) -> Option<Node> {
 /// If the group's anchor is an operation that the pipeline removes or refuses before: control flow, nested groups.
 pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &str) -> Vec<GroupLaunch> {
     let kernel = || GroupKernel::new(graph, region, machine, name);
+    if let Some(parts) = attention::of_group(graph, region) {
+        return vec![attention::schedule(kernel(), &parts)];
+    }
     let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel())] };
     match &graph.nodes[node].op {
         Op::Reduce { .. } => vec![reduce::schedule(kernel(), node)],

@@ -146,19 +146,6 @@ fn conv_of(n: usize, kernel: i64) -> Conv {
         kernel: smallvec::smallvec![kernel; n],
     }
 }
-        strides: smallvec::smallvec![2; n],
-        pad_lo: smallvec::smallvec![1; n],
-        pad_hi: smallvec::smallvec![1; n],
-        lhs_dilation: smallvec::smallvec![1; n],
-        rhs_dilation: smallvec::smallvec![1; n],
-        groups: 1,
-        channels_last: false,
-        acc: DType::F32,
-        panel: None,
-        winograd: None,
-        kernel: smallvec::smallvec![kernel; n],
-    }
-}
 
 #[test]
 fn convolution_sizes() {

@@ -145,7 +145,9 @@ pub fn conv(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DType, shape
 
 /// The filter [panels, 3, 3, C, nr] of a transformed one [panels, t * t, C, nr].
 fn winograd_filter(w: &Winograd, transformed: &TensorBytes) -> TensorBytes {
-    let [panels, positions, channels, nr] = transformed.shape[..] else { panic!("transformed filters have four dimensions") };
+    let [panels, positions, channels, nr] = transformed.shape[..] else {
+        panic!("transformed filters have four dimensions")
+    };
     let u = <f64 as Number>::of(transformed);
     let (t, inner) = (w.patch(), (channels * nr) as usize);
     let mut out = Elements::zeros(DType::F64, &[panels, 3, 3, channels, nr]);

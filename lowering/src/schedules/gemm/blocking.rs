@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(cut(&[768], 256), (0, Some(256), 3));
         assert_eq!(cut(&[300], 256), (0, Some(150), 2));
         assert_eq!(cut(&[3, 3, 64], 256), (0, Some(1), 3));
-        assert_eq!(cut(&[3, 3, 256], 256), (2, None, 9));
+        assert_eq!(cut(&[3, 3, 256], 256), (1, Some(1), 9));
         assert_eq!(cut(&[3, 3, 512], 256), (2, Some(256), 18));
         assert_eq!(cut(&[3, 3, 128], 256), (1, Some(2), 6));
     }
