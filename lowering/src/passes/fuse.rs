@@ -205,7 +205,11 @@ impl<'g> Cut<'g> {
     /// Whether `user` may read an element of `node` more than once.
     fn repeats(&self, user: Node, node: Node) -> bool {
         match &self.graph.nodes[user].op {
-            Op::Gather { .. } => true,
+            // An index of the positions that are gathered at is read once; the elements gathered may be read often.
+            Op::Gather { .. } => {
+                let shape = |n: Node| &self.graph.tensor_ty(self.graph.nodes[n].outputs[0]).shape;
+                self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0] || shape(node) != shape(user)
+            }
             Op::Pad { .. } => self.graph.nodes[user].inputs[0] != self.graph.nodes[node].outputs[0],
             _ => false,
         }
