@@ -22,6 +22,7 @@ mod linear_attention;
 mod logic;
 mod loss;
 mod math;
+mod ml;
 mod norm;
 mod pool;
 mod quantize;
@@ -90,6 +91,11 @@ const FAMILIES: &[&[Operator]] = &[
     training::OPERATORS,
     unary::OPERATORS,
     unique::OPERATORS,
+    ml::FAMILIES[0],
+    ml::FAMILIES[1],
+    ml::FAMILIES[2],
+    ml::FAMILIES[3],
+    ml::FAMILIES[4],
 ];
 
 /// The newest ai.onnx opset that the table knows.

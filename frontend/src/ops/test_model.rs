@@ -122,6 +122,17 @@ impl TestModel {
         self.attribute(AttributeProto { name: name.into(), f: Some(value), ..Default::default() })
     }
 
+    /// An attribute with numbers.
+    pub fn floats_attribute(self, name: &str, values: &[f32]) -> TestModel {
+        self.attribute(AttributeProto { name: name.into(), floats: values.to_vec(), ..Default::default() })
+    }
+
+    /// An attribute with texts.
+    pub fn texts(self, name: &str, values: &[&str]) -> TestModel {
+        let strings = values.iter().map(|v| v.as_bytes().to_vec().into()).collect();
+        self.attribute(AttributeProto { name: name.into(), strings, ..Default::default() })
+    }
+
     /// An attribute with a text.
     pub fn text(self, name: &str, value: &str) -> TestModel {
         let s = Some(value.as_bytes().to_vec().into());
