@@ -104,7 +104,8 @@ fn label_encoder(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let default = default_value(cx, values.dtype)?;
     let mut pairs: Vec<(Scalar, Scalar)> = scalars(&keys).into_iter().zip(scalars(&values)).collect();
-    let nan = pairs.iter().find(|p| is_nan(p.0)).map(|p| p.1);
+    // Before version 4 NaN is no key: it equals nothing.
+    let nan = pairs.iter().find(|p| is_nan(p.0)).map(|p| p.1).filter(|_| cx.version >= 4);
     pairs.retain(|p| !is_nan(p.0));
     // Stable, so that the first of equal keys holds.
     pairs.sort_by_key(|p| order(p.0));

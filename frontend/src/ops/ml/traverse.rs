@@ -1,6 +1,6 @@
 //! The traversal of a forest in primitives, all rows and trees in step.
 //!
-//! The index space is `[targets, trees, 1, rows]`. Lanes run along rows, whose features are a matrix with rows last, so
+//! The index space is `[targets, trees, rows]`. Lanes run along rows, whose features are a matrix with rows last, so
 //! that the first levels are comparisons of consecutive elements with thresholds that all lanes share. All comparisons of
 //! these levels are made and their results choose: for a tree of few levels this is less work than following paths.
 //! Below, each lane follows its own path: one gather of the node's record, one of the feature.
@@ -57,7 +57,7 @@ impl Aggregate {
 const COMPLETE_DEPTH: usize = 6;
 
 /// Of deeper trees, so many levels are.
-const TOP_LEVELS: usize = 3;
+const TOP_LEVELS: usize = 4;
 
 /// The scores `[rows, targets]` of features `[rows, columns]`, which are `f32` or `f64`; the scores are alike.
 ///
@@ -86,6 +86,8 @@ pub(super) fn scores(
             let all = vec![filled.roots.clone()];
             let mut walk = Walk::new(b, x, &filled, &all)?;
             let (ends, nodes) = walk.ends(b)?;
+            // All targets read the ends: they lie in memory, in the type that vectors are loaded of.
+            let ends = b.cast(ends, DType::I32)?;
             let weights = (0..targets).flat_map(|t| nodes.iter().map(move |&n| (t, n)));
             let weights: Vec<f64> = weights.map(|(t, n)| aggregate.weight(&filled.nodes[n], t)).collect();
             let table = numbers(b, &[targets as i64, nodes.len() as i64], &weights, dtype)?;
@@ -95,8 +97,6 @@ pub(super) fn scores(
         }
     };
     let sums = b.reduce(aggregate.reduction(), values, &[1], false)?;
-    let rows = b.shape(sums)?[2].clone();
-    let sums = b.reshape(sums, &[Dim::from(targets as i64), rows])?;
     let sums = b.transpose(sums, &[1, 0])?;
     finish(b, sums, forest.roots.len(), aggregate)
 }
@@ -184,10 +184,10 @@ struct Walk<'f> {
     groups: &'f [Vec<usize>],
     /// `[rows, columns]`.
     x: Value,
-    /// `[columns, 1, rows]`.
+    /// `[columns, rows]`.
     rows_last: Value,
     dtype: DType,
-    /// `[groups, trees, 1, rows]`.
+    /// `[groups, trees, rows]`.
     space: Vec<Dim>,
     /// Levels that are all comparisons.
     levels: usize,
@@ -198,11 +198,8 @@ struct Walk<'f> {
 impl<'f> Walk<'f> {
     fn new(b: &mut Builder<'_>, x: Value, forest: &'f Forest, groups: &'f [Vec<usize>]) -> Result<Walk<'f>, OpError> {
         let shape = b.shape(x)?;
-        let (rows, columns) = (&shape[0], &shape[1]);
         let rows_last = b.transpose(x, &[1, 0])?;
-        let rows_last = b.reshape(rows_last, &[columns.clone(), Dim::ONE, rows.clone()])?;
-        let sizes = [groups.len() as i64, groups[0].len() as i64, 1].map(Dim::from);
-        let space = sizes.into_iter().chain([rows.clone()]).collect();
+        let space = vec![Dim::from(groups.len() as i64), Dim::from(groups[0].len() as i64), shape[0].clone()];
         let levels = if forest.depth <= COMPLETE_DEPTH { forest.depth } else { TOP_LEVELS };
         let relations = forest.common_relations();
         Ok(Walk { forest, groups, x, rows_last, dtype: b.dtype(x)?, space, levels, relations })
@@ -214,8 +211,8 @@ impl<'f> Walk<'f> {
         trees.map(|(root, g)| number(root, g)).collect()
     }
 
-    fn per_tree_shape(&self) -> [i64; 4] {
-        [self.groups.len() as i64, self.groups[0].len() as i64, 1, 1]
+    fn per_tree_shape(&self) -> [i64; 3] {
+        [self.groups.len() as i64, self.groups[0].len() as i64, 1]
     }
 
     /// What the leaves of each group give, for each tree and row.
@@ -273,7 +270,7 @@ impl<'f> Walk<'f> {
                     Node::Leaf(_) => (0, 0.0, 0),
                 };
                 let features = indices(b, &shape, &self.per_tree(|root, _| split(root).0))?;
-                let coords = [Coord::Input(0), Coord::Axis(2), Coord::Axis(3)];
+                let coords = [Coord::Input(0), Coord::Axis(2)];
                 inputs.push(b.gather(self.rows_last, &[features], &coords, &self.space)?);
                 inputs.push(numbers(b, &shape, &self.per_tree(|root, _| split(root).1), self.dtype)?);
                 if self.relations.is_none() {
@@ -355,7 +352,7 @@ impl Records {
     /// From each lane's node to the next one on its path.
     fn step(&self, b: &mut Builder<'_>, walk: &Walk<'_>, at: Value) -> Result<Value, OpError> {
         let node = [Coord::Input(0)];
-        let feature_of_row = [Coord::Axis(3), Coord::Input(0)];
+        let feature_of_row = [Coord::Axis(2), Coord::Input(0)];
         match self {
             Records::Packed { records, bits } => {
                 let bits = *bits;

@@ -202,11 +202,11 @@ fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
                 let two = cx.b.concat(&[zero, score], 1)?;
                 post.apply(&mut cx.b, two)?
             }
-            (_, true, _) => both(&mut cx.b, score, Complement::One)?,
-            (_, false, PostTransform::Logistic) => {
+            (_, _, PostTransform::Logistic) => {
                 let two = both(&mut cx.b, score, Complement::Negative)?;
                 cx.b.sigmoid(two)?
             }
+            (_, true, _) => both(&mut cx.b, score, Complement::One)?,
             (_, false, _) => both(&mut cx.b, score, Complement::Negative)?,
         };
         return Ok(vec![label, cx.b.cast(score, DType::F32)?]);
