@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use onnxc_frontend::data::{self, Comparison, DataValue, ValueKind};
-use onnxc_frontend::proto::TensorData;
+use onnxc_frontend::proto::{ModelFile, TensorData};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::TensorBytes;
 
@@ -118,6 +118,17 @@ pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Resul
         return Err(Mismatch { kind: "differs", text });
     }
     Ok(())
+}
+
+/// For each output of the model in a file, whether random numbers reach it.
+pub fn random_outputs(model: &Path) -> Result<Vec<bool>, Failure> {
+    let file = ModelFile::open(model).map_err(|e| Failure::usage(format!("{}: {e}", model.display())))?;
+    Ok(onnxc_frontend::ops::random_outputs(&file.model))
+}
+
+/// Whether two values agree in type and shape and, by a test of significance, in their distribution.
+pub fn could_be_samples_of_one(found: &Value, reference: &Value) -> bool {
+    data::compare_distributions(found, reference).is_ok()
 }
 
 /// Elements for an input that nobody gave: small repeating numbers, so that no kernel meets infinities or denormals.

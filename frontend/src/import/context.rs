@@ -77,6 +77,11 @@ impl<'a> NodeContext<'a> {
         self.shared.warnings.borrow_mut().push(format!("{}: {}", self.path, message.as_ref()));
     }
 
+    /// The node's name or index, after those of the nodes around it.
+    pub fn place_name(&self) -> &'a str {
+        self.path
+    }
+
     /// The number of inputs that the node lists, absent ones included.
     pub fn input_count(&self) -> usize {
         self.inputs.len()

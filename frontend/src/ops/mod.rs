@@ -27,6 +27,7 @@ mod norm;
 mod pool;
 mod quantize;
 mod quantized_linear;
+mod random;
 mod rearrange;
 mod recurrent;
 mod reduce;
@@ -43,6 +44,8 @@ mod test_model;
 mod training;
 mod unary;
 mod unique;
+
+pub use random::random_outputs;
 
 /// One operator.
 pub struct Operator {
@@ -79,6 +82,7 @@ const FAMILIES: &[&[Operator]] = &[
     pool::OPERATORS,
     quantize::OPERATORS,
     quantized_linear::OPERATORS,
+    random::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
     reduce::OPERATORS,
