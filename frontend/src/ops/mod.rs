@@ -35,6 +35,7 @@ mod resample;
 mod resize;
 mod roi;
 mod sample;
+mod sequence;
 mod shape;
 mod signal;
 mod sliding;
@@ -89,6 +90,7 @@ const FAMILIES: &[&[Operator]] = &[
     resize::OPERATORS,
     roi::OPERATORS,
     sample::OPERATORS,
+    sequence::OPERATORS,
     shape::OPERATORS,
     signal::OPERATORS,
     softmax::OPERATORS,
