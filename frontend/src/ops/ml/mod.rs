@@ -5,6 +5,7 @@ mod features;
 mod forest;
 mod labels;
 mod linear;
+mod probability;
 mod scores;
 mod svm;
 mod traverse;

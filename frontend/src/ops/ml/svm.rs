@@ -8,6 +8,7 @@ use onnxc_ir::tensor::{TensorBytes, Value};
 
 use super::super::Operator;
 use super::linear::columns;
+use super::probability;
 use super::scores::{Complement, PostTransform, above, both, class_labels, greatest};
 use super::{matrix, row};
 use crate::import::{NodeContext, OpError, OpResult};
@@ -97,19 +98,19 @@ fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
     if vectors == 0 {
         return linear_classifier(cx, x, labels, post);
     }
-    if cx.floats("prob_a").is_some_and(|p| !p.is_empty()) {
-        return cx
-            .unsupported("probabilities of support vector machines (prob_a, prob_b): they come from an iteration");
-    }
     let classes = labels.len();
     if of_class.len() != classes || classes < 2 {
         return cx.invalid(format!("vectors of {} classes for {classes} labels", of_class.len()));
     }
     let k = kernel(cx, x, vectors)?;
     let pairs = pair_scores(cx, k, &of_class, vectors)?;
+    let probabilities = pair_probabilities(cx, pairs, classes)?;
     if let [first, second] = *labels {
         // A positive score is a vote for the first class.
         let label = above(&mut cx.b, pairs, 0.0, [second, first])?;
+        if let Some(p) = probabilities {
+            return Ok(vec![label, post.apply(&mut cx.b, p)?]);
+        }
         let y = match post {
             PostTransform::None => both(&mut cx.b, pairs, Complement::Negative)?,
             PostTransform::Logistic => {
@@ -123,7 +124,25 @@ fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let votes = votes(cx, pairs, classes)?;
     let label = greatest(&mut cx.b, votes, labels)?;
-    Ok(vec![label, post.apply(&mut cx.b, pairs)?])
+    Ok(vec![label, post.apply(&mut cx.b, probabilities.unwrap_or(pairs))?])
+}
+
+/// The classes' probabilities, if the model has what they take.
+fn pair_probabilities(cx: &mut NodeContext<'_>, pairs: Value, classes: usize) -> Result<Option<Value>, OpError> {
+    let (a, b) = (cx.floats("prob_a").unwrap_or(&[]), cx.floats("prob_b").unwrap_or(&[]));
+    if a.is_empty() && b.is_empty() {
+        return Ok(None);
+    }
+    let count = classes * (classes - 1) / 2;
+    if a.len() < count || b.len() < count {
+        return cx.invalid(format!("{} and {} numbers of prob_a and prob_b for {count} pairs", a.len(), b.len()));
+    }
+    if classes > probability::MAX_CLASSES {
+        return cx.unsupported(format!("probabilities of more than {} classes", probability::MAX_CLASSES));
+    }
+    let (a, b) = (constant(cx, &[count], &a[..count])?, constant(cx, &[count], &b[..count])?);
+    let p = probability::of_pairs(cx, pairs, a, b)?;
+    Ok(Some(probability::of_classes(cx, p, classes)?))
 }
 
 /// The score of each pair of classes `i < j`, as one product: the vectors of `i` count with row `j - 1` of the
