@@ -180,6 +180,9 @@ impl TestModel {
     }
 }
 
+/// The shape and elements of a tensor.
+type Floats = (Vec<i64>, Vec<f32>);
+
 /// A model of several nodes. Values have names; `run` says which are its outputs.
 #[derive(Default)]
 pub(super) struct GraphModel {
@@ -267,7 +270,7 @@ impl GraphModel {
     }
 
     /// The names, and the shapes and elements, of the graph's outputs.
-    pub fn run_named(self, outputs: &[&str]) -> (Vec<String>, Vec<(Vec<i64>, Vec<f32>)>) {
+    pub fn run_named(self, outputs: &[&str]) -> (Vec<String>, Vec<Floats>) {
         let (graph, values) = self.import(outputs).unwrap_or_else(|e| panic!("{e}"));
         verify(&graph).unwrap_or_else(|e| panic!("{e:?}"));
         let results = interpret(&graph, &values).unwrap_or_else(|e| panic!("{e}"));
@@ -275,7 +278,7 @@ impl GraphModel {
     }
 
     /// The shapes and elements of the outputs.
-    pub fn run(self, outputs: &[&str]) -> Vec<(Vec<i64>, Vec<f32>)> {
+    pub fn run(self, outputs: &[&str]) -> Vec<Floats> {
         self.run_named(outputs).1
     }
 

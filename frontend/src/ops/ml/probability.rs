@@ -72,13 +72,12 @@ fn improved(e: &mut ExprBuilder, classes: usize, rounds: usize) -> Result<ExprIn
     let (zero, one) = (e.number(DType::F32, 0.0)?, e.number(DType::F32, 1.0)?);
     let two = e.number(DType::F32, 2.0)?;
     let mut r = vec![vec![zero; classes]; classes];
+    let ordered = (0..classes).flat_map(|i| (i + 1..classes).map(move |j| (i, j)));
     let mut argument = 0;
-    for i in 0..classes {
-        for j in i + 1..classes {
-            r[i][j] = e.arg(argument);
-            r[j][i] = e.sub(one, r[i][j]);
-            argument += 1;
-        }
+    for (i, j) in ordered {
+        r[i][j] = e.arg(argument);
+        r[j][i] = e.sub(one, r[i][j]);
+        argument += 1;
     }
     let mut q = vec![vec![zero; classes]; classes];
     for i in 0..classes {

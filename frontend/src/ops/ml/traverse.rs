@@ -4,6 +4,8 @@
 //! that the first levels are comparisons of consecutive elements with thresholds that all lanes share. All comparisons of
 //! these levels are made and their results choose: for a tree of few levels this is less work than following paths.
 //! Below, each lane follows its own path: one gather of the node's record, one of the feature.
+//!
+//! With few rows the space is `[targets, rows, trees]`, lanes run along trees, and paths are followed from the second level on.
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
@@ -59,6 +61,9 @@ const COMPLETE_DEPTH: usize = 6;
 /// Of deeper trees, so many levels are.
 const TOP_LEVELS: usize = 4;
 
+/// From this many rows on, lanes run along rows.
+const MANY_ROWS: i64 = 8;
+
 /// The scores `[rows, targets]` of features `[rows, columns]`, which are `f32` or `f64`; the scores are alike.
 ///
 /// # Errors
@@ -76,11 +81,11 @@ pub(super) fn scores(
     filled.nodes.push(Node::Leaf(Vec::new()));
     let filler = filled.nodes.len() - 1;
     let groups = filled.target_of_trees().and_then(|of_tree| grouped(&filled, &of_tree, targets, filler));
-    let values = match &groups {
+    let (values, trees_axis) = match &groups {
         Some(groups) => {
             let mut walk = Walk::new(b, x, &filled, groups)?;
             let weight = |place: usize, group: usize| aggregate.weight(&filled.nodes[place], group);
-            walk.values(b, &weight, dtype)?
+            (walk.values(b, &weight, dtype)?, walk.trees_axis)
         }
         None => {
             let all = vec![filled.roots.clone()];
@@ -93,10 +98,10 @@ pub(super) fn scores(
             let table = numbers(b, &[targets as i64, nodes.len() as i64], &weights, dtype)?;
             let mut shape = walk.space.clone();
             shape[0] = Dim::from(targets as i64);
-            b.gather(table, &[ends], &[Coord::Axis(0), Coord::Input(0)], &shape)?
+            (b.gather(table, &[ends], &[Coord::Axis(0), Coord::Input(0)], &shape)?, walk.trees_axis)
         }
     };
-    let sums = b.reduce(aggregate.reduction(), values, &[1], false)?;
+    let sums = b.reduce(aggregate.reduction(), values, &[trees_axis as i64], false)?;
     let sums = b.transpose(sums, &[1, 0])?;
     finish(b, sums, forest.roots.len(), aggregate)
 }
@@ -187,8 +192,10 @@ struct Walk<'f> {
     /// `[columns, rows]`.
     rows_last: Value,
     dtype: DType,
-    /// `[groups, trees, rows]`.
+    /// `[groups, trees, rows]`, or with few rows `[groups, rows, trees]`.
     space: Vec<Dim>,
+    /// Which axis of the space runs over trees, 1 or 2.
+    trees_axis: usize,
     /// Levels that are all comparisons.
     levels: usize,
     /// The relations of all nodes, if they are the same.
@@ -199,10 +206,19 @@ impl<'f> Walk<'f> {
     fn new(b: &mut Builder<'_>, x: Value, forest: &'f Forest, groups: &'f [Vec<usize>]) -> Result<Walk<'f>, OpError> {
         let shape = b.shape(x)?;
         let rows_last = b.transpose(x, &[1, 0])?;
-        let space = vec![Dim::from(groups.len() as i64), Dim::from(groups[0].len() as i64), shape[0].clone()];
-        let levels = if forest.depth <= COMPLETE_DEPTH { forest.depth } else { TOP_LEVELS };
+        let mut space = vec![Dim::from(groups.len() as i64), Dim::from(groups[0].len() as i64), shape[0].clone()];
+        let few = shape[0].as_const().is_some_and(|rows| rows < MANY_ROWS);
+        let trees_axis = if few { 2 } else { 1 };
+        let levels = match forest.depth {
+            depth if few => depth.min(1),
+            depth if depth <= COMPLETE_DEPTH => depth,
+            _ => TOP_LEVELS,
+        };
+        if few {
+            space.swap(1, 2);
+        }
         let relations = forest.common_relations();
-        Ok(Walk { forest, groups, x, rows_last, dtype: b.dtype(x)?, space, levels, relations })
+        Ok(Walk { forest, groups, x, rows_last, dtype: b.dtype(x)?, space, trees_axis, levels, relations })
     }
 
     /// One number for each tree, as a tensor of the space.
@@ -212,7 +228,19 @@ impl<'f> Walk<'f> {
     }
 
     fn per_tree_shape(&self) -> [i64; 3] {
-        [self.groups.len() as i64, self.groups[0].len() as i64, 1]
+        let mut shape = [self.groups.len() as i64, 1, 1];
+        shape[self.trees_axis] = self.groups[0].len() as i64;
+        shape
+    }
+
+    /// The features of these columns, each lane's own row.
+    fn features(&self, b: &mut Builder<'_>, columns: Value, shared: bool) -> Result<Value, OpError> {
+        let rows = Coord::Axis(3 - self.trees_axis as u32);
+        // Where all lanes ask for one column, their rows lie side by side.
+        if shared && self.trees_axis == 1 {
+            return Ok(b.gather(self.rows_last, &[columns], &[Coord::Input(0), rows], &self.space)?);
+        }
+        Ok(b.gather(self.x, &[columns], &[rows, Coord::Input(0)], &self.space)?)
     }
 
     /// What the leaves of each group give, for each tree and row.
@@ -270,8 +298,7 @@ impl<'f> Walk<'f> {
                     Node::Leaf(_) => (0, 0.0, 0),
                 };
                 let features = indices(b, &shape, &self.per_tree(|root, _| split(root).0))?;
-                let coords = [Coord::Input(0), Coord::Axis(2)];
-                inputs.push(b.gather(self.rows_last, &[features], &coords, &self.space)?);
+                inputs.push(self.features(b, features, true)?);
                 inputs.push(numbers(b, &shape, &self.per_tree(|root, _| split(root).1), self.dtype)?);
                 if self.relations.is_none() {
                     inputs.push(indices(b, &shape, &self.per_tree(|root, _| usize::from(split(root).2)))?);
@@ -352,7 +379,6 @@ impl Records {
     /// From each lane's node to the next one on its path.
     fn step(&self, b: &mut Builder<'_>, walk: &Walk<'_>, at: Value) -> Result<Value, OpError> {
         let node = [Coord::Input(0)];
-        let feature_of_row = [Coord::Axis(2), Coord::Input(0)];
         match self {
             Records::Packed { records, bits } => {
                 let bits = *bits;
@@ -362,7 +388,7 @@ impl Records {
                     let (record, mask) = (e.arg(0), e.constant(Scalar::i64((1 << bits) - 1)));
                     Ok(e.and(record, mask))
                 })?;
-                let x = b.gather(walk.x, &[feature], &feature_of_row, &walk.space)?;
+                let x = walk.features(b, feature, false)?;
                 Ok(b.map(&[x, record], |e| {
                     let (x, record) = (e.arg(0), e.arg(1));
                     let (half, mask) = (e.constant(Scalar::i64(32)), e.constant(Scalar::i64((1 << 32) - 1)));
@@ -379,7 +405,7 @@ impl Records {
             }
             Records::Apart([features, thresholds, firsts, relations]) => {
                 let feature = b.gather(*features, &[at], &node, &walk.space)?;
-                let x = b.gather(walk.x, &[feature], &feature_of_row, &walk.space)?;
+                let x = walk.features(b, feature, false)?;
                 let threshold = b.gather(*thresholds, &[at], &node, &walk.space)?;
                 let first = b.gather(*firsts, &[at], &node, &walk.space)?;
                 let relations = b.gather(*relations, &[at], &node, &walk.space)?;

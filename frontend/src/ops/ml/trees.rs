@@ -315,3 +315,146 @@ fn tree_ensemble(cx: &mut NodeContext<'_>) -> OpResult {
     let y = transform(cx, post, y, targets)?;
     Ok(vec![cx.b.cast(y, dtype)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::test_model::{TestModel, assert_close, noise};
+
+    const MODES: [&str; 6] = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"];
+
+    /// Complete trees: node `i` has the children `2i + 1` and `2i + 2`.
+    struct Trees {
+        depth: u32,
+        count: usize,
+        modes: Vec<&'static str>,
+        missing: Vec<i64>,
+        /// Thresholds of splits, weights of leaves.
+        values: Vec<f32>,
+        features: Vec<i64>,
+    }
+
+    impl Trees {
+        fn new(depth: u32, count: usize, modes: &[&'static str], missing: bool) -> Trees {
+            let nodes = (2usize << depth) - 1;
+            let total = nodes * count;
+            Trees {
+                depth,
+                count,
+                modes: (0..total).map(|i| modes[i * 7 % modes.len()]).collect(),
+                missing: (0..total).map(|i| i64::from(missing && i % 3 == 0)).collect(),
+                // Few different thresholds, so that features equal them.
+                values: noise(total).iter().map(|v| (v * 4.0).round() / 4.0).collect(),
+                features: (0..total as i64).map(|i| i * 5 % 3).collect(),
+            }
+        }
+
+        fn nodes(&self) -> usize {
+            (2usize << self.depth) - 1
+        }
+
+        fn first_leaf(&self) -> usize {
+            (1usize << self.depth) - 1
+        }
+
+        /// The sum of the trees for a row, one comparison after the other.
+        fn sum(&self, row: &[f32]) -> f32 {
+            let tree = |tree: usize| {
+                let mut node = 0;
+                while node < self.first_leaf() {
+                    let i = tree * self.nodes() + node;
+                    let (x, t) = (row[self.features[i] as usize], self.values[i]);
+                    let holds = match self.modes[i] {
+                        "BRANCH_LEQ" => x <= t,
+                        "BRANCH_LT" => x < t,
+                        "BRANCH_GTE" => x >= t,
+                        "BRANCH_GT" => x > t,
+                        "BRANCH_EQ" => x == t,
+                        _ => x != t,
+                    };
+                    let holds = holds || (x.is_nan() && self.missing[i] != 0);
+                    node = 2 * node + if holds { 1 } else { 2 };
+                }
+                self.values[tree * self.nodes() + node]
+            };
+            (0..self.count).map(tree).sum()
+        }
+
+        fn model(&self) -> TestModel {
+            let (nodes, leaf) = (self.nodes(), self.first_leaf());
+            let all = || (0..self.count * nodes).map(move |i| ((i / nodes) as i64, (i % nodes) as i64));
+            let is_leaf = |node: i64| node >= leaf as i64;
+            let child =
+                |offset: i64| -> Vec<i64> { all().map(|(_, n)| if is_leaf(n) { 0 } else { 2 * n + offset }).collect() };
+            let modes: Vec<&str> =
+                all().zip(&self.modes).map(|((_, n), m)| if is_leaf(n) { "LEAF" } else { *m }).collect();
+            let ends: Vec<(i64, i64)> = all().filter(|(_, n)| is_leaf(*n)).collect();
+            let of = |f: fn(&(i64, i64)) -> i64, list: &[(i64, i64)]| list.iter().map(f).collect::<Vec<i64>>();
+            let ids: Vec<(i64, i64)> = all().collect();
+            let weights: Vec<f32> = ends.iter().map(|e| self.values[e.0 as usize * nodes + e.1 as usize]).collect();
+            TestModel::new("TreeEnsembleRegressor", 3)
+                .domain("ai.onnx.ml")
+                .ints("nodes_treeids", &of(|n| n.0, &ids))
+                .ints("nodes_nodeids", &of(|n| n.1, &ids))
+                .ints("nodes_featureids", &self.features)
+                .ints("nodes_missing_value_tracks_true", &self.missing)
+                .ints("nodes_truenodeids", &child(1))
+                .ints("nodes_falsenodeids", &child(2))
+                .texts("nodes_modes", &modes)
+                .floats_attribute("nodes_values", &self.values)
+                .ints("target_treeids", &of(|n| n.0, &ends))
+                .ints("target_nodeids", &of(|n| n.1, &ends))
+                .ints("target_ids", &vec![0; ends.len()])
+                .floats_attribute("target_weights", &weights)
+        }
+    }
+
+    #[test]
+    fn trees_of_any_depth_and_mode_follow_their_paths() {
+        let mut x: Vec<f32> = noise(11 * 3).iter().map(|v| (v * 4.0).round() / 4.0).collect();
+        [4, 9, 20].into_iter().for_each(|i| x[i] = f32::NAN);
+        for depth in [1, 3, 8] {
+            for (modes, missing) in
+                [(&MODES[..1], false), (&MODES[3..4], true), (&MODES[5..], false), (&MODES[..], true)]
+            {
+                let trees = Trees::new(depth, 3, modes, missing);
+                let expected: Vec<f32> = x.chunks(3).map(|row| trees.sum(row)).collect();
+                // Many rows with lanes along rows, then few with lanes along trees.
+                assert_close(&trees.model().input(&[11, 3], &x).run(), &(vec![11, 1], expected.clone()));
+                assert_close(&trees.model().input(&[4, 3], &x[..12]).run(), &(vec![4, 1], expected[..4].to_vec()));
+            }
+        }
+    }
+
+    #[test]
+    fn features_that_do_not_exist_are_refused() {
+        let mut trees = Trees::new(1, 1, &MODES[..1], false);
+        trees.features[0] = 3;
+        assert!(trees.model().input(&[2, 3], &[0.0; 6]).error().contains("feature 3 of 3"));
+    }
+
+    #[test]
+    fn of_one_weighed_class_the_other_is_what_is_left() {
+        let model = || {
+            TestModel::new("TreeEnsembleClassifier", 1)
+                .domain("ai.onnx.ml")
+                .outputs(2)
+                .ints("nodes_treeids", &[0; 3])
+                .ints("nodes_nodeids", &[0, 1, 2])
+                .ints("nodes_featureids", &[0; 3])
+                .texts("nodes_modes", &["BRANCH_LT", "LEAF", "LEAF"])
+                .floats_attribute("nodes_values", &[0.0; 3])
+                .ints("nodes_truenodeids", &[1, 0, 0])
+                .ints("nodes_falsenodeids", &[2, 0, 0])
+                .ints("class_treeids", &[0; 2])
+                .ints("class_nodeids", &[1, 2])
+                .ints("class_ids", &[0; 2])
+                .ints("classlabels_int64s", &[5, 9])
+        };
+        let run = |weights: &[f32]| {
+            let results = model().floats_attribute("class_weights", weights).input(&[2, 1], &[-1.0, 1.0]).run_all();
+            (results[0].to_i64().expect("labels"), results[1].to_f32().expect("scores"))
+        };
+        assert_eq!(run(&[0.25, 0.75]), (vec![5, 9], vec![0.75, 0.25, 0.25, 0.75]));
+        assert_eq!(run(&[-0.5, 0.25]), (vec![5, 9], vec![0.5, -0.5, -0.25, 0.25]));
+    }
+}
