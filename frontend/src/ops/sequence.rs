@@ -344,6 +344,37 @@ mod tests {
     }
 
     #[test]
+    fn loops_see_lists_around_them_and_carry_lists_of_their_own() {
+        let inputs = || vec![value_info("i", DType::I64, &[]), value_info("going", DType::Bool, &[])];
+        let model = || {
+            let model = GraphModel::new(17).input("a", &[2], &[1.0, 2.0]).input("b", &[2], &[3.0, 4.0]);
+            let model = model.constant("two", &[], &[2]).truth("c", true);
+            model.node(node("SequenceConstruct", &["a", "b"], &["s"]), vec![])
+        };
+        // Two rounds, each with the item that the iteration picks.
+        let body = vec![
+            node("SequenceAt", &["s", "i"], &["item"]),
+            node("Add", &["sum", "item"], &["more"]),
+            node("Identity", &["going"], &["on"]),
+        ];
+        let carried: Vec<_> = inputs().into_iter().chain([value_info("sum", DType::F32, &[2])]).collect();
+        let summed = model().subgraph(node("Loop", &["two", "c", "a"], &["y"]), "body", carried, body, &["on", "more"]);
+        assert_eq!(summed.run(&["y"]), [(vec![2], vec![5.0, 8.0])]);
+        // Two rounds that each append the double of the first item.
+        let body = vec![
+            node("Add", &["a", "a"], &["twice"]),
+            node("SequenceInsert", &["list", "twice"], &["longer"]),
+            node("Identity", &["going"], &["on"]),
+        ];
+        let carried: Vec<_> = inputs().into_iter().chain([value_info("list", DType::F32, &[])]).collect();
+        let of = node("Loop", &["two", "", "s"], &["t"]);
+        let grown = model().subgraph(of, "body", carried, body, &["on", "longer"]);
+        let (names, results) = grown.run_named(&["t"]);
+        assert_eq!(names, ["t#0", "t#1", "t#2", "t#3"]);
+        assert_eq!(results[3], (vec![2], vec![2.0, 4.0]));
+    }
+
+    #[test]
     fn an_empty_optional_has_no_element() {
         let model = GraphModel::new(18).node(node("Optional", &[], &["o"]), vec![]);
         let has = model.node(node("OptionalHasElement", &["o"], &["h"]), vec![]);
