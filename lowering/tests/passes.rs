@@ -96,19 +96,6 @@ fn conv(kernel: &[i64], stride: i64, pad: i64, groups: i64) -> Conv {
         kernel: kernel.into(),
     }
 }
-        strides: all(stride),
-        pad_lo: all(pad),
-        pad_hi: all(pad),
-        lhs_dilation: all(1),
-        rhs_dilation: all(1),
-        groups,
-        channels_last: false,
-        acc: DType::F32,
-        panel: None,
-        winograd: None,
-        kernel: kernel.into(),
-    }
-}
 
 /// `x * scale + shift` along axis 1.
 fn batch_norm(b: &mut Builder<'_>, x: Value, seed: u32, channels: i64) -> Result<Value, BuildError> {
