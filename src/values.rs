@@ -3,13 +3,15 @@
 use std::fmt;
 use std::path::Path;
 
-use onnxc_frontend::data::{self, Comparison, DataValue, ValueKind};
-use onnxc_frontend::proto::TensorData;
+pub use onnxc_frontend::data::ValueKind;
+use onnxc_frontend::data::{self, Comparison, DataValue};
+use onnxc_frontend::import::DimSetting;
+use onnxc_frontend::proto::{ModelFile, TensorData, TypeValue, ValueInfoProto, dtype_from_onnx};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::TensorBytes;
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
-use crate::driver::PortInfo;
+use crate::driver::{DimBinding, PortInfo};
 
 /// A tensor, sequence, optional or map.
 pub type Value = DataValue;
@@ -48,10 +50,29 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Reads a tensor from a `.npy` or `.pb` file. `dtype` is what the model asks for: NumPy's files do not tell small types
-/// apart.
+/// What a port takes or gives.
+#[derive(Clone, Copy, Debug)]
+pub struct PortKind {
+    /// Which message holds its values.
+    pub kind: ValueKind,
+    /// The type of a tensor's elements: NumPy's files do not tell small types apart.
+    pub dtype: Option<DType>,
+}
+
+impl Default for PortKind {
+    fn default() -> Self {
+        PortKind { kind: ValueKind::Tensor, dtype: None }
+    }
+}
+
+/// Reads a tensor from a `.npy` or `.pb` file. `dtype` is what the model asks for.
 pub fn read_value(path: &Path, dtype: Option<DType>) -> Result<Value, Failure> {
-    DataValue::read(path, ValueKind::Tensor, dtype).map_err(|error| {
+    read_kind(path, PortKind { dtype, ..PortKind::default() })
+}
+
+/// Reads a value of a port from a `.npy` or `.pb` file.
+pub fn read_kind(path: &Path, port: PortKind) -> Result<Value, Failure> {
+    DataValue::read(path, port.kind, port.dtype).map_err(|error| {
         let kind = if error.code().starts_with('I') { FailureKind::Io } else { FailureKind::InvalidModel };
         Failure::new(kind, Diagnostic::error(error.code(), error.to_string()).in_file(path))
     })
@@ -118,6 +139,68 @@ pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Resul
         return Err(Mismatch { kind: "differs", text });
     }
     Ok(())
+}
+
+/// What a test has to know of a model before it is compiled.
+#[derive(Debug, Default)]
+pub struct Expectations {
+    /// The inputs with their names.
+    pub inputs: Vec<(String, PortKind)>,
+    /// The outputs.
+    pub outputs: Vec<PortKind>,
+    /// For each output, whether random numbers reach it.
+    pub random: Vec<bool>,
+}
+
+impl Expectations {
+    /// Those of the model in a file.
+    pub fn of(model: &Path) -> Result<Expectations, Failure> {
+        let file = ModelFile::open(model).map_err(|e| Failure::usage(format!("{}: {e}", model.display())))?;
+        let Some(graph) = file.model.graph.as_deref() else { return Ok(Expectations::default()) };
+        let port = |info: &ValueInfoProto| match info.r#type.as_deref().and_then(|t| t.value.as_ref()) {
+            Some(TypeValue::SequenceType(_)) => PortKind { kind: ValueKind::Sequence, dtype: None },
+            Some(TypeValue::OptionalType(_)) => PortKind { kind: ValueKind::Optional, dtype: None },
+            Some(TypeValue::MapType(_)) => PortKind { kind: ValueKind::Map, dtype: None },
+            Some(TypeValue::TensorType(t)) => PortKind { kind: ValueKind::Tensor, dtype: dtype_from_onnx(t.elem_type) },
+            _ => PortKind::default(),
+        };
+        let given = |info: &&ValueInfoProto| !graph.initializer.iter().any(|t| t.name == info.name);
+        Ok(Expectations {
+            inputs: graph.input.iter().filter(given).map(|i| (i.name.clone(), port(i))).collect(),
+            outputs: graph.output.iter().map(port).collect(),
+            random: onnxc_frontend::ops::random_outputs(&file.model),
+        })
+    }
+}
+
+/// What the compiler has to know of an input that is no tensor: the length of a sequence under its name, 1 or 0 for an
+/// optional, and the dimensions of their tensors.
+pub fn shape_settings(name: &str, value: &Value, inside: bool, settings: &mut Vec<DimBinding>) {
+    let mut set = |name: String, n: i64| settings.push(DimBinding { name, setting: DimSetting::Fixed(n) });
+    match value {
+        DataValue::Tensor(tensor) if inside => {
+            tensor.dims().iter().enumerate().for_each(|(i, &n)| set(format!("{name}_dim{i}"), n));
+        }
+        DataValue::Tensor(_) | DataValue::Map { .. } => {}
+        DataValue::Sequence(items) => {
+            set(name.to_owned(), items.len() as i64);
+            let items = items.iter().enumerate();
+            items.for_each(|(i, item)| shape_settings(&format!("{name}#{i}"), item, true, settings));
+        }
+        DataValue::Optional(inner) => {
+            set(name.to_owned(), i64::from(inner.is_some()));
+            match inner.as_deref() {
+                Some(tensor @ DataValue::Tensor(_)) => shape_settings(name, tensor, true, settings),
+                Some(other) => shape_settings(&format!("{name}#0"), other, true, settings),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Whether two values agree in type and shape and, by a test of significance, in their distribution.
+pub fn could_be_samples_of_one(found: &Value, reference: &Value) -> bool {
+    data::compare_distributions(found, reference).is_ok()
 }
 
 /// Elements for an input that nobody gave: small repeating numbers, so that no kernel meets infinities or denormals.

@@ -21,6 +21,8 @@ const MODELS: &[&str] = &[
     "mobilenet_v2",
     "resnet18",
     "resnet50",
+    "skl_gbm_reg",
+    "skl_rf_cls",
     "unet_small",
     "vgg11",
     "vit_b_16",

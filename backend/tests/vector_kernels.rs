@@ -198,6 +198,31 @@ fn integers_never_trap() {
     check(b.finish(), &[values, vec![0; pairs.len() * ops.len() * 8]], &[], pairs.len() as i64, false);
 }
 
+/// The halves of gathered 64-bit records, one as a float and one as an index.
+#[test]
+fn wide_integers_come_apart() {
+    for lanes in [16, 32] {
+        let mut b = KernelBuilder::new("records");
+        let x = b.buffer("x", DType::I64, Access::Read, None);
+        let y = b.buffer("y", DType::F32, Access::Write, None);
+        let z = b.buffer("z", DType::I32, Access::Write, None);
+        b.task_loop(|b, _| {
+            let ramp = b.iota(DType::I64, lanes);
+            let records = b.gather(x, Address::at(0), ramp, None);
+            let half = b.constant(Scalar::i64(32), lanes);
+            let high = b.binary(BinaryOp::Shr, records, half);
+            let high = b.cast(DType::I32, high);
+            let float = b.bitcast(DType::F32, high);
+            b.store(y, Address::at(0), float, None);
+            let low = b.cast(DType::I32, records);
+            b.store(z, Address::at(0), low, None);
+        });
+        let record = |i: i64| (i64::from((i as f32 * 0.7 - 3.0).to_bits()) << 32) | (0xffff_fff0 + i);
+        let records: Vec<u8> = (0..32).flat_map(|i| record(i).to_le_bytes()).collect();
+        check(b.finish(), &[records, floats(32, |_| 0.0), vec![0; 128]], &[], 1, false);
+    }
+}
+
 /// Lane reductions in the tree that the IR states, and gathers.
 #[test]
 fn lanes_combine_and_gather() {

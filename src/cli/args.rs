@@ -81,7 +81,8 @@ pub struct CodegenArgs {
     /// CPU to compile for: `native`, a name of `onnxc targets`, or a triple, each with +FEATURE
     #[arg(long, value_name = "TARGET", default_value = "native")]
     pub target: String,
-    /// Fix a named dimension, or bound it: batch=1, seq=1..512
+    /// Fix a named dimension, or bound it: batch=1, seq=1..512. The length of a sequence input is set under the input's name,
+    /// and whether an optional input is there: 1 or 0
     #[arg(long = "dim", value_name = "NAME=N|A..B")]
     pub dims: Vec<DimBinding>,
     /// Optimization level

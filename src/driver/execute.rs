@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use onnxc_backend::loader::LoadedModel;
 use onnxc_backend::object::emit::object_image;
 use onnxc_frontend::data::DataValue;
+use onnxc_frontend::import::Structure;
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::program::{Program, Step};
@@ -86,6 +87,8 @@ fn step_info(program: &Program, step: &Step) -> StepInfo {
 pub struct Executable {
     inputs: Vec<PortInfo>,
     outputs: Vec<PortInfo>,
+    /// How the model's inputs and outputs are made of these ports.
+    structures: [Vec<(String, Structure)>; 2],
     warnings: Vec<Diagnostic>,
     stats: Stats,
     steps: Vec<StepInfo>,
@@ -128,6 +131,7 @@ impl Executable {
         let body = &imported.graph.regions[imported.graph.body()];
         let inputs = ports(&body.params, &imported.graph.input_names)?;
         let outputs = ports(&body.results, &imported.graph.output_names)?;
+        let structures = [imported.inputs.clone(), imported.outputs.clone()];
         let mut stats = Stats::default();
         let mut steps = Vec::new();
         let form = match engine {
@@ -162,15 +166,20 @@ impl Executable {
             }
         };
         stats.compile_seconds = started.elapsed().as_secs_f64();
-        Ok(Executable { inputs, outputs, warnings, stats, steps, form })
+        Ok(Executable { inputs, outputs, structures, warnings, stats, steps, form })
     }
 
-    /// The inputs in the model's order.
+    /// The names of the model's outputs.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.structures[1].iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The tensors of the inputs in the model's order: one for each, but as many as a sequence or an optional has.
     pub fn inputs(&self) -> &[PortInfo] {
         &self.inputs
     }
 
-    /// The outputs in the model's order.
+    /// The tensors of the outputs in the model's order.
     pub fn outputs(&self) -> &[PortInfo] {
         &self.outputs
     }
@@ -194,8 +203,23 @@ impl Executable {
         &self.steps
     }
 
-    /// Runs the model once.
+    /// Runs the model once on a value for each of its inputs.
     pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
+        let [inner, _] = &self.structures;
+        if inputs.len() != inner.len() {
+            return Err(run_failure(format!("{} inputs for {}", inputs.len(), inner.len())));
+        }
+        let mut tensors = Vec::new();
+        for (value, (name, structure)) in inputs.iter().zip(inner) {
+            take_apart(value, structure, &mut tensors)
+                .ok_or_else(|| run_failure(format!("input `{name}` is made of {structure:?} in the compiled model")))?;
+        }
+        let mut tensors = self.run_tensors(&tensors)?.into_iter();
+        Ok(self.structures[1].iter().map(|(_, structure)| put_together(structure, &mut tensors)).collect())
+    }
+
+    /// Runs the model once on its tensors.
+    fn run_tensors(&mut self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
         if inputs.len() != self.inputs.len() {
             return Err(run_failure(format!("{} inputs for {}", inputs.len(), self.inputs.len())));
         }
@@ -241,6 +265,40 @@ impl Executable {
         }
         let session = session.as_mut().expect("the session was just made");
         Ok(Timed { session, inputs: aligned, outputs: self.outputs.len() })
+    }
+}
+
+/// Appends the tensors of a value; nothing where it is not made so.
+fn take_apart(value: &Value, structure: &Structure, tensors: &mut Vec<Value>) -> Option<()> {
+    match (value, structure) {
+        (DataValue::Tensor(_), Structure::Tensor) => tensors.push(value.clone()),
+        (DataValue::Sequence(items), Structure::Sequence(of)) if items.len() == of.len() => {
+            for (item, structure) in items.iter().zip(of) {
+                take_apart(item, structure, tensors)?;
+            }
+        }
+        (DataValue::Optional(None), Structure::Optional(None)) => {}
+        (DataValue::Optional(Some(inner)), Structure::Optional(Some(of))) => take_apart(inner, of, tensors)?,
+        // Test data holds what an optional holds, without a wrapping, where it is there.
+        (DataValue::Tensor(_) | DataValue::Sequence(_), Structure::Optional(Some(of))) => {
+            take_apart(value, of, tensors)?
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// A value made of the next tensors.
+///
+/// # Panics
+/// If there are too few.
+fn put_together(structure: &Structure, tensors: &mut dyn Iterator<Item = Value>) -> Value {
+    match structure {
+        Structure::Tensor => tensors.next().expect("the model gives all its tensors"),
+        Structure::Sequence(of) => DataValue::Sequence(of.iter().map(|s| put_together(s, tensors)).collect()),
+        Structure::Optional(of) => {
+            DataValue::Optional(of.as_ref().map(|structure| Box::new(put_together(structure, tensors))))
+        }
     }
 }
 

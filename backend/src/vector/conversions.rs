@@ -241,6 +241,21 @@ impl Select<'_> {
                 }
                 Ok(results)
             }
+            (I64 | U64, I32 | U32) if pieces.count * 2 == from_pieces.count && from_pieces.lanes == 8 => {
+                let halves = self.each(a, |this, r| this.op2(Code::EVEX_Vpmovqd_ymmm256_k1z_zmm, r))?;
+                let mut results = Registers::new();
+                for pair in halves.chunks(2) {
+                    results.push(self.def(WIDE));
+                    let operands = smallvec![
+                        Operand::Def(results[results.len() - 1]),
+                        Operand::Use(pair[0]),
+                        Operand::Use(pair[1]),
+                        Operand::Immediate(1)
+                    ];
+                    self.op(Code::EVEX_Vinsertf32x8_zmm_k1z_zmm_ymmm256_imm8, operands);
+                }
+                Ok(results)
+            }
             _ => Err(Unsupported("this conversion of vectors")),
         }
     }

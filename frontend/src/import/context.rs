@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Value};
+use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Type, Value};
 
+use super::lists::{Held, Structure};
 use super::scope::{Binding, Scope};
 use super::{Place, Shared, bind_initializers, import_nodes};
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, densify, dtype_from_onnx};
@@ -56,12 +57,24 @@ pub struct NodeContext<'a> {
 pub struct Subgraph<'a> {
     /// The graph.
     pub proto: &'a GraphProto,
+    /// The tensors outside that it uses.
+    pub captures: Vec<Value>,
     /// Names that are values outside, with these values.
-    pub captures: Vec<(String, Value)>,
+    named: Vec<(String, Value)>,
     bindings: Vec<(String, Binding)>,
 }
 
 impl<'a> NodeContext<'a> {
+    /// What the value stands for, if it is no tensor.
+    pub fn held(&self, value: Value) -> Option<Held> {
+        self.shared.lists.get(value)
+    }
+
+    /// A value that stands for a sequence or an optional, whose elements are of type `element`.
+    pub fn hold(&mut self, held: Held, element: Type) -> Value {
+        self.shared.lists.hold(self.b.graph, held, element)
+    }
+
     /// An error about something that the compiler lacks.
     pub fn unsupported<T>(&self, what: impl Into<String>) -> Result<T, OpError> {
         Err(OpError::Unsupported(what.into()))
@@ -75,6 +88,11 @@ impl<'a> NodeContext<'a> {
     /// A warning for the user.
     pub fn warn(&self, message: impl AsRef<str>) {
         self.shared.warnings.borrow_mut().push(format!("{}: {}", self.path, message.as_ref()));
+    }
+
+    /// The node's name or index, after those of the nodes around it.
+    pub fn place_name(&self) -> &'a str {
+        self.path
     }
 
     /// The number of inputs that the node lists, absent ones included.
@@ -249,16 +267,19 @@ impl<'a> NodeContext<'a> {
         let Some(proto) = self.attribute(name).and_then(|a| a.g.as_deref()) else {
             return self.invalid(format!("attribute `{name}` is missing"));
         };
-        let mut captures = Vec::new();
+        let (mut captures, mut named) = (Vec::new(), Vec::new());
         let mut bindings = Vec::new();
         for name in free_names(proto) {
             match self.scope.for_capture(&self.b, &name) {
-                Some(Binding::Value(value)) => captures.push((name, value)),
+                Some(Binding::Value(value)) => {
+                    self.shared.lists.take_apart(value, &mut captures);
+                    named.push((name, value));
+                }
                 Some(other) => bindings.push((name, other)),
                 None => return self.invalid(format!("a subgraph uses `{name}`, which is not defined here")),
             }
         }
-        Ok(Subgraph { proto, captures, bindings })
+        Ok(Subgraph { proto, captures, named, bindings })
     }
 
     /// What is needed to import a subgraph while the context's own builder is lent out.
@@ -276,6 +297,19 @@ pub struct SubgraphImporter<'a> {
 }
 
 impl SubgraphImporter<'_> {
+    /// The tensors that values are made of, and how.
+    pub fn take_apart(&self, values: &[Value]) -> (Vec<Value>, Vec<Structure>) {
+        let mut tensors = Vec::new();
+        let structures = values.iter().map(|&v| self.shared.lists.take_apart(v, &mut tensors)).collect();
+        (tensors, structures)
+    }
+
+    /// Values like `models`, made of these tensors.
+    pub fn put_together(&self, b: &mut Builder<'_>, models: &[Value], tensors: &[Value]) -> Vec<Value> {
+        let mut tensors = tensors.iter().copied();
+        models.iter().map(|&m| self.shared.lists.put_together(b.graph, m, &mut tensors)).collect()
+    }
+
     /// Imports a graph's nodes into the builder's region. `inputs` are the values of its inputs, `captures` those of the
     /// subgraph's captures, both inside of the region. Gives the graph's outputs.
     pub fn import(&self, b: &mut Builder<'_>, sub: &Subgraph<'_>, inputs: &[Value], captures: &[Value]) -> OpResult {
@@ -283,7 +317,9 @@ impl SubgraphImporter<'_> {
         for (name, binding) in &sub.bindings {
             scope.bind(name, *binding);
         }
-        for ((name, _), &value) in sub.captures.iter().zip(captures) {
+        let mut tensors = captures.iter().copied();
+        for (name, model) in &sub.named {
+            let value = self.shared.lists.put_together(b.graph, *model, &mut tensors);
             scope.bind(name, Binding::Value(value));
         }
         if let Err(error) = bind_initializers(b.graph, self.shared, &mut scope, sub.proto) {

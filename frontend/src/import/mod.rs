@@ -5,22 +5,26 @@
 //! that one run names all that is missing.
 
 mod context;
+mod lists;
 mod scope;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::constant::ConstantData;
 use onnxc_ir::tensor::{Builder, ConstantSource, Graph, Origin, OriginData, Region, TensorType, Type, Value};
 
 pub use context::{NodeContext, OpError, OpResult, Subgraph};
+use lists::Lists;
+pub use lists::{Held, Structure};
 use scope::{Binding, Scope};
 
 use crate::ops;
 use crate::proto::{
     AttributeProto, DimensionValue, FunctionProto, GraphProto, LoadError, ModelFile, NodeProto, OperatorSetIdProto,
-    TensorData, TypeProto, TypeValue, ValueInfoProto, densify, dtype_from_onnx,
+    TensorData, TensorShapeProto, TypeProto, TypeValue, ValueInfoProto, densify, dtype_from_onnx,
 };
 
 /// Functions nest at most this deep; a model's functions must not call each other in a circle.
@@ -40,7 +44,8 @@ pub enum DimSetting {
 pub struct ImportOptions {
     /// The graph's name; becomes the prefix of symbols.
     pub name: String,
-    /// Settings of named dimensions.
+    /// Settings of named dimensions. The length of a sequence input is set under the input's name; that of an optional input
+    /// is 1 or 0.
     pub dims: HashMap<String, DimSetting>,
 }
 
@@ -49,6 +54,10 @@ pub struct ImportOptions {
 pub struct Imported {
     /// The model.
     pub graph: Graph,
+    /// The model's inputs, of which each is made of as many of the graph's as it has tensors.
+    pub inputs: Vec<(String, Structure)>,
+    /// The same of the outputs.
+    pub outputs: Vec<(String, Structure)>,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
 }
@@ -91,6 +100,7 @@ pub(crate) struct Shared<'m> {
     functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
     problems: RefCell<Vec<NodeProblem>>,
     warnings: RefCell<Vec<String>>,
+    pub(crate) lists: Lists,
 }
 
 /// The opset versions in force, by domain.
@@ -105,7 +115,8 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         .iter()
         .map(|f| ((ops::canonical_domain(&f.domain), f.name.as_str(), f.overload.as_str()), f))
         .collect();
-    let shared = Shared { file, functions, problems: RefCell::default(), warnings: RefCell::default() };
+    let shared =
+        Shared { file, functions, problems: RefCell::default(), warnings: RefCell::default(), lists: Lists::default() };
     let mut graph = Graph::new(&options.name);
     for (name, setting) in &options.dims {
         if let DimSetting::Range(low, high) = *setting {
@@ -117,20 +128,22 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
     let body = graph.body();
     let mut scope = Scope::root();
     bind_initializers(&mut graph, &shared, &mut scope, proto)?;
+    let mut inputs = Vec::new();
     for input in &proto.input {
         if scope.binds(&input.name) {
             continue;
         }
-        let ty = declared_type(&mut graph, input, &options.dims).map_err(|error| {
+        let proto = input.r#type.as_deref().ok_or_else(|| OpError::Invalid("has no type".into()));
+        let made = proto.and_then(|proto| input_value(&mut graph, &shared, &input.name, proto, &options.dims));
+        let made = made.map_err(|error| {
             let message = format!("input `{}`: {error}", input.name);
             match error {
                 OpError::Invalid(_) => ImportError::Model(message),
                 OpError::Unsupported(_) => ImportError::Unsupported(message),
             }
         })?;
-        let value = graph.add_param(body, ty);
-        graph.input_names.push(input.name.clone());
-        scope.bind(&input.name, Binding::Value(value));
+        inputs.extend(made.map(|value| (input.name.clone(), shared.lists.take_apart(value, &mut Vec::new()))));
+        scope.bind(&input.name, made.map_or(Binding::Poisoned, Binding::Value));
     }
     let place = Place { path: String::new(), opsets: &opsets, depth: 0 };
     import_nodes(&mut graph, &shared, &mut scope, body, &proto.node, &place);
@@ -138,6 +151,7 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
     if !problems.is_empty() {
         return Err(ImportError::Nodes(problems));
     }
+    let mut outputs = Vec::new();
     for output in &proto.output {
         let origin = output_origin(&mut graph, &output.name);
         let mut b = Builder::new(&mut graph, body, &[origin][..]);
@@ -145,12 +159,99 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
             .value(&mut b, &output.name)
             .ok_or_else(|| ImportError::Model(format!("no node computes the output `{}`", output.name)))?;
         compare_declared(&graph, &shared, output, value);
-        graph.regions[body].results.push(value);
-        graph.output_names.push(output.name.clone());
+        let mut tensors = Vec::new();
+        let structure = shared.lists.take_apart(value, &mut tensors);
+        graph.regions[body].results.extend(tensors);
+        structure.names(&output.name, &mut graph.output_names);
+        outputs.push((output.name.clone(), structure));
     }
     graph.commit();
-    Ok(Imported { graph, warnings: shared.warnings.take() })
+    Ok(Imported { graph, inputs, outputs, warnings: shared.warnings.take() })
 }
+
+/// The value of an input: a parameter of the graph, or as many as there are tensors in it. `None`, with a problem, where
+/// nobody says how many there are.
+fn input_value(
+    graph: &mut Graph,
+    shared: &Shared<'_>,
+    name: &str,
+    proto: &TypeProto,
+    dims: &HashMap<String, DimSetting>,
+) -> Result<Option<Value>, OpError> {
+    let length = match dims.get(name) {
+        Some(DimSetting::Fixed(n)) => Some(*n),
+        Some(DimSetting::Range(..)) | None => None,
+    };
+    let refuse = |message: String| {
+        let (node, operator) = (format!("input `{name}`"), "Input".to_owned());
+        shared.problems.borrow_mut().push(NodeProblem { node, operator, opset: 0, invalid: false, message });
+        Ok(None)
+    };
+    let held = match &proto.value {
+        Some(TypeValue::SequenceType(t)) => {
+            let mut element = t.elem_type.clone().ok_or_else(|| OpError::Invalid("is a sequence of no type".into()))?;
+            forget_names(&mut element);
+            let Some(length @ 0..=MAX_LENGTH) = length else {
+                return refuse(format!("the length of the sequence has to be known: set it with --dim {name}=N"));
+            };
+            let mut items = Vec::new();
+            for i in 0..length {
+                let Some(item) = input_value(graph, shared, &format!("{name}#{i}"), &element, dims)? else {
+                    return Ok(None);
+                };
+                items.push(item);
+            }
+            Held::Sequence(items)
+        }
+        Some(TypeValue::OptionalType(t)) => {
+            let element = t.elem_type.as_deref().ok_or_else(|| OpError::Invalid("is an optional of no type".into()))?;
+            // An optional sequence has its length under the name of an element.
+            let tensor = matches!(element.value, Some(TypeValue::TensorType(_)));
+            let inner = if tensor { name.to_owned() } else { format!("{name}#0") };
+            match length {
+                Some(0) => Held::Optional(None),
+                Some(1) => match input_value(graph, shared, &inner, element, dims)? {
+                    Some(value) => Held::Optional(Some(value)),
+                    None => return Ok(None),
+                },
+                _ => {
+                    let message = format!("an optional input is there or not: set --dim {name}=1 or {name}=0");
+                    return refuse(message);
+                }
+            }
+        }
+        _ => match type_from_proto(graph, proto, name, dims)? {
+            ty @ Type::Tensor(_) => {
+                let body = graph.body();
+                graph.input_names.push(name.to_owned());
+                return Ok(Some(graph.add_param(body, ty)));
+            }
+            _ => return refuse("maps: neither ports nor values of a compiled model can be one".to_owned()),
+        },
+    };
+    let first = match &held {
+        Held::Sequence(items) => items.first().copied(),
+        Held::Optional(inner) => *inner,
+    };
+    let element = first.map_or_else(|| TensorType::new(DType::F32, []).into(), |v| graph.ty(v).clone());
+    Ok(Some(shared.lists.hold(graph, held, element)))
+}
+
+/// Takes the names of dimensions away: a name in the type of a sequence's elements is not one size for all of them.
+fn forget_names(proto: &mut TypeProto) {
+    match &mut proto.value {
+        Some(TypeValue::TensorType(t)) => {
+            let dims = t.shape.iter_mut().flat_map(|s| &mut s.dim);
+            dims.filter(|d| matches!(d.value, Some(DimensionValue::DimParam(_)))).for_each(|d| d.value = None);
+        }
+        Some(TypeValue::SequenceType(t)) => t.elem_type.iter_mut().for_each(|e| forget_names(e)),
+        Some(TypeValue::OptionalType(t)) => t.elem_type.iter_mut().for_each(|e| forget_names(e)),
+        Some(TypeValue::MapType(_) | TypeValue::SparseTensorType(_) | TypeValue::OpaqueType(_)) | None => {}
+    }
+}
+
+/// The longest sequence that an input may be.
+const MAX_LENGTH: i64 = 4096;
 
 /// The origin of a constant that is an output itself.
 fn output_origin(graph: &mut Graph, name: &str) -> Origin {
@@ -370,17 +471,8 @@ fn bind_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[A
     node.attribute = bound;
 }
 
-/// The type that a model declares for an input. Names of dimensions become symbols; a dimension without a name gets one.
-fn declared_type(
-    graph: &mut Graph,
-    info: &ValueInfoProto,
-    dims: &HashMap<String, DimSetting>,
-) -> Result<Type, OpError> {
-    let proto = info.r#type.as_deref().ok_or_else(|| OpError::Invalid("has no type".into()))?;
-    type_from_proto(graph, proto, &info.name, dims)
-}
-
-/// A type as the IR has it. `name` names dimensions that have no name.
+/// A type as the IR has it. Names of dimensions become symbols; `name` names dimensions that have no name. A tensor without
+/// declared rank has as many dimensions as `dims` sets.
 pub(crate) fn type_from_proto(
     graph: &mut Graph,
     proto: &TypeProto,
@@ -393,8 +485,14 @@ pub(crate) fn type_from_proto(
         Some(TypeValue::TensorType(t)) => {
             let dtype = dtype_from_onnx(t.elem_type)
                 .ok_or_else(|| invalid(&format!("has the unknown element type {}", t.elem_type)))?;
+            let unranked = || {
+                let set = (0..).take_while(|i| dims.contains_key(&format!("{name}_dim{i}"))).count();
+                let shape = TensorShapeProto { dim: vec![Default::default(); set] };
+                (set > 0).then_some(std::borrow::Cow::Owned(shape))
+            };
             let rank = "has no declared rank; onnxc needs the number of dimensions of each input";
-            let shape = t.shape.as_ref().ok_or_else(|| unsupported(rank))?;
+            let shape = t.shape.as_ref().map(std::borrow::Cow::Borrowed).or_else(unranked);
+            let shape = shape.ok_or_else(|| unsupported(rank))?;
             let mut ty = TensorType::new(dtype, []);
             for (i, dim) in shape.dim.iter().enumerate() {
                 let symbol = match &dim.value {

@@ -34,8 +34,7 @@ fn branch(cx: &mut NodeContext<'_>) -> OpResult {
     let importer = cx.importer();
     if let Some([known]) = cx.b.known_i64s(condition).as_deref() {
         let chosen = cx.subgraph(if *known != 0 { "then_branch" } else { "else_branch" })?;
-        let captures: Vec<Value> = chosen.captures.iter().map(|c| c.1).collect();
-        return importer.import(&mut cx.b, &chosen, &[], &captures);
+        return importer.import(&mut cx.b, &chosen, &[], &chosen.captures);
     }
     let (then, otherwise) = (cx.subgraph("then_branch")?, cx.subgraph("else_branch")?);
     let mut captures: Vec<Value> = Vec::new();
@@ -46,20 +45,34 @@ fn branch(cx: &mut NodeContext<'_>) -> OpResult {
                 captures.len() - 1
             })
         };
-        sub.captures.iter().map(|c| place(c.1)).collect()
+        sub.captures.iter().map(|&c| place(c)).collect()
     };
     let (then_places, otherwise_places) = (places(&then), places(&otherwise));
-    let import = |b: &mut Builder<'_>, sub: &Subgraph<'_>, places: &[usize], inner: &[Value]| {
+    // Sequences and optionals leave the branches as their tensors.
+    let (mut models, mut structures) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let mut import = |b: &mut Builder<'_>, side: usize, sub: &Subgraph<'_>, places: &[usize], inner: &[Value]| {
         let captures: Vec<Value> = places.iter().map(|&p| inner[p]).collect();
-        importer.import(b, sub, &[], &captures).map_err(Branched)
+        let mut inside = || {
+            models = importer.import(b, sub, &[], &captures)?;
+            let (tensors, structure) = importer.take_apart(&models);
+            structures[side] = structure;
+            if side == 1 && structures[0] != structures[1] {
+                let message = "branches that give sequences of different lengths, or optionals of which one is empty";
+                return Err(OpError::Unsupported(message.into()));
+            }
+            Ok(tensors)
+        };
+        inside().map_err(Branched)
     };
-    let results = cx.b.if_(
+    let import = std::cell::RefCell::new(&mut import);
+    let tensors = cx.b.if_(
         condition,
         &captures,
-        |b, inner| import(b, &then, &then_places, inner),
-        |b, inner| import(b, &otherwise, &otherwise_places, inner),
+        |b, inner| import.borrow_mut()(b, 0, &then, &then_places, inner),
+        |b, inner| import.borrow_mut()(b, 1, &otherwise, &otherwise_places, inner),
     );
-    results.map_err(|Branched(error)| error)
+    let tensors = tensors.map_err(|Branched(error)| error)?;
+    Ok(importer.put_together(&mut cx.b, &models, &tensors))
 }
 
 /// Why a branch was not built. What is wrong with the branches together, and with neither alone, is that their types
@@ -117,9 +130,6 @@ impl LoopImport<'_, '_> {
         let importer = cx.importer();
         let count = self.initial.len();
         let mut types: Vec<Type> = self.initial.iter().map(|&v| cx.b.ty(v).clone()).collect();
-        if types.iter().any(|t| t.as_tensor().is_none()) {
-            return cx.unsupported("a loop that carries a sequence or an optional");
-        }
         let mut fresh = Vec::new();
         let assumptions = cx.b.graph.assumptions.clone();
         for _ in 0..MAX_ATTEMPTS {
@@ -127,7 +137,7 @@ impl LoopImport<'_, '_> {
                 trip_count: self.trip_count,
                 condition: self.condition,
                 carried: self.initial.iter().copied().zip(types.iter().cloned()).collect(),
-                captures: self.sources.iter().copied().chain(self.sub.captures.iter().map(|c| c.1)).collect(),
+                captures: self.sources.iter().copied().chain(self.sub.captures.iter().copied()).collect(),
                 iterations: self.iterations.clone(),
             };
             let (sources, sub) = (self.sources.len(), self.sub);
@@ -169,7 +179,7 @@ fn widen(b: &mut Builder<'_>, types: &mut [Type], results: &[Value], fresh: &mut
     let mut changed = false;
     for (ty, &result) in types.iter_mut().zip(results) {
         let (Type::Tensor(taken), Type::Tensor(given)) = (&mut *ty, b.ty(result).clone()) else {
-            return Err(OpError::Unsupported("a loop that carries a sequence or an optional".into()));
+            return Err(OpError::Unsupported(CARRIED_LIST.into()));
         };
         if taken.dtype != given.dtype {
             let message = format!("a loop carries {} and its body gives {}", taken.dtype, given.dtype);
@@ -207,6 +217,9 @@ fn repeat(cx: &mut NodeContext<'_>) -> OpResult {
         Some(condition) => scalar(cx, condition)?,
         None => cx.b.scalar_bool(true),
     };
+    if initial.iter().any(|&v| cx.held(v).is_some()) {
+        return written_out(cx, &sub, initial, known_count.and_then(|c| c.as_const()), condition);
+    }
     let always = cx.b.known_i64s(condition).as_deref() == Some(&[1]);
     let iterations = match known_count.filter(|_| always) {
         Some(count) => Some(cx.b.graph.greater_dim(&count, &Dim::ZERO)?),
@@ -219,6 +232,58 @@ fn repeat(cx: &mut NodeContext<'_>) -> OpResult {
         let condition = b.scalar_bool(true);
         Ok([i, condition].into_iter().chain(carried.iter().copied()).collect())
     })
+}
+
+const CARRIED_LIST: &str =
+    "a loop that carries a sequence or an optional and whose number of iterations depends on data";
+
+/// Loops that carry sequences are written out; no more iterations than this.
+const MAX_ITERATIONS: i64 = 1024;
+
+/// A loop of a known number of iterations, each imported on its own, so that sequences may grow.
+fn written_out(
+    cx: &mut NodeContext<'_>,
+    sub: &Subgraph<'_>,
+    mut carried: Vec<Value>,
+    count: Option<i64>,
+    condition: Value,
+) -> OpResult {
+    let going = |cx: &NodeContext<'_>, condition: Value| match cx.b.known_i64s(condition).as_deref() {
+        Some([going]) => Ok(*going != 0),
+        _ => cx.unsupported(CARRIED_LIST),
+    };
+    let Some(count) = count else { return cx.unsupported(CARRIED_LIST) };
+    let (importer, scans) = (cx.importer(), cx.output_count().saturating_sub(carried.len()));
+    let mut stacked: Vec<Vec<Value>> = vec![Vec::new(); scans];
+    let mut runs = going(cx, condition)?;
+    for i in 0..count {
+        if !runs {
+            break;
+        }
+        if i == MAX_ITERATIONS {
+            return cx
+                .unsupported(format!("a loop that carries a sequence through more than {MAX_ITERATIONS} iterations"));
+        }
+        let mut inputs = vec![cx.b.scalar_i64(i), cx.b.scalar_bool(true)];
+        inputs.extend(&carried);
+        let mut outputs = importer.import(&mut cx.b, sub, &inputs, &sub.captures)?;
+        if outputs.len() < 1 + carried.len() + scans {
+            return cx.invalid("the body has too few outputs");
+        }
+        runs = going(cx, outputs.remove(0))?;
+        let scanned = outputs.split_off(carried.len());
+        carried = outputs;
+        for (parts, value) in stacked.iter_mut().zip(scanned) {
+            parts.push(cx.b.unsqueeze(value, &[0])?);
+        }
+    }
+    for parts in stacked {
+        if parts.is_empty() {
+            return cx.unsupported("scan outputs of a loop without iterations");
+        }
+        carried.push(cx.b.concat(&parts, 0)?);
+    }
+    Ok(carried)
 }
 
 /// One value per scan input or output of a list attribute.

@@ -9,6 +9,7 @@ use onnxc_ir::tensor::{TensorBytes, Value};
 
 use super::Operator;
 use super::math::compute_type;
+use super::random;
 use crate::import::{NodeContext, OpError, OpResult};
 use crate::proto::TensorData;
 
@@ -184,21 +185,14 @@ fn trilu(cx: &mut NodeContext<'_>) -> OpResult {
     })?])
 }
 
-/// Does nothing when a model is used; the mask then keeps everything.
+/// Does nothing when a model is used: the mask keeps everything. From opset 12 on an input may ask for training.
 fn dropout(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let training = match (cx.version, cx.optional(2)) {
-        (12.., Some(mode)) => match cx.b.known_i64s(mode) {
-            Some(mode) => mode.first() == Some(&1),
-            None => return cx.unsupported("training_mode that depends on data"),
-        },
-        _ => false,
-    };
-    if training {
-        let ratio = cx.optional(1).and_then(|r| cx.b.graph.known[r].as_ref()?.all_floats()?.first().copied());
-        if ratio != Some(0.0) {
-            return cx.unsupported("training");
-        }
+    let training = cx.optional(2).filter(|_| cx.version >= 12);
+    let known = training.map(|t| cx.b.known_i64s(t).and_then(|t| t.first().map(|&t| t != 0)));
+    if let Some(Some(true) | None) = known {
+        let (ratio, training) = (cx.optional(1), training.filter(|_| known == Some(None)));
+        return Ok(random::dropout(cx, x, ratio, training)?.to_vec());
     }
     let mut outputs = vec![x];
     if cx.wants_output(1) {

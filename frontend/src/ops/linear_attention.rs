@@ -253,9 +253,8 @@ fn modified(cx: &mut NodeContext<'_>, name: &str, x: Value) -> Result<Value, OpE
         return Ok(x);
     }
     let sub = cx.subgraph(name)?;
-    let captures: Vec<Value> = sub.captures.iter().map(|c| c.1).collect();
     let importer = cx.importer();
-    match importer.import(&mut cx.b, &sub, &[x], &captures)?[..] {
+    match importer.import(&mut cx.b, &sub, &[x], &sub.captures)?[..] {
         [y] => Ok(y),
         _ => cx.invalid(format!("the subgraph `{name}` has not one output")),
     }

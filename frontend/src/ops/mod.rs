@@ -22,10 +22,12 @@ mod linear_attention;
 mod logic;
 mod loss;
 mod math;
+mod ml;
 mod norm;
 mod pool;
 mod quantize;
 mod quantized_linear;
+mod random;
 mod rearrange;
 mod recurrent;
 mod reduce;
@@ -33,6 +35,7 @@ mod resample;
 mod resize;
 mod roi;
 mod sample;
+mod sequence;
 mod shape;
 mod signal;
 mod sliding;
@@ -42,6 +45,8 @@ mod test_model;
 mod training;
 mod unary;
 mod unique;
+
+pub use random::random_outputs;
 
 /// One operator.
 pub struct Operator {
@@ -78,18 +83,25 @@ const FAMILIES: &[&[Operator]] = &[
     pool::OPERATORS,
     quantize::OPERATORS,
     quantized_linear::OPERATORS,
+    random::OPERATORS,
     rearrange::OPERATORS,
     recurrent::OPERATORS,
     reduce::OPERATORS,
     resize::OPERATORS,
     roi::OPERATORS,
     sample::OPERATORS,
+    sequence::OPERATORS,
     shape::OPERATORS,
     signal::OPERATORS,
     softmax::OPERATORS,
     training::OPERATORS,
     unary::OPERATORS,
     unique::OPERATORS,
+    ml::FAMILIES[0],
+    ml::FAMILIES[1],
+    ml::FAMILIES[2],
+    ml::FAMILIES[3],
+    ml::FAMILIES[4],
 ];
 
 /// The newest ai.onnx opset that the table knows.

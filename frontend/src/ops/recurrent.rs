@@ -221,7 +221,9 @@ fn direction_weights(
         states.push(match widened(cx, 5 + n, cell.acc)? {
             Some(state) => {
                 let state = if batch_first { cx.b.transpose(state, &[1, 0, 2])? } else { state };
-                part(cx, state, direction)?
+                let state = part(cx, state, direction)?;
+                // The state may know the size of the batch where the input does not, or the other way round.
+                cx.b.reshape(state, &[batch.clone(), h.clone()])?
             }
             None => {
                 let zero = cx.b.number(cell.acc, 0.0)?;

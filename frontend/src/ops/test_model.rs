@@ -122,6 +122,17 @@ impl TestModel {
         self.attribute(AttributeProto { name: name.into(), f: Some(value), ..Default::default() })
     }
 
+    /// An attribute with numbers.
+    pub fn floats_attribute(self, name: &str, values: &[f32]) -> TestModel {
+        self.attribute(AttributeProto { name: name.into(), floats: values.to_vec(), ..Default::default() })
+    }
+
+    /// An attribute with texts.
+    pub fn texts(self, name: &str, values: &[&str]) -> TestModel {
+        let strings = values.iter().map(|v| v.as_bytes().to_vec().into()).collect();
+        self.attribute(AttributeProto { name: name.into(), strings, ..Default::default() })
+    }
+
     /// An attribute with a text.
     pub fn text(self, name: &str, value: &str) -> TestModel {
         let s = Some(value.as_bytes().to_vec().into());
@@ -130,9 +141,7 @@ impl TestModel {
 
     /// An attribute with a graph.
     pub fn graph(self, name: &str, inputs: Vec<ValueInfoProto>, nodes: Vec<NodeProto>, outputs: &[&str]) -> TestModel {
-        let output = outputs.iter().map(|n| value_info(n, DType::F32, &[])).collect();
-        let graph = GraphProto { input: inputs, node: nodes, output, ..Default::default() };
-        self.attribute(AttributeProto { name: name.into(), g: Some(Box::new(graph)), ..Default::default() })
+        self.attribute(graph_attribute(name, inputs, nodes, outputs))
     }
 
     /// The graph, and the values for its inputs.
@@ -169,6 +178,120 @@ impl TestModel {
     pub fn error(self) -> String {
         self.import().map(|_| ()).expect_err("the node is wrong")
     }
+}
+
+/// The shape and elements of a tensor.
+type Floats = (Vec<i64>, Vec<f32>);
+
+/// A model of several nodes. Values have names; `run` says which are its outputs.
+#[derive(Default)]
+pub(super) struct GraphModel {
+    graph: GraphProto,
+    opset: i64,
+    values: Vec<TensorBytes>,
+}
+
+impl GraphModel {
+    /// A model without nodes.
+    pub fn new(opset: i64) -> GraphModel {
+        GraphModel { opset, ..Default::default() }
+    }
+
+    fn value(mut self, name: &str, value: TensorBytes) -> GraphModel {
+        self.graph.input.push(value_info(name, value.dtype, &value.shape));
+        self.values.push(value);
+        self
+    }
+
+    /// An input.
+    pub fn input(self, name: &str, shape: &[i64], values: &[f32]) -> GraphModel {
+        self.value(name, TensorBytes::from_f32(shape, values))
+    }
+
+    /// An input of integers.
+    pub fn integer_input(self, name: &str, values: &[i64]) -> GraphModel {
+        self.value(name, TensorBytes::from_i64(&[values.len() as i64], values))
+    }
+
+    /// An input that is true or false.
+    pub fn truth(self, name: &str, value: bool) -> GraphModel {
+        let bytes = vec![u8::from(value)].into();
+        self.value(name, TensorBytes { dtype: DType::Bool, shape: [].as_slice().into(), bytes })
+    }
+
+    /// Integers that the model holds.
+    pub fn constant(mut self, name: &str, shape: &[i64], values: &[i64]) -> GraphModel {
+        let value = TensorBytes::from_i64(shape, values);
+        let tensor = TensorData::dense(value.dtype, value.shape.to_vec(), value.bytes).expect("a good tensor");
+        self.graph.initializer.push(tensor.to_proto(name));
+        self
+    }
+
+    /// A node with attributes.
+    pub fn node(mut self, node: NodeProto, attributes: Vec<AttributeProto>) -> GraphModel {
+        self.graph.node.push(NodeProto { attribute: attributes, ..node });
+        self
+    }
+
+    /// A node with one graph.
+    pub fn subgraph(
+        self,
+        of: NodeProto,
+        name: &str,
+        inputs: Vec<ValueInfoProto>,
+        nodes: Vec<NodeProto>,
+        outputs: &[&str],
+    ) -> GraphModel {
+        let attribute = graph_attribute(name, inputs, nodes, outputs);
+        self.node(of, vec![attribute])
+    }
+
+    /// A branch: the nodes of each side with the name of its result.
+    pub fn branch(
+        self,
+        condition: &str,
+        output: &str,
+        then: (Vec<NodeProto>, &str),
+        otherwise: (Vec<NodeProto>, &str),
+    ) -> GraphModel {
+        let then = graph_attribute("then_branch", vec![], then.0, &[then.1]);
+        let otherwise = graph_attribute("else_branch", vec![], otherwise.0, &[otherwise.1]);
+        self.node(node("If", &[condition], &[output]), vec![then, otherwise])
+    }
+
+    fn import(mut self, outputs: &[&str]) -> Result<(Graph, Vec<TensorBytes>), String> {
+        let untyped = |n: &&str| ValueInfoProto { name: (*n).to_owned(), ..Default::default() };
+        self.graph.output = outputs.iter().map(untyped).collect();
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: self.opset }];
+        let model = ModelProto { opset_import, graph: Some(Box::new(self.graph)), ..Default::default() };
+        let file = ModelFile { model, external: ExternalData::none() };
+        let imported = import(&file, &ImportOptions::default()).map_err(|e| e.to_string())?;
+        Ok((imported.graph, self.values))
+    }
+
+    /// The names, and the shapes and elements, of the graph's outputs.
+    pub fn run_named(self, outputs: &[&str]) -> (Vec<String>, Vec<Floats>) {
+        let (graph, values) = self.import(outputs).unwrap_or_else(|e| panic!("{e}"));
+        verify(&graph).unwrap_or_else(|e| panic!("{e:?}"));
+        let results = interpret(&graph, &values).unwrap_or_else(|e| panic!("{e}"));
+        (graph.output_names.clone(), results.iter().map(floats).collect())
+    }
+
+    /// The shapes and elements of the outputs.
+    pub fn run(self, outputs: &[&str]) -> Vec<Floats> {
+        self.run_named(outputs).1
+    }
+
+    /// Why the model cannot be imported.
+    pub fn error(self, outputs: &[&str]) -> String {
+        self.import(outputs).map(|_| ()).expect_err("the model is wrong")
+    }
+}
+
+fn graph_attribute(name: &str, inputs: Vec<ValueInfoProto>, nodes: Vec<NodeProto>, outputs: &[&str]) -> AttributeProto {
+    let output = outputs.iter().map(|n| value_info(n, DType::F32, &[])).collect();
+    let graph = GraphProto { input: inputs, node: nodes, output, ..Default::default() };
+    AttributeProto { name: name.into(), g: Some(Box::new(graph)), ..Default::default() }
 }
 
 /// Shape and elements of an `f32` tensor.

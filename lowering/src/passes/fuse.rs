@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use cranelift_entity::SecondaryMap;
+use onnxc_ir::dim::Dim;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 use smallvec::SmallVec;
@@ -186,6 +187,8 @@ impl<'g> Cut<'g> {
         let cheap = is_view(op) || matches!(op, Op::DimValue(_));
         match by {
             Op::Elementwise(_) => cheap || elements(node) == elements(user),
+            // A transposed tensor that is read again and again is worth a copy whose elements lie in the order of the reads.
+            Op::Gather { .. } if matches!(op, Op::Transpose { .. }) && self.rereads(user, node) => false,
             Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Gather { .. } => {
                 cheap || matches!(op, Op::Elementwise(_)) && !self.repeats(user, node)
             }
@@ -221,10 +224,24 @@ impl<'g> Cut<'g> {
         })
     }
 
+    /// Whether the gather `user` certainly has several times as many elements as `node`, which it reads.
+    fn rereads(&self, user: Node, node: Node) -> bool {
+        let shape = |n: Node| &self.graph.tensor_ty(self.graph.nodes[n].outputs[0]).shape;
+        let constant = |n: Node| shape(n).iter().filter_map(Dim::as_const).fold(1i64, |p, d| p.saturating_mul(d));
+        let is_symbol = |d: &&Dim| d.as_const().is_none();
+        self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0]
+            && shape(node).iter().filter(is_symbol).all(|d| shape(user).contains(d))
+            && constant(user) > constant(node)
+    }
+
     /// Whether `user` may read an element of `node` more than once.
     fn repeats(&self, user: Node, node: Node) -> bool {
         match &self.graph.nodes[user].op {
-            Op::Gather { .. } => true,
+            // An index of the positions that are gathered at is read once; the elements gathered may be read often.
+            Op::Gather { .. } => {
+                let shape = |n: Node| &self.graph.tensor_ty(self.graph.nodes[n].outputs[0]).shape;
+                self.graph.nodes[user].inputs[0] == self.graph.nodes[node].outputs[0] || shape(node) != shape(user)
+            }
             Op::Pad { .. } => self.graph.nodes[user].inputs[0] != self.graph.nodes[node].outputs[0],
             _ => false,
         }

@@ -35,10 +35,17 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
         let (last, outer) = out_ty.shape.split_last().expect("a dimension is kept");
         let dims: Vec<Index> = outer.iter().map(|d| k.dim(d)).collect();
         let length = k.dim(last);
-        let rows = product(outer);
-        k.tasks(|k, row| {
+        // A task is a piece of a row of results: as many vectors as make it worth while.
+        let columns = (block / i64::from(lanes)).max(1) * i64::from(lanes);
+        let pieces = last.ceil_div(&Dim::from(columns)).expect("the divisor is a constant");
+        let rows = product([&product(outer), &pieces]);
+        let pieces = k.dim(&pieces);
+        k.tasks(|k, task| {
+            let (row, piece) = (k.b.idiv(task, pieces), k.b.irem(task, pieces));
+            let (row, piece) = (k.b.val(row), k.b.val(piece));
+            let (lo, hi) = k.part(piece, columns, length);
             let outer: Vec<Coord> = k.unflatten(row, &dims).into_iter().map(Coord::uniform).collect();
-            k.vectors(0, length, lanes, |k, c, lanes, count| {
+            k.vectors(lo, hi, lanes, |k, c, lanes, count| {
                 let coords = outer.iter().copied().chain([c]).collect();
                 let at = Position { coords, lanes, count };
                 let val = reduction.column(k, &at);
