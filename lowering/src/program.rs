@@ -76,6 +76,7 @@ impl<'g> Lowering<'g> {
             inputs: ports(&graph.input_names, &body.params)?,
             outputs: ports(&graph.output_names, &body.results)?,
             assumptions: graph.assumptions.clone(),
+            sizes: doubtful_sizes(graph),
             ..Program::default()
         };
         Ok(Lowering {
@@ -286,6 +287,21 @@ impl<'g> Lowering<'g> {
         self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
         self.program
     }
+}
+
+/// The sizes of the graph's tensors that the symbols' ranges allow to be negative, each once.
+fn doubtful_sizes(graph: &Graph) -> Vec<Dim> {
+    let mut sizes = Vec::new();
+    for region in graph.reachable_regions() {
+        let region = &graph.regions[region];
+        let values = region.nodes.iter().flat_map(|&n| &graph.nodes[n].outputs).chain(&region.params);
+        for dim in values.filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape) {
+            if dim.as_const().is_none() && dim.bounds(&graph.symbols).0 < 0 && !sizes.contains(dim) {
+                sizes.push(dim.clone());
+            }
+        }
+    }
+    sizes
 }
 
 /// The value whose elements a value has: what reshapes rename is one memory.

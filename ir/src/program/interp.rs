@@ -90,6 +90,9 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
             return Err(RunError::Assumption { left: text(left), right: text(right), left_value, right_value });
         }
     }
+    for size in &program.sizes {
+        run.size(size)?;
+    }
     let mut memory = Memory {
         inputs: inputs.iter().map(|t| t.bytes.to_vec()).collect(),
         outputs: Vec::new(),

@@ -103,6 +103,8 @@ pub struct Program {
     pub outputs: Vec<Port>,
     /// Pairs of dimensions that the model says are equal; tested at entry.
     pub assumptions: Vec<(Dim, Dim)>,
+    /// Sizes of tensors that the symbols' ranges allow to be negative, where nothing could be computed; tested at entry.
+    pub sizes: Vec<Dim>,
     /// Kernels; several launches may share one.
     pub kernels: PrimaryMap<KernelRef, Kernel>,
     /// What to do.

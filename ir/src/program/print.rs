@@ -23,6 +23,9 @@ impl fmt::Display for Program {
         for (a, b) in &self.assumptions {
             writeln!(f, "  assume {} == {}", self.dim(a), self.dim(b))?;
         }
+        for size in &self.sizes {
+            writeln!(f, "  assume {} >= 0", self.dim(size))?;
+        }
         let arena = self.dim(&self.arena_bytes);
         writeln!(f, "  bytes: arena {arena}, scratch {}, weights {}", self.scratch_bytes, self.weight_bytes)?;
         for weight in &self.weights {

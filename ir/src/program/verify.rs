@@ -81,6 +81,7 @@ impl Verifier<'_> {
             }
         }
         self.dim("the arena", &program.arena_bytes);
+        program.sizes.iter().for_each(|d| self.dim("a size that is tested", d));
         for (a, b) in &program.assumptions {
             if [a, b].into_iter().any(|d| d.symbols().any(|s| s.index() >= program.symbols.len())) {
                 self.fail("an assumption has a symbol that does not exist");

@@ -17,7 +17,18 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let mut sizes = HashSet::new();
     for &param in &graph.regions[body].params {
         if let Type::Tensor(ty) = graph.ty(param) {
-            sizes.extend(ty.shape.iter().flat_map(Dim::symbols));
+            sizes.extend(ty.shape.iter().filter_map(Dim::as_symbol));
+        }
+    }
+    for (&param, name) in graph.regions[body].params.iter().zip(&graph.input_names) {
+        let Type::Tensor(ty) = graph.ty(param) else { continue };
+        for dim in &ty.shape {
+            if let Some(symbol) = dim.symbols().find(|s| !sizes.contains(s)) {
+                let (size, symbol) = (dim.display(&graph.symbols), graph.symbols.name(symbol));
+                cx.unsupported.push(format!(
+                    "input `{name}`: its size {size} does not say what {symbol} is; state it with --dim {symbol}=N"
+                ));
+            }
         }
     }
     for &node in &graph.regions[body].nodes {

@@ -11,6 +11,7 @@ use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
 use cranelift_codegen::isa::TargetIsa;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::program::Program;
+use onnxc_ir::tensor::TensorType;
 
 use super::code::{Code, DimCode, Names, function};
 
@@ -171,7 +172,12 @@ impl Entry<'_> {
                 let outside = c.f.ins().bor(below, above);
                 c.leave_with(outside, status::DIM_RANGE);
             }
-            let bytes = self.arena(c, dims, workers);
+            for size in &self.program.sizes {
+                let (_, wrong) = eval_size(c, size, dims);
+                c.leave_with(wrong, status::DIM_RANGE);
+            }
+            let (bytes, wrong) = self.arena(c, dims, workers);
+            c.leave_with(wrong, status::SIZE_LIMIT);
             c.store(bytes, out, 0);
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
@@ -218,8 +224,13 @@ impl Entry<'_> {
                 let differs = c.compare(IntCC::NotEqual, a, b);
                 self.fail_if(c, differs, status::DIM_SYMBOL, &about, None, [Some(a), Some(b)]);
             }
+            for size in &self.program.sizes {
+                let (value, wrong) = eval_size(c, size, dims);
+                self.fail_if(c, wrong, status::DIM_RANGE, &about, None, [None, Some(value)]);
+            }
             self.check_outputs(c, values_out, call, plain, ports, dims, bases, sizes);
-            let needed = self.arena(c, dims, workers);
+            let (needed, wrong) = self.arena(c, dims, workers);
+            self.fail_if(c, wrong, status::SIZE_LIMIT, &about, None, [None; 2]);
             let (arena, arena_bytes) = (c.load(I64, call, at::ARENA), c.load(I64, call, at::ARENA_BYTES));
             let null = c.compare_with(IntCC::Equal, arena, 0);
             let wanted = c.compare_with(IntCC::NotEqual, needed, 0);
@@ -304,15 +315,11 @@ impl Entry<'_> {
         };
         for (i, output) in self.program.outputs.iter().enumerate() {
             let (value, port, index) = place(c, i);
-            let mut count = c.int(1);
-            for (axis, dim) in output.ty.shape.iter().enumerate() {
-                let extent = eval(c, dim, dims);
-                c.store(extent, shape, axis as i32 * 8);
-                count = c.f.ins().imul(count, extent);
-            }
-            let bits = c.f.ins().imul_imm_s(count, i64::from(output.ty.dtype.bits()));
-            let bits = c.add(bits, 7);
-            let bytes = c.f.ins().ushr_imm_u(bits, 3);
+            let about = PortValues { call, output: c.int32(1), index };
+            let bytes = self.shape_and_bytes(c, &output.ty, dims, shape, |c, axis, wrong, extent| {
+                let axis = c.int(axis as i64);
+                self.fail_if(c, wrong, status::SIZE_LIMIT, &about, Some(axis), [None, Some(extent)]);
+            });
             c.store(bytes, sizes, (inputs + i) as i32 * 8);
             let checked = c
                 .call(&self.symbol("_output"), true, Some(I32), &[value, port, shape, bytes, call, index, plain])
@@ -336,6 +343,38 @@ impl Entry<'_> {
             let base = c.f.ins().iadd(data, offset);
             c.store(base, bases, (inputs + i) as i32 * 8);
         }
+    }
+
+    /// Stores a tensor's extents at `shape` and gives its bytes. `fail` leaves the function if an extent is negative, or if
+    /// the tensor has more elements up to an axis than the ABI counts: 2^56, so that no product of bits overflows.
+    fn shape_and_bytes(
+        &self,
+        c: &mut Code<'_>,
+        ty: &TensorType,
+        dims: Value,
+        shape: Value,
+        fail: impl Fn(&mut Code<'_>, usize, Value, Value),
+    ) -> Value {
+        let mut count = c.int(1);
+        for (axis, dim) in ty.shape.iter().enumerate() {
+            let (extent, wrong) = eval_size(c, dim, dims);
+            c.store(extent, shape, axis as i32 * 8);
+            if ty.static_len().is_none() {
+                let high = c.f.ins().umulhi(count, extent);
+                count = c.f.ins().imul(count, extent);
+                let top = c.f.ins().ushr_imm_u(count, 56);
+                let over = c.f.ins().bor(high, top);
+                let over = c.compare_with(IntCC::NotEqual, over, 0);
+                let wrong = c.f.ins().bor(wrong, over);
+                fail(c, axis, wrong, extent);
+            }
+        }
+        if let Some(len) = ty.static_len() {
+            count = c.int(len);
+        }
+        let bits = c.f.ins().imul_imm_s(count, i64::from(ty.dtype.bits()));
+        let bits = c.add(bits, 7);
+        c.f.ins().ushr_imm_u(bits, 3)
     }
 
     /// What can be wrong with a call whatever the model.
@@ -440,5 +479,15 @@ fn leave_unless_ok(c: &mut Code<'_>, status: Option<Value>) {
 }
 
 fn eval(c: &mut Code<'_>, dim: &Dim, dims: Value) -> Value {
-    dim.fold(&mut DimCode { code: c, dims })
+    dim.fold(&mut DimCode { code: c, dims, wraps: None })
+}
+
+/// The value of a size, and an `i8` that tells whether it is negative or does not fit 64 bits.
+fn eval_size(c: &mut Code<'_>, dim: &Dim, dims: Value) -> (Value, Value) {
+    let fits = c.f.ins().iconst(types::I8, 0);
+    let mut code = DimCode { code: c, dims, wraps: Some(fits) };
+    let value = dim.fold(&mut code);
+    let wraps = code.wraps.expect("the sums are watched");
+    let negative = c.compare_with(IntCC::SignedLessThan, value, 0);
+    (value, c.f.ins().bor(wraps, negative))
 }

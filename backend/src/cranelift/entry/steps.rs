@@ -6,7 +6,7 @@ use cranelift_entity::EntityRef;
 use onnxc_ir::program::{Place, Step};
 
 use super::super::code::{Code, Names, function};
-use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, status};
+use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, eval_size, status};
 
 impl Entry<'_> {
     /// `task(job, task, worker)`: one task of a launch; the job is what `launch` puts on its stack.
@@ -130,11 +130,14 @@ impl Entry<'_> {
         }
     }
 
-    /// The arena's size for these dims and workers.
-    pub(super) fn arena(&self, c: &mut Code<'_>, dims: Value, workers: Value) -> Value {
-        let tensors = eval(c, &self.program.arena_bytes, dims);
+    /// The arena's size for these dims and workers, and an `i8` that tells whether it is past what can be addressed.
+    pub(super) fn arena(&self, c: &mut Code<'_>, dims: Value, workers: Value) -> (Value, Value) {
+        let (tensors, wrong) = eval_size(c, &self.program.arena_bytes, dims);
         let scratch = c.f.ins().imul_imm_s(workers, self.program.scratch_bytes as i64);
-        c.f.ins().iadd(tensors, scratch)
+        let bytes = c.f.ins().iadd(tensors, scratch);
+        // Scratch is small: past the greatest size the sum is negative.
+        let over = c.compare_with(IntCC::SignedLessThan, bytes, 0);
+        (bytes, c.f.ins().bor(wrong, over))
     }
 
     /// The number of workers: 0 counts as 1. Leaves the function where it is out of range.
