@@ -1,11 +1,13 @@
 //! From groups to a program: kernels, launches, places and the weight section.
 //!
-//! Before: a body of `Group`, `Constant` and `Reshape` nodes, as the pass `fuse` leaves it. After: a [`Program`].
+//! Before: a body of `Group`, `Constant`, `BindSizes` and `Reshape` nodes, as the pass `fuse` leaves it. After: a
+//! [`Program`]. Tensors whose sizes follow from the inputs' shapes lie in the arena; those whose sizes data decides get a
+//! slot, which is allocated before the first step that needs it and released after the last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use cranelift_entity::SecondaryMap;
-use onnxc_ir::dim::Dim;
+use cranelift_entity::{EntityRef, SecondaryMap};
+use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::{KernelRef, Launch, Place, Port, Program, Step, Weight};
@@ -17,8 +19,9 @@ use crate::plan_memory::{self, ALIGNMENT, Tenant};
 use crate::schedules;
 
 /// Lowers a cut graph.
-pub fn lower(graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
-    let mut lowering = Lowering::new(&graph, machine)?;
+pub fn lower(mut graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
+    let data_symbols = number_symbols(&mut graph);
+    let mut lowering = Lowering::new(&graph, machine, data_symbols)?;
     lowering.assign_ports();
     for &node in &graph.regions[graph.body()].nodes {
         lowering.lower_node(node)?;
@@ -44,6 +47,12 @@ struct Lowering<'g> {
     program: Program,
     homes: SecondaryMap<Value, Option<Home>>,
     tenants: Vec<Tenant>,
+    /// What each tenant is.
+    tenant_types: Vec<TensorType>,
+    /// Assumptions about sizes that data decides, until those are bound.
+    waiting: Vec<(Dim, Dim)>,
+    /// The sizes that steps have bound so far.
+    bound: HashSet<Symbol>,
     /// Steps whose places wait for the memory plan.
     steps: Vec<PlannedStep>,
     kernels: HashMap<String, KernelRef>,
@@ -55,10 +64,24 @@ struct Lowering<'g> {
 enum PlannedStep {
     Launch { kernel: KernelRef, buffers: Vec<Home>, params: Vec<Dim>, tasks: Dim, origins: Origins, flops: Dim },
     Copy { from: Home, to: Home, bytes: Dim, origins: Origins },
+    Bind { symbol: Symbol, from: Home, element: u32, low: Dim, high: Dim, origins: Origins },
+    Require { left: Dim, right: Dim, origins: Origins },
+}
+
+impl PlannedStep {
+    /// The places that it touches, and the nodes that it stands for.
+    fn homes(&self) -> (&[Home], Option<&Home>, &Origins) {
+        match self {
+            PlannedStep::Launch { buffers, origins, .. } => (buffers, None, origins),
+            PlannedStep::Copy { from, to, origins, .. } => (std::slice::from_ref(from), Some(to), origins),
+            PlannedStep::Bind { from, origins, .. } => (std::slice::from_ref(from), None, origins),
+            PlannedStep::Require { origins, .. } => (&[], None, origins),
+        }
+    }
 }
 
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, machine: &'g MachineModel) -> Result<Lowering<'g>, LowerError> {
+    fn new(graph: &'g Graph, machine: &'g MachineModel, data_symbols: u32) -> Result<Lowering<'g>, LowerError> {
         let body = &graph.regions[graph.body()];
         let port = |names: &[String], i: usize, v: Value| -> Result<Port, LowerError> {
             let name = names.get(i).cloned().unwrap_or_default();
@@ -70,21 +93,28 @@ impl<'g> Lowering<'g> {
         let ports = |names: &[String], values: &[Value]| {
             values.iter().enumerate().map(|(i, &v)| port(names, i, v)).collect::<Result<Vec<_>, _>>()
         };
-        let program = Program {
+        let mut program = Program {
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
+            data_symbols,
             inputs: ports(&graph.input_names, &body.params)?,
             outputs: ports(&graph.output_names, &body.results)?,
-            assumptions: graph.assumptions.clone(),
-            sizes: doubtful_sizes(graph),
             ..Program::default()
         };
+        let (named, waiting) =
+            graph.assumptions.iter().cloned().partition(|(a, b)| program.is_named(a) && program.is_named(b));
+        program.assumptions = named;
+        program.sizes = doubtful_sizes(graph);
+        program.sizes.retain(|d| d.symbols().all(|s| s.index() < graph.symbols.len() - data_symbols as usize));
         Ok(Lowering {
             graph,
             machine,
             program,
             homes: SecondaryMap::new(),
             tenants: Vec::new(),
+            tenant_types: Vec::new(),
+            waiting,
+            bound: HashSet::new(),
             steps: Vec::new(),
             kernels: HashMap::new(),
             weights: HashMap::new(),
@@ -105,6 +135,10 @@ impl<'g> Lowering<'g> {
                 self.graph.def_node(source).filter(|&n| matches!(self.graph.nodes[n].op, Op::Reshape))
             {
                 source = self.graph.nodes[node].inputs[0];
+            }
+            // What computes the elements may come before data has decided the shape that they get.
+            if source != v && !self.program.states_at_entry(&self.program.outputs[i]) {
+                continue;
             }
             let computed =
                 self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
@@ -128,10 +162,35 @@ impl<'g> Lowering<'g> {
                     self.homes[data.outputs[0]] = Some(home);
                 }
             }
+            Op::BindSizes { symbols, low, high } => {
+                let from = self.home(data.inputs[0]);
+                for (i, (&symbol, (low, high))) in symbols.iter().zip(low.iter().zip(high)).enumerate() {
+                    self.touch(&from, self.steps.len());
+                    self.bound.insert(symbol);
+                    let (from, origins) = (from.clone(), data.origins.clone());
+                    let (low, high) = (low.clone(), high.clone());
+                    self.steps.push(PlannedStep::Bind { symbol, from, element: i as u32, low, high, origins });
+                }
+                self.homes[data.outputs[0]] = Some(from);
+                self.require_equal(&data.origins);
+            }
             Op::Group { body } => self.lower_group(node, *body)?,
             other => panic!("`{}` is left in the body after fusion", other.name()),
         }
         Ok(())
+    }
+
+    /// Tests the assumptions whose sizes are all bound now.
+    fn require_equal(&mut self, origins: &Origins) {
+        let named = self.program.named_symbols();
+        for (left, right) in std::mem::take(&mut self.waiting) {
+            let has_value = |s: Symbol| s.index() < named || self.bound.contains(&s);
+            if left.symbols().all(has_value) && right.symbols().all(has_value) {
+                self.steps.push(PlannedStep::Require { left, right, origins: origins.clone() });
+            } else {
+                self.waiting.push((left, right));
+            }
+        }
     }
 
     fn lower_group(&mut self, node: Node, region: Region) -> Result<(), LowerError> {
@@ -147,6 +206,7 @@ impl<'g> Lowering<'g> {
                 let tenant = Tenant { bytes: bytes_of(graph.tensor_ty(v))?, first, last: first };
                 self.homes[v] = Some(Home::Tenant(self.tenants.len()));
                 self.tenants.push(tenant);
+                self.tenant_types.push(graph.tensor_ty(v).clone());
             }
         }
         let empty = |v: &Value| graph.tensor_ty(*v).static_len() == Some(0);
@@ -265,15 +325,40 @@ impl<'g> Lowering<'g> {
     }
 
     fn finish(mut self) -> Program {
-        let (offsets, arena) = plan_memory::plan(&self.tenants);
+        let (mut fixed, mut arena_tenants, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut places: Vec<Option<Place>> = vec![None; self.tenants.len()];
+        for (t, tenant) in self.tenants.iter().enumerate() {
+            if self.program.is_named(&tenant.bytes) {
+                fixed.push(t);
+                arena_tenants.push(tenant.clone());
+            } else {
+                places[t] = Some(Place::Slot(slots.len() as u32));
+                slots.push(t);
+            }
+        }
+        let (offsets, arena) = plan_memory::plan(&arena_tenants);
+        fixed.into_iter().zip(offsets).for_each(|(t, offset)| places[t] = Some(Place::Arena(offset)));
         let place = |home: Home| match home {
             Home::Place(place) => place,
-            Home::Tenant(t) => Place::Arena(offsets[t].clone()),
+            Home::Tenant(t) => places[t].clone().expect("every tenant has a place"),
         };
-        self.program.steps = self
-            .steps
-            .into_iter()
-            .map(|step| match step {
+        let mut stated: Vec<bool> =
+            self.program.outputs.iter().map(|port| self.program.states_at_entry(port)).collect();
+        self.program.slots = slots.len() as u32;
+        for (number, step) in self.steps.into_iter().enumerate() {
+            let (homes, to, origins) = step.homes();
+            for home in homes.iter().chain(to) {
+                if let Home::Place(Place::Output(n)) = *home
+                    && !std::mem::replace(&mut stated[n as usize], true)
+                {
+                    self.program.steps.push(Step::State { output: n, origins: origins.clone() });
+                }
+            }
+            for (slot, &t) in slots.iter().enumerate().filter(|(_, t)| self.tenants[**t].first == number) {
+                let (slot, ty, origins) = (slot as u32, self.tenant_types[t].clone(), origins.clone());
+                self.program.steps.push(Step::Allocate { slot, ty, origins });
+            }
+            self.program.steps.push(match step {
                 PlannedStep::Launch { kernel, buffers, params, tasks, origins, flops } => {
                     let buffers = buffers.into_iter().map(place).collect();
                     Step::Launch(Launch { kernel, buffers, params, tasks, origins, flops })
@@ -281,8 +366,15 @@ impl<'g> Lowering<'g> {
                 PlannedStep::Copy { from, to, bytes, origins } => {
                     Step::Copy { from: place(from), to: place(to), bytes, origins }
                 }
-            })
-            .collect();
+                PlannedStep::Bind { symbol, from, element, low, high, origins } => {
+                    Step::Bind { symbol, from: place(from), element, low, high, origins }
+                }
+                PlannedStep::Require { left, right, origins } => Step::Require { left, right, origins },
+            });
+            for (slot, _) in slots.iter().enumerate().filter(|(_, t)| self.tenants[**t].last == number) {
+                self.program.steps.push(Step::Release { slot: slot as u32 });
+            }
+        }
         self.program.arena_bytes = arena;
         self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
         self.program
@@ -304,9 +396,50 @@ fn doubtful_sizes(graph: &Graph) -> Vec<Dim> {
     sizes
 }
 
+/// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides, whose number
+/// is the answer. Others, such as those of a loop that was unrolled, go away.
+fn number_symbols(graph: &mut Graph) -> u32 {
+    let body = &graph.regions[graph.body()];
+    let shapes = body.params.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape);
+    let named: BTreeSet<Symbol> = shapes.flat_map(Dim::symbols).collect();
+    let mut order: Vec<Symbol> = named.into_iter().collect();
+    let count = order.len();
+    for &node in &body.nodes {
+        if let Op::BindSizes { symbols, .. } = &graph.nodes[node].op {
+            order.extend(symbols.iter().copied());
+        }
+    }
+    let data = (order.len() - count) as u32;
+    if order.iter().copied().eq(graph.symbols.iter()) {
+        return data;
+    }
+    let mut symbols = Symbols::new();
+    let mut renamed = HashMap::new();
+    for &symbol in &order {
+        let (low, high) = graph.symbols.bounds(symbol);
+        let new = symbols.intern(graph.symbols.name(symbol));
+        symbols.widen(new, low, high);
+        renamed.insert(symbol, new);
+    }
+    // An assumption about what went away says nothing about the rest.
+    graph.assumptions.retain(|(a, b)| a.symbols().chain(b.symbols()).all(|s| renamed.contains_key(&s)));
+    graph.map_dims(&|dim| {
+        let rename = |s: Symbol| renamed.get(&s).copied().map(Dim::symbol);
+        dim.substitute(rename).expect("symbols for symbols keep the size")
+    });
+    for data in graph.nodes.values_mut() {
+        if let Op::BindSizes { symbols, .. } = &mut data.op {
+            symbols.iter_mut().for_each(|s| *s = renamed.get(s).copied().unwrap_or(*s));
+        }
+    }
+    graph.symbols = symbols;
+    data
+}
+
 /// The value whose elements a value has: what reshapes rename is one memory.
 fn root(graph: &Graph, mut value: Value) -> Value {
-    while let Some(node) = graph.def_node(value).filter(|&n| matches!(graph.nodes[n].op, Op::Reshape)) {
+    let renames = |&n: &Node| matches!(graph.nodes[n].op, Op::Reshape | Op::BindSizes { .. });
+    while let Some(node) = graph.def_node(value).filter(renames) {
         value = graph.nodes[node].inputs[0];
     }
     value

@@ -74,12 +74,14 @@ pub struct StepInfo {
 }
 
 fn step_info(program: &Program, step: &Step) -> StepInfo {
-    let (origins, kernel, flops) = match step {
-        Step::Launch(l) => (&l.origins, program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
-        Step::Copy { origins, .. } => (origins, "copy", Some(0)),
+    let (kernel, flops) = match step {
+        Step::Launch(l) => (program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
+        Step::Copy { .. } => ("copy", Some(0)),
+        Step::Bind { .. } | Step::Require { .. } => ("sizes", Some(0)),
+        Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
     };
     let node = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
-    StepInfo { nodes: origins.iter().map(node).collect(), kernel: kernel.to_owned(), flops }
+    StepInfo { nodes: step.origins().iter().map(node).collect(), kernel: kernel.to_owned(), flops }
 }
 
 /// A model that can be run.

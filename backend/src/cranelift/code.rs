@@ -124,8 +124,14 @@ impl Code<'_> {
 
     /// Calls a callback of the platform's convention.
     pub fn call_pointer(&mut self, pointer: Value, arguments: &[Value]) {
-        let signature = self.signature(self.convention, None, arguments);
-        self.f.ins().call_indirect(signature, pointer, arguments);
+        self.call_pointer_for(pointer, None, arguments);
+    }
+
+    /// Calls a callback of the platform's convention that gives a result.
+    pub fn call_pointer_for(&mut self, pointer: Value, result: Option<Type>, arguments: &[Value]) -> Option<Value> {
+        let signature = self.signature(self.convention, result, arguments);
+        let call = self.f.ins().call_indirect(signature, pointer, arguments);
+        self.f.inst_results(call).first().copied()
     }
 
     /// Calls a kernel, whose convention is System V everywhere.

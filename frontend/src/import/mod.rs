@@ -6,6 +6,7 @@
 
 mod context;
 mod scope;
+mod sizes;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -13,6 +13,7 @@ mod cast;
 mod cell_function;
 mod control;
 mod conv;
+mod data_sizes;
 mod deform;
 mod einsum;
 mod generate;

@@ -93,7 +93,7 @@ fn resize(cx: &mut NodeContext<'_>) -> OpResult {
         let scales = known_floats(cx, scales_at)?;
         scaled_axes(cx, &style, x, &axes, &scales, roi.as_deref())?
     } else if !first && !empty(3) {
-        let sizes = cx.known_dims(3)?;
+        let sizes = cx.sizes(3)?;
         sized_axes(cx, &style, x, &axes, &sizes, roi.as_deref())?
     } else {
         return cx.invalid("has neither scales nor sizes");

@@ -9,7 +9,7 @@ use cranelift_entity::{EntityRef, PrimaryMap};
 use super::{KernelRef, Launch, Place, Port, Program, Step};
 use crate::dim::{Dim, Symbol};
 use crate::loops::interp::{Binding, FlatKernel, InterpError, Options};
-use crate::tensor::{Constant, ConstantData, TensorBytes};
+use crate::tensor::{Constant, ConstantData, TensorBytes, TensorType};
 
 /// Why a program cannot run, or stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,14 @@ pub enum RunError {
         /// How many the program has.
         expected: u64,
     },
+    /// A size that data decides is out of its range, or two that have to be equal are not.
+    #[error("step {step}: {message}")]
+    Data {
+        /// Which step.
+        step: usize,
+        /// What does not fit.
+        message: String,
+    },
     /// A kernel stopped.
     #[error("step {step}: {error}")]
     Kernel {
@@ -82,7 +90,7 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
     if weights.len() as u64 != program.weight_bytes {
         return Err(RunError::Weights { given: weights.len(), expected: program.weight_bytes });
     }
-    let run = Run { program, symbols: bind(program, inputs)? };
+    let mut run = Run { program, symbols: bind(program, inputs)? };
     for (left, right) in &program.assumptions {
         let (left_value, right_value) = (run.signed(left)?, run.signed(right)?);
         if left_value != right_value {
@@ -98,10 +106,11 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
         outputs: Vec::new(),
         weights: weights.to_vec(),
         arena: vec![0xff; run.size(&program.arena_bytes)?],
+        slots: vec![Vec::new(); program.slots as usize],
     };
     let mut shapes = Vec::new();
     for port in &program.outputs {
-        let (shape, bytes) = run.port(port)?;
+        let (shape, bytes) = if program.states_at_entry(port) { run.port(port)? } else { (Vec::new(), 0) };
         shapes.push(shape);
         memory.outputs.push(vec![0xff; bytes]);
     }
@@ -119,6 +128,36 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
                 let mut regions = memory.regions();
                 let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
                 regions[to.region][to.offset..to.offset + bytes].copy_from_slice(&copy);
+            }
+            Step::Bind { symbol, from, element, low, high, .. } => {
+                let at = *element as usize * 8;
+                let from = run.binding(number, from, at + 8, &memory)?;
+                let start = from.offset + at;
+                let bytes = &memory.regions()[from.region][start..start + 8];
+                let size = i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+                let (low, high) = (run.signed(low)?, run.signed(high)?);
+                if size < low || size > high {
+                    let message = format!("{} is {size}, not in {low}..={high}", program.symbols.name(*symbol));
+                    return Err(RunError::Data { step: number, message });
+                }
+                run.symbols[symbol.index()] = Some(size);
+            }
+            Step::Require { left, right, .. } => {
+                let (a, b) = (run.signed(left)?, run.signed(right)?);
+                if a != b {
+                    let [left, right] = [left, right].map(|d| d.display(&program.symbols).to_string());
+                    let message = format!("{left} is {a} and {right} is {b}, which have to be equal");
+                    return Err(RunError::Data { step: number, message });
+                }
+            }
+            Step::Allocate { slot, ty, .. } => {
+                memory.slots[*slot as usize] = vec![0xff; run.tensor(ty, &|| format!("of slot {slot}"))?.1];
+            }
+            Step::Release { slot } => memory.slots[*slot as usize] = Vec::new(),
+            Step::State { output, .. } => {
+                let (shape, bytes) = run.port(&program.outputs[*output as usize])?;
+                shapes[*output as usize] = shape;
+                memory.outputs[*output as usize] = vec![0xff; bytes];
             }
         }
     }
@@ -199,18 +238,19 @@ struct Run<'p> {
     symbols: Vec<Option<i64>>,
 }
 
-/// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena.
+/// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena, slots.
 struct Memory {
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
     weights: Vec<u8>,
     arena: Vec<u8>,
+    slots: Vec<Vec<u8>>,
 }
 
 impl Memory {
     fn regions(&mut self) -> Vec<&mut [u8]> {
         let ports = self.inputs.iter_mut().chain(&mut self.outputs);
-        ports.chain([&mut self.weights, &mut self.arena]).map(|v| &mut v[..]).collect()
+        ports.chain([&mut self.weights, &mut self.arena]).chain(&mut self.slots).map(|v| &mut v[..]).collect()
     }
 }
 
@@ -231,12 +271,17 @@ impl Run<'_> {
 
     /// An output's shape and bytes.
     fn port(&self, port: &Port) -> Result<(Vec<i64>, usize), RunError> {
-        let shape: Vec<i64> = port.ty.shape.iter().map(|d| self.signed(d)).collect::<Result<_, _>>()?;
+        self.tensor(&port.ty, &|| format!("of output `{}`", port.name))
+    }
+
+    /// A tensor's shape and bytes.
+    fn tensor(&self, ty: &TensorType, what: &dyn Fn() -> String) -> Result<(Vec<i64>, usize), RunError> {
+        let shape: Vec<i64> = ty.shape.iter().map(|d| self.signed(d)).collect::<Result<_, _>>()?;
         let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
-        let bytes = elements.and_then(|n| port.ty.dtype.packed_bytes(n)).filter(|&b| b < 1 << 40);
+        let bytes = elements.and_then(|n| ty.dtype.packed_bytes(n)).filter(|&b| b < 1 << 40);
         match bytes {
             Some(bytes) => Ok((shape, bytes as usize)),
-            None => Err(RunError::Size { dim: format!("of output `{}`", port.name) }),
+            None => Err(RunError::Size { dim: what() }),
         }
     }
 
@@ -248,6 +293,7 @@ impl Run<'_> {
             Place::Output(n) => (inputs + *n as usize, 0, memory.outputs[*n as usize].len()),
             Place::Weights(offset) => (inputs + outputs, *offset as usize, memory.weights.len()),
             Place::Arena(offset) => (inputs + outputs + 1, self.size(offset)?, memory.arena.len()),
+            Place::Slot(n) => (inputs + outputs + 2 + *n as usize, 0, memory.slots[*n as usize].len()),
         };
         match len.checked_sub(offset).filter(|&left| left >= bytes) {
             Some(left) => Ok(Binding { region, offset, bytes: left }),

@@ -2,7 +2,9 @@
 //! up the weight section. Backends turn it into code without another decision about the model.
 //!
 //! Invariant: the steps run in order and each sees what the ones before it wrote. Sizes are [`Dim`] expressions over the
-//! symbols, whose values the entry function takes from the inputs' shapes.
+//! symbols, whose values the entry function takes from the inputs' shapes. The last symbols of a program may be bound by
+//! steps instead: sizes that data decides. What mentions one comes after the step that binds it; a tensor of such a size
+//! lies in a slot, memory that the run allocates and releases.
 //! Invariant: arena offsets and weight offsets are multiples of 64 bytes; no two tensors that are alive at one time overlap.
 
 pub mod interp;
@@ -11,9 +13,9 @@ mod print;
 mod tests;
 pub mod verify;
 
-use cranelift_entity::{PrimaryMap, entity_impl};
+use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
 
-use crate::dim::{Dim, Symbols};
+use crate::dim::{Dim, Symbol, Symbols};
 use crate::loops::Kernel;
 use crate::tensor::{Constant, ConstantData, Origin, OriginData, Origins, TensorType};
 
@@ -42,6 +44,8 @@ pub enum Place {
     Weights(u64),
     /// In the arena, at this byte offset.
     Arena(Dim),
+    /// In the slot of this number.
+    Slot(u32),
 }
 
 /// What the host program does, one after the other.
@@ -60,6 +64,66 @@ pub enum Step {
         /// The ONNX nodes that it stands for.
         origins: Origins,
     },
+    /// Reads a size from memory.
+    Bind {
+        /// The symbol that becomes its value.
+        symbol: Symbol,
+        /// An `i64` tensor.
+        from: Place,
+        /// Which of its elements.
+        element: u32,
+        /// The least value that is no failure.
+        low: Dim,
+        /// The greatest.
+        high: Dim,
+        /// The ONNX nodes that need it.
+        origins: Origins,
+    },
+    /// Fails unless two sizes, which data decides, are equal.
+    Require {
+        /// One.
+        left: Dim,
+        /// The other.
+        right: Dim,
+        /// The ONNX nodes that need it.
+        origins: Origins,
+    },
+    /// Gives a slot memory for a tensor. The slot is empty before.
+    Allocate {
+        /// Which slot.
+        slot: u32,
+        /// What it will hold.
+        ty: TensorType,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+    /// Gives a slot's memory back.
+    Release {
+        /// Which slot.
+        slot: u32,
+    },
+    /// The shape of an output, which data decides, is known from here on: it is stated, and room is made.
+    State {
+        /// Which output.
+        output: u32,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+}
+
+impl Step {
+    /// The ONNX nodes that it stands for.
+    pub fn origins(&self) -> &[Origin] {
+        match self {
+            Step::Launch(launch) => &launch.origins,
+            Step::Copy { origins, .. }
+            | Step::Bind { origins, .. }
+            | Step::Require { origins, .. }
+            | Step::Allocate { origins, .. }
+            | Step::State { origins, .. } => origins,
+            Step::Release { .. } => &[],
+        }
+    }
 }
 
 /// The launch of a kernel.
@@ -95,8 +159,12 @@ pub struct Weight {
 pub struct Program {
     /// The model's name; prefix of its symbols.
     pub name: String,
-    /// The named dimensions.
+    /// The named dimensions, then those that steps bind.
     pub symbols: Symbols,
+    /// How many of the symbols steps bind: the last ones.
+    pub data_symbols: u32,
+    /// How many slots there are.
+    pub slots: u32,
     /// Inputs in the model's order.
     pub inputs: Vec<Port>,
     /// Outputs in the model's order.
@@ -121,4 +189,26 @@ pub struct Program {
     pub scratch_bytes: u64,
     /// The ONNX nodes.
     pub origins: PrimaryMap<Origin, OriginData>,
+}
+
+impl Program {
+    /// How many symbols the inputs' shapes bind: the first ones.
+    pub fn named_symbols(&self) -> usize {
+        self.symbols.len() - self.data_symbols as usize
+    }
+
+    /// Whether data decides sizes, so that a run allocates.
+    pub fn allocates(&self) -> bool {
+        self.data_symbols > 0
+    }
+
+    /// Whether the inputs' shapes decide a size.
+    pub fn is_named(&self, dim: &Dim) -> bool {
+        dim.symbols().all(|s| s.index() < self.named_symbols())
+    }
+
+    /// Whether the inputs' shapes decide the shape of an output.
+    pub fn states_at_entry(&self, output: &Port) -> bool {
+        output.ty.shape.iter().all(|d| self.is_named(d))
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use cranelift_entity::EntityRef;
+
 use super::{Launch, Place, Program, Step};
 use crate::dim::{DEFAULT_HIGH, Dim};
 use crate::tensor::shape::ShapeDisplay;
@@ -13,7 +15,9 @@ impl fmt::Display for Program {
         for symbol in self.symbols.iter() {
             let (low, high) = self.symbols.bounds(symbol);
             write!(f, "  symbol {} in {low}..", self.symbols.name(symbol))?;
-            if high < DEFAULT_HIGH { writeln!(f, "={high}")? } else { writeln!(f)? }
+            let high = if high < DEFAULT_HIGH { format!("={high}") } else { String::new() };
+            let data = if symbol.index() < self.named_symbols() { "" } else { " of data" };
+            writeln!(f, "{high}{data}")?;
         }
         for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
             for (i, port) in ports.iter().enumerate() {
@@ -51,6 +55,19 @@ impl fmt::Display for Program {
                     let (from, to) = (self.place(from), self.place(to));
                     writeln!(f, "  copy {from} to {to} {} bytes{}", self.dim(bytes), self.origins(origins))?;
                 }
+                Step::Bind { symbol, from, element, low, high, origins } => {
+                    let (name, from) = (self.symbols.name(*symbol), self.place(from));
+                    let (low, high, origins) = (self.dim(low), self.dim(high), self.origins(origins));
+                    writeln!(f, "  bind {name} to element {element} of {from} in {low}..={high}{origins}")?;
+                }
+                Step::Require { left, right, origins } => {
+                    writeln!(f, "  require {} == {}{}", self.dim(left), self.dim(right), self.origins(origins))?;
+                }
+                Step::Allocate { slot, ty, origins } => {
+                    writeln!(f, "  allocate slot {slot}: {}{}", self.tensor_type(ty), self.origins(origins))?;
+                }
+                Step::Release { slot } => writeln!(f, "  release slot {slot}")?,
+                Step::State { output, origins } => writeln!(f, "  state output {output}{}", self.origins(origins))?,
             }
         }
         writeln!(f, "}}")?;
@@ -77,6 +94,7 @@ impl Program {
             Place::Output(n) => format!("output {n}"),
             Place::Weights(offset) => format!("weights +{offset}"),
             Place::Arena(offset) => format!("arena +{}", self.dim(offset)),
+            Place::Slot(n) => format!("slot {n}"),
         }
     }
 

@@ -3,10 +3,12 @@
 //! That tensors which are alive at one time do not overlap in the arena cannot be seen here, since a program does not
 //! know its tensors' lives any more; the interpreter's results show it.
 
+use std::collections::HashSet;
+
 use cranelift_entity::{EntityRef, SecondaryMap};
 
 use super::{Launch, Place, Program, Step};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::loops::{self, Access, BufferData};
 use crate::tensor::{ConstantSource, Origins};
 
@@ -25,7 +27,10 @@ const ALIGN: u64 = 64;
 
 /// Checks a program.
 pub fn verify(program: &Program) -> Result<(), VerifyError> {
-    let mut v = Verifier { program, problems: Vec::new() };
+    let bound = program.symbols.iter().take(program.named_symbols()).collect();
+    let slots = vec![false; program.slots as usize];
+    let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
+    let mut v = Verifier { program, problems: Vec::new(), bound, slots, stated };
     v.ports();
     v.weights();
     v.kernels();
@@ -40,7 +45,44 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
                 v.place(&what, to, size, true);
                 v.origins(&what, origins);
             }
+            Step::Bind { symbol, from, element, low, high, origins } => {
+                let what = format!("step {number}: bind");
+                v.bounds(&what, [low, high]);
+                v.place(&what, from, Some((u64::from(*element) + 1) * 8), false);
+                v.origins(&what, origins);
+                if symbol.index() < program.named_symbols() || symbol.index() >= program.symbols.len() {
+                    v.fail(format!("{what}: {symbol} is none that steps bind"));
+                }
+                v.bound.insert(*symbol);
+            }
+            Step::Require { left, right, origins } => {
+                let what = format!("step {number}: require");
+                v.bounds(&what, [left, right]);
+                v.origins(&what, origins);
+            }
+            Step::Allocate { slot, ty, origins } => {
+                let what = format!("step {number}: allocate");
+                ty.shape.iter().for_each(|d| v.dim(&what, d));
+                v.origins(&what, origins);
+                v.set_slot(&what, *slot, true);
+            }
+            Step::Release { slot } => v.set_slot(&format!("step {number}: release"), *slot, false),
+            Step::State { output, origins } => {
+                let what = format!("step {number}: state");
+                v.origins(&what, origins);
+                match program.outputs.get(*output as usize) {
+                    Some(port) => port.ty.shape.iter().for_each(|d| v.dim(&what, d)),
+                    None => v.fail(format!("{what}: output {output} does not exist")),
+                }
+                match v.stated.get_mut(*output as usize) {
+                    Some(stated) if !*stated => *stated = true,
+                    _ => v.fail(format!("{what}: output {output} is stated already")),
+                }
+            }
         }
+    }
+    if let Some(output) = v.stated.iter().position(|stated| !stated) {
+        v.fail(format!("output {output} is never stated"));
     }
     if v.problems.is_empty() {
         Ok(())
@@ -52,6 +94,12 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
 struct Verifier<'p> {
     program: &'p Program,
     problems: Vec<String>,
+    /// The symbols that have values so far.
+    bound: HashSet<Symbol>,
+    /// Which slots have memory.
+    slots: Vec<bool>,
+    /// Which outputs have a shape.
+    stated: Vec<bool>,
 }
 
 impl Verifier<'_> {
@@ -62,8 +110,24 @@ impl Verifier<'_> {
     fn dim(&mut self, what: &str, dim: &Dim) {
         if dim.symbols().any(|s| s.index() >= self.program.symbols.len()) {
             self.fail(format!("{what}: a size has a symbol that does not exist"));
+        } else if let Some(early) = dim.symbols().find(|s| !self.bound.contains(s)) {
+            self.fail(format!("{what}: {} has no value yet", self.program.symbols.name(early)));
         } else if dim.as_const().is_some_and(|d| d < 0) {
             self.fail(format!("{what}: a size is negative"));
+        }
+    }
+
+    /// Expressions that may be negative.
+    fn bounds(&mut self, what: &str, dims: [&Dim; 2]) {
+        for dim in dims.into_iter().filter(|d| d.as_const().is_none()) {
+            self.dim(what, dim);
+        }
+    }
+
+    fn set_slot(&mut self, what: &str, slot: u32, full: bool) {
+        match self.slots.get_mut(slot as usize) {
+            Some(state) if *state != full => *state = full,
+            _ => self.fail(format!("{what}: slot {slot} does not exist or is so already")),
         }
     }
 
@@ -77,7 +141,8 @@ impl Verifier<'_> {
         let program = self.program;
         for (kind, ports) in [("input", &program.inputs), ("output", &program.outputs)] {
             for (i, port) in ports.iter().enumerate() {
-                port.ty.shape.iter().for_each(|d| self.dim(&format!("{kind} {i} `{}`", port.name), d));
+                let dims = port.ty.shape.iter().filter(|d| kind == "input" || program.is_named(d));
+                dims.for_each(|d| self.dim(&format!("{kind} {i} `{}`", port.name), d));
             }
         }
         self.dim("the arena", &program.arena_bytes);
@@ -164,8 +229,8 @@ impl Verifier<'_> {
         self.dim(&what, &launch.tasks);
         self.dim(&what, &launch.flops);
         for param in &launch.params {
-            if param.symbols().any(|s| s.index() >= program.symbols.len()) {
-                self.fail(format!("{what}: a parameter has a symbol that does not exist"));
+            if param.symbols().any(|s| !self.bound.contains(&s)) {
+                self.fail(format!("{what}: a parameter has a symbol that does not exist or has no value yet"));
             }
         }
         self.origins(&what, &launch.origins);
@@ -201,6 +266,13 @@ impl Verifier<'_> {
             Place::Output(n) => {
                 if *n as usize >= program.outputs.len() {
                     self.fail(format!("{what}: {text} does not exist"));
+                } else if !self.stated[*n as usize] {
+                    self.fail(format!("{what}: {text} has no memory yet"));
+                }
+            }
+            Place::Slot(n) => {
+                if !self.slots.get(*n as usize).is_some_and(|full| *full) {
+                    self.fail(format!("{what}: {text} has no memory"));
                 }
             }
             Place::Weights(offset) => {

@@ -156,6 +156,17 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             ins.expect(0)?;
             exact(DType::I64, [])
         }
+        Op::BindSizes { symbols, low, high } => {
+            let x = ins.one()?;
+            if x.dtype != DType::I64 || x.rank() > 1 || x.static_len() != Some(symbols.len() as i64) {
+                let text = graph.type_text(inputs[0]);
+                return mismatch(format!("{} sizes from a tensor of type {text}", symbols.len()));
+            }
+            if [low.len(), high.len()] != [symbols.len(); 2] {
+                return mismatch(format!("{} sizes in {} and {} bounds", symbols.len(), low.len(), high.len()));
+            }
+            exact(DType::I64, x.shape.iter().cloned())
+        }
         Op::Elementwise(expr) => {
             let dtypes = (0..inputs.len()).map(|n| Ok(ins.tensor(n)?.dtype)).collect::<Result<Vec<_>, InferError>>()?;
             smallvec![OutputType::Stated(expr.result_type(&dtypes)?)]
@@ -632,6 +643,7 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
         },
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Reduce { .. }
         | Op::Cumulate { .. }
         | Op::Contract(_)

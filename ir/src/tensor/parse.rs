@@ -446,6 +446,12 @@ impl<'t> Parser<'t> {
         Ok(match self.word()? {
             "constant" => Op::Constant(Constant::new(self.handle("c")?)),
             "dim_value" => Op::DimValue(self.dim()?),
+            "bind_sizes" => {
+                let Some(symbols) = self.dims()?.iter().map(Dim::as_symbol).collect() else {
+                    return self.fail("expected symbols");
+                };
+                Op::BindSizes { symbols, low: self.dims()?, high: self.dims()? }
+            }
             "elementwise" => Op::Elementwise(self.expr()?),
             "reduce" => Op::Reduce { op: self.reduce_op()?, axes: self.numbers()? },
             "cumulate" => Op::Cumulate {

@@ -149,6 +149,10 @@ impl Printer<'_> {
         let text = match op {
             Op::Constant(c) => format!(" {c}"),
             Op::DimValue(dim) => format!(" {}", self.dims(std::slice::from_ref(dim))),
+            Op::BindSizes { symbols, low, high } => {
+                let symbols: Vec<Dim> = symbols.iter().copied().map(Dim::symbol).collect();
+                format!(" {} {} {}", self.dims(&symbols), self.dims(low), self.dims(high))
+            }
             Op::Elementwise(expr) => format!(" {{ {} }}", self.expr(expr)),
             Op::Reduce { op, axes } => format!(" {} {}", reduce_name(*op), numbers(axes)),
             Op::Cumulate { op, axis, exclusive, reverse } => {

@@ -1,5 +1,5 @@
 //! Finds what cannot be compiled, all of it at once: control flow that data decides, values that are no tensors, element
-//! types without kernels, and sizes that depend on data.
+//! types without kernels, and sizes that neither the inputs nor the graph itself bind.
 //!
 //! Changes nothing. Each finding names the ONNX node and its operator.
 
@@ -32,6 +32,9 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
         }
     }
     for &node in &graph.regions[body].nodes {
+        if let Op::BindSizes { symbols, .. } = &graph.nodes[node].op {
+            sizes.extend(symbols.iter().copied());
+        }
         if let Some(problem) = problem(graph, node, |d| d.symbols().all(|s| sizes.contains(&s))) {
             let text = graph.nodes[node].origins.first().map(|&o| &graph.origins[o]);
             let text = text.map_or_else(String::new, |o| format!("{} ({}): {problem}", o.path, o.operator));
@@ -50,6 +53,7 @@ fn problem(graph: &Graph, node: Node, is_known: impl Fn(&Dim) -> bool) -> Option
         Op::Loop { .. } => return Some("a loop whose length data decides".into()),
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Elementwise(_)
         | Op::Reduce { .. }
         | Op::Cumulate { .. }

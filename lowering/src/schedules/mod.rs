@@ -32,6 +32,7 @@ pub fn is_anchor(op: &Op) -> bool {
         | Op::Group { .. } => true,
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Elementwise(_)
         | Op::Reshape
         | Op::Transpose { .. }

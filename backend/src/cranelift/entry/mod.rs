@@ -4,6 +4,7 @@
 //! a port are one function over the port's descriptor, so their size does not grow with the number of ports.
 
 mod checks;
+mod data;
 mod steps;
 
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -36,7 +37,10 @@ mod status {
     pub const WORKERS: i32 = -17;
     pub const ARENA_ALIGNMENT: i32 = -18;
     pub const ARENA_SIZE: i32 = -19;
+    pub const NEED_ALLOC: i32 = -20;
+    pub const NO_MEMORY: i32 = -21;
     pub const FLAGS: i32 = -23;
+    pub const DATA_SHAPE: i32 = -26;
     pub const SIZE_LIMIT: i32 = -28;
 }
 
@@ -50,6 +54,7 @@ mod at {
     pub const BYTE_OFFSET: i32 = 40;
     pub const CAPACITY: i32 = 48;
     pub const KIND: i32 = 56;
+    pub const VALUE_FLAGS: i32 = 60;
     pub const DIMS: i32 = 64;
     pub const VALUE_BYTES: i32 = 192;
 
@@ -60,6 +65,8 @@ mod at {
     pub const PARALLEL_FOR: i32 = 32;
     pub const MAX_WORKERS: i32 = 40;
     pub const FLAGS: i32 = 44;
+    pub const ALLOC: i32 = 48;
+    pub const RELEASE: i32 = 56;
     pub const TRACE: i32 = 64;
     pub const FAULT: i32 = 88;
     pub const CALL_BYTES: i64 = 104;
@@ -81,7 +88,14 @@ mod at {
     pub const FRAME_SCRATCH: i32 = 16;
     pub const FRAME_DIMS: i32 = 24;
     pub const FRAME_BASES: i32 = 32;
-    pub const FRAME_BYTES: u32 = 40;
+    pub const FRAME_SIZES: i32 = 40;
+    pub const FRAME_SLOTS: i32 = 48;
+    pub const FRAME_OUTPUTS: i32 = 56;
+    pub const FRAME_ARENA_BYTES: i32 = 64;
+    pub const FRAME_BYTES: u32 = 72;
+
+    /// A slot: its pointer, NULL when it is empty, and its bytes.
+    pub const SLOT_BYTES: i64 = 16;
 }
 
 /// Most workers of a call.
@@ -113,7 +127,7 @@ pub struct Entry<'a> {
     pub program: &'a Program,
     /// The symbol of each kernel.
     pub kernels: &'a [String],
-    /// The program's dimension symbols in the order of the descriptor.
+    /// How many symbols the descriptor has: those that the inputs' shapes bind.
     pub symbols: usize,
 }
 
@@ -142,7 +156,14 @@ impl Entry<'_> {
         add(self.symbol("_execute"), false, self.execute());
         add(self.symbol("plan"), true, self.plan());
         add(self.symbol("run"), true, self.run());
-        add(self.symbol("run_dl"), true, self.run_dl());
+        if self.program.allocates() {
+            add(self.symbol("_fail_step"), false, self.fail_step());
+            add(self.symbol("_allocate"), false, self.allocate());
+            add(self.symbol("_make_room"), false, self.make_room());
+            add(self.symbol("_guarded"), false, self.guarded());
+        } else {
+            add(self.symbol("run_dl"), true, self.run_dl());
+        }
         add(self.symbol("status"), true, self.status());
         all
     }
@@ -163,7 +184,7 @@ impl Entry<'_> {
                 c.leave_with(null, status::NULL);
             }
             let workers = self.workers(c, workers);
-            for (i, symbol) in self.program.symbols.iter().enumerate() {
+            for (i, symbol) in self.program.symbols.iter().take(self.symbols).enumerate() {
                 let (least, most) = self.program.symbols.bounds(symbol);
                 let value = c.load(I64, dims, i as i32 * 8);
                 let (least, most) = (c.int(least), c.int(most));
@@ -184,16 +205,17 @@ impl Entry<'_> {
         })
     }
 
-    /// `execute(in, out, call, plain) -> status`: everything that `run` and `run_dl` share.
+    /// `execute(in, out, call, plain, slots) -> status`: everything that `run` and `run_dl` share. Of slots there are any only
+    /// where data decides sizes.
     fn execute(&self) -> (Function, Names) {
         use types::{I32, I64};
         let (inputs, outputs) = (self.program.inputs.len(), self.program.outputs.len());
-        function(self.isa, &[I64, I64, I64, I32], Some(I32), |c, p| {
-            let [values_in, values_out, call, plain] = [p[0], p[1], p[2], p[3]];
+        function(self.isa, &[I64, I64, I64, I32, I64], Some(I32), |c, p| {
+            let [values_in, values_out, call, plain, slots] = [p[0], p[1], p[2], p[3], p[4]];
             let given = c.load(I32, call, at::MAX_WORKERS);
             let workers = self.workers(c, given);
             let ports = c.symbol(&self.symbol("_ports"), true);
-            let dims = c.stack(self.symbols as u32 * 8);
+            let dims = c.stack(self.program.symbols.len() as u32 * 8);
             let unset = c.int(-1);
             for i in 0..self.symbols {
                 c.store(unset, dims, i as i32 * 8);
@@ -260,11 +282,21 @@ impl Entry<'_> {
                 (at::FRAME_SCRATCH, scratch),
                 (at::FRAME_DIMS, dims),
                 (at::FRAME_BASES, bases),
+                (at::FRAME_SIZES, sizes),
+                (at::FRAME_SLOTS, slots),
+                (at::FRAME_OUTPUTS, values_out),
+                (at::FRAME_ARENA_BYTES, arena_bytes),
             ] {
                 c.store(value, frame, offset);
             }
             for i in 0..self.step_functions() {
-                c.call(&self.symbol(&format!("_steps{i}")), true, None, &[frame]);
+                let name = self.symbol(&format!("_steps{i}"));
+                if self.program.allocates() {
+                    let status = c.call(&name, true, Some(I32), &[frame]);
+                    leave_unless_ok(c, status);
+                } else {
+                    c.call(&name, true, None, &[frame]);
+                }
             }
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
@@ -313,14 +345,23 @@ impl Entry<'_> {
             let port = c.add(ports, (inputs + i) as i64 * at::PORT_BYTES);
             (value, port, c.int32(i as i32))
         };
+        let nothing = c.int(0);
         for (i, output) in self.program.outputs.iter().enumerate() {
             let (value, port, index) = place(c, i);
+            if !self.program.states_at_entry(output) {
+                c.store(nothing, sizes, (inputs + i) as i32 * 8);
+                continue;
+            }
             let about = PortValues { call, output: c.int32(1), index };
             let bytes = self.shape_and_bytes(c, &output.ty, dims, shape, |c, axis, wrong, extent| {
                 let axis = c.int(axis as i64);
                 self.fail_if(c, wrong, status::SIZE_LIMIT, &about, Some(axis), [None, Some(extent)]);
             });
             c.store(bytes, sizes, (inputs + i) as i32 * 8);
+            if self.program.allocates() {
+                let room = c.call(&self.symbol("_make_room"), true, Some(I32), &[value, port, bytes, call]);
+                leave_unless_ok(c, room);
+            }
             let checked = c
                 .call(&self.symbol("_output"), true, Some(I32), &[value, port, shape, bytes, call, index, plain])
                 .expect("output gives a status");
@@ -333,7 +374,10 @@ impl Entry<'_> {
         let verdict = c.load(I32, verdict, 0);
         let more = c.compare_with(IntCC::NotEqual, verdict, 0);
         c.leave_if(more, |_| verdict);
-        for i in 0..self.program.outputs.len() {
+        for (i, output) in self.program.outputs.iter().enumerate() {
+            if !self.program.states_at_entry(output) {
+                continue;
+            }
             let (value, port, index) = place(c, i);
             let bytes = c.load(types::I64, sizes, (inputs + i) as i32 * 8);
             let one = c.int32(1);
@@ -403,8 +447,12 @@ impl Entry<'_> {
         use types::{I32, I64};
         function(self.isa, &[I64; 3], Some(I32), |c, p| {
             self.check_call(c, p[0], p[1], p[2]);
-            let plain = c.int32(0);
-            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain]);
+            let (plain, no_slots) = (c.int32(0), c.int(0));
+            let status = if self.program.allocates() {
+                c.call(&self.symbol("_guarded"), true, Some(I32), &[p[0], p[1], p[2]])
+            } else {
+                c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain, no_slots])
+            };
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }
@@ -440,8 +488,9 @@ impl Entry<'_> {
             copy(c, p[0], inputs, 0);
             copy(c, p[1], outputs, inputs);
             let values_out = c.add(values, inputs as i64 * i64::from(at::VALUE_BYTES));
-            let plain = c.int32(1);
-            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[values, values_out, p[2], plain]);
+            let (plain, no_slots) = (c.int32(1), c.int(0));
+            let arguments = [values, values_out, p[2], plain, no_slots];
+            let status = c.call(&self.symbol("_execute"), true, Some(I32), &arguments);
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }

@@ -8,6 +8,14 @@ use onnxc_ir::program::{Place, Step};
 use super::super::code::{Code, Names, function};
 use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, eval_size, status};
 
+/// Where a frame's places are: arrays of pointers, the arena, the symbols' values.
+pub(super) struct Memory {
+    pub(super) bases: Value,
+    pub(super) arena: Value,
+    pub(super) dims: Value,
+    pub(super) slots: Value,
+}
+
 impl Entry<'_> {
     /// `task(job, task, worker)`: one task of a launch; the job is what `launch` puts on its stack.
     pub(super) fn task(&self) -> (Function, Names) {
@@ -70,11 +78,15 @@ impl Entry<'_> {
         use types::I64;
         let first = part * STEPS_PER_FUNCTION;
         let steps = &self.program.steps[first..self.program.steps.len().min(first + STEPS_PER_FUNCTION)];
-        function(self.isa, &[I64], None, |c, p| {
+        // Only steps that look at data can fail.
+        let result = self.program.allocates().then_some(types::I32);
+        function(self.isa, &[I64], result, |c, p| {
             let frame = p[0];
             let bases = c.load(I64, frame, at::FRAME_BASES);
             let arena = c.load(I64, frame, at::FRAME_ARENA);
             let dims = c.load(I64, frame, at::FRAME_DIMS);
+            let slots = c.load(I64, frame, at::FRAME_SLOTS);
+            let memory = Memory { bases, arena, dims, slots };
             let launches = steps.iter().filter_map(|s| if let Step::Launch(l) = s { Some(l) } else { None });
             let most_buffers = launches.clone().map(|l| l.buffers.len()).max().unwrap_or(0);
             let most_params = launches.map(|l| l.params.len()).max().unwrap_or(0);
@@ -84,7 +96,7 @@ impl Entry<'_> {
                 match step {
                     Step::Launch(launch) => {
                         for (n, place) in launch.buffers.iter().enumerate() {
-                            let pointer = self.place(c, place, bases, arena, dims);
+                            let pointer = self.place(c, place, &memory);
                             c.store(pointer, buffers, n as i32 * 8);
                         }
                         for (n, param) in launch.params.iter().enumerate() {
@@ -97,8 +109,8 @@ impl Entry<'_> {
                         c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
                     }
                     Step::Copy { from, to, bytes, .. } => {
-                        let from = self.place(c, from, bases, arena, dims);
-                        let to = self.place(c, to, bases, arena, dims);
+                        let from = self.place(c, from, &memory);
+                        let to = self.place(c, to, &memory);
                         let bytes = eval(c, bytes, dims);
                         // No bytes, no call: an empty tensor's pointer may be NULL.
                         let some = c.compare_with(IntCC::NotEqual, bytes, 0);
@@ -106,25 +118,32 @@ impl Entry<'_> {
                             c.call("memcpy", false, Some(I64), &[to, from, bytes]);
                         });
                     }
+                    Step::Bind { .. }
+                    | Step::Require { .. }
+                    | Step::Allocate { .. }
+                    | Step::Release { .. }
+                    | Step::State { .. } => self.data_step(c, step, first + i, frame, &memory),
                 }
             }
-            c.f.ins().return_(&[]);
+            let ok = result.map(|_| c.int32(0));
+            c.f.ins().return_(ok.as_slice());
         })
     }
 
-    pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, bases: Value, arena: Value, dims: Value) -> Value {
+    pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, memory: &Memory) -> Value {
         match place {
-            Place::Input(i) => c.load(types::I64, bases, *i as i32 * 8),
-            Place::Output(i) => c.load(types::I64, bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
+            Place::Input(i) => c.load(types::I64, memory.bases, *i as i32 * 8),
+            Place::Output(i) => c.load(types::I64, memory.bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
+            Place::Slot(i) => c.load(types::I64, memory.slots, *i as i32 * at::SLOT_BYTES as i32),
             Place::Weights(offset) => {
                 let weights = c.symbol(&self.symbol("weights"), false);
                 c.add(weights, *offset as i64)
             }
             Place::Arena(offset) => match offset.as_const() {
-                Some(offset) => c.add(arena, offset),
+                Some(offset) => c.add(memory.arena, offset),
                 None => {
-                    let offset = eval(c, offset, dims);
-                    c.f.ins().iadd(arena, offset)
+                    let offset = eval(c, offset, memory.dims);
+                    c.f.ins().iadd(memory.arena, offset)
                 }
             },
         }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{BuildError, Builder};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::tensor::infer::OutputType;
 use crate::tensor::known;
@@ -203,14 +203,59 @@ impl Builder<'_> {
     /// # Panics
     /// If there are not as many arguments as parameters.
     pub fn inline(&mut self, region: Region, args: &[Value]) -> Vec<Value> {
+        let fresh = self.fresh_sizes(region);
+        self.inline_with(region, args, &fresh)
+    }
+
+    /// New symbols for the sizes that a region and those nested in it bind, with the assumptions about them.
+    fn fresh_sizes(&mut self, region: Region) -> HashMap<Symbol, Symbol> {
+        let mut bound = Vec::new();
+        let mut waiting = vec![region];
+        while let Some(region) = waiting.pop() {
+            for &node in &self.graph.regions[region].nodes {
+                let op = &self.graph.nodes[node].op;
+                waiting.extend(op.regions());
+                if let Op::BindSizes { symbols, .. } = op {
+                    bound.extend(symbols.iter().copied());
+                }
+            }
+        }
+        let mut fresh = HashMap::new();
+        for symbol in bound {
+            let name = self.graph.symbols.name(symbol).trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
+            let name = name.to_owned();
+            let (low, high) = self.graph.symbols.bounds(symbol);
+            let new = self.graph.symbols.fresh(&name);
+            self.graph.symbols.widen(new, low, high);
+            fresh.insert(symbol, new);
+        }
+        if !fresh.is_empty() {
+            for (left, right) in self.graph.assumptions.clone() {
+                let renamed = (rename(&left, &fresh), rename(&right, &fresh));
+                if renamed != (left, right) {
+                    self.graph.assumptions.push(renamed);
+                }
+            }
+        }
+        fresh
+    }
+
+    fn inline_with(&mut self, region: Region, args: &[Value], fresh: &HashMap<Symbol, Symbol>) -> Vec<Value> {
         let data = self.graph.regions[region].clone();
         assert_eq!(data.params.len(), args.len(), "one argument per parameter of {region}");
         let mut map: HashMap<Value, Value> = data.params.iter().copied().zip(args.iter().copied()).collect();
         for node in data.nodes {
             let node = self.graph.nodes[node].clone();
-            let op = self.with_copied_regions(&node.op);
+            let mut op = self.with_copied_regions(&node.op, fresh);
             let inputs = node.inputs.iter().map(|v| map[v]);
-            let types: Vec<Type> = node.outputs.iter().map(|&v| self.graph.ty(v).clone()).collect();
+            let mut types: Vec<Type> = node.outputs.iter().map(|&v| self.graph.ty(v).clone()).collect();
+            if !fresh.is_empty() {
+                op.map_dims(|d| rename(d, fresh));
+                if let Op::BindSizes { symbols, .. } = &mut op {
+                    symbols.iter_mut().for_each(|s| *s = fresh[s]);
+                }
+                types.iter_mut().for_each(|ty| ty.map_dims(&|d| rename(d, fresh)));
+            }
             let mut origins = node.origins.clone();
             origins.extend(self.origins.iter().copied());
             let copy = self.graph.add_node(self.region, op, inputs, types, &origins);
@@ -219,7 +264,8 @@ impl Builder<'_> {
             for (i, &old) in node.outputs.iter().enumerate() {
                 let new = self.graph.nodes[copy].outputs[i];
                 if self.graph.known[new].is_none() {
-                    self.graph.known[new] = self.graph.known[old].clone();
+                    let known = self.graph.known[old].as_ref().map(|known| known.map_dims(|d| rename(d, fresh)));
+                    self.graph.known[new] = known;
                 }
                 map.insert(old, new);
             }
@@ -227,16 +273,19 @@ impl Builder<'_> {
         data.results.iter().map(|v| map[v]).collect()
     }
 
-    fn with_copied_regions(&mut self, op: &Op) -> Op {
+    fn with_copied_regions(&mut self, op: &Op, fresh: &HashMap<Symbol, Symbol>) -> Op {
         let mut op = op.clone();
         match &mut op {
             Op::If { then, otherwise } => {
-                *then = self.copy_region(*then);
-                *otherwise = self.copy_region(*otherwise);
+                *then = self.copy_with(*then, fresh);
+                *otherwise = self.copy_with(*otherwise, fresh);
             }
-            Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => *body = self.copy_region(*body),
+            Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => {
+                *body = self.copy_with(*body, fresh);
+            }
             Op::Constant(_)
             | Op::DimValue(_)
+            | Op::BindSizes { .. }
             | Op::Elementwise(_)
             | Op::Reduce { .. }
             | Op::Cumulate { .. }
@@ -258,11 +307,35 @@ impl Builder<'_> {
 
     /// A copy of a region with everything nested in it.
     pub fn copy_region(&mut self, region: Region) -> Region {
+        let fresh = self.fresh_sizes(region);
+        self.copy_with(region, &fresh)
+    }
+
+    fn copy_with(&mut self, region: Region, fresh: &HashMap<Symbol, Symbol>) -> Region {
         let copy = self.graph.add_region();
         let params = self.graph.regions[region].params.clone();
-        let params: Vec<Value> = params.into_iter().map(|p| self.param_like(copy, p)).collect();
-        let results = self.within(copy).inline(region, &params);
+        let params: Vec<Value> = params
+            .into_iter()
+            .map(|p| {
+                let param = self.param_like(copy, p);
+                if !fresh.is_empty() {
+                    self.graph.values[param].ty.map_dims(&|d| rename(d, fresh));
+                    let known = self.graph.known[param].as_ref().map(|known| known.map_dims(|d| rename(d, fresh)));
+                    self.graph.known[param] = known;
+                }
+                param
+            })
+            .collect();
+        let results = self.within(copy).inline_with(region, &params, fresh);
         self.graph.regions[copy].results = results;
         copy
     }
+}
+
+/// An expression with other symbols.
+fn rename(dim: &Dim, fresh: &HashMap<Symbol, Symbol>) -> Dim {
+    if fresh.is_empty() || !dim.symbols().any(|s| fresh.contains_key(&s)) {
+        return dim.clone();
+    }
+    dim.substitute(|s| fresh.get(&s).copied().map(Dim::symbol)).expect("symbols for symbols keep the size")
 }

@@ -36,6 +36,9 @@ pub enum InterpError {
         /// What is wrong.
         message: String,
     },
+    /// Sizes that data decides are out of their range or do not fit each other.
+    #[error("{0}")]
+    Data(String),
     /// A type that the interpreter has no values for: strings, complex numbers, sequences.
     #[error("{0} are not interpreted")]
     Types(String),
@@ -77,7 +80,7 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
             }
         }
     }
-    for (left, right) in graph.assumptions.iter().filter(|pair| run.entry_knows(pair)) {
+    for (left, right) in graph.assumptions.iter().filter(|pair| run.has_values(pair)) {
         let (a, b) = (run.dim(left)?, run.dim(right)?);
         if a != b {
             let (left, right) = (left.display(&graph.symbols), right.display(&graph.symbols));
@@ -174,6 +177,7 @@ pub fn evaluate(
     Ok(match op {
         Op::Constant(_) => unreachable!("the caller holds the constants"),
         Op::DimValue(dim) => vec![TensorBytes::from_i64(&[], &[size(op, dim, symbols)?])],
+        Op::BindSizes { .. } => vec![inputs[0].clone()],
         Op::Elementwise(expr) => vec![elements::elementwise(expr, inputs, dtype, &shape, symbols)],
         Op::Reduce { op, axes } => vec![compute::reduce(*op, axes, &inputs[0], dtype, &shape)],
         Op::Cumulate { op, axis, exclusive, reverse } => {
@@ -233,9 +237,35 @@ impl Run<'_> {
         dim.eval(|s| self.symbols[&s]).ok_or_else(|| InterpError::Inputs(format!("the size {} has no value", text())))
     }
 
-    /// Whether the inputs decide both sides of an assumption.
-    fn entry_knows(&self, (left, right): &(Dim, Dim)) -> bool {
+    /// Whether both sides of an assumption have values so far.
+    fn has_values(&self, (left, right): &(Dim, Dim)) -> bool {
         left.symbols().chain(right.symbols()).all(|s| self.symbols.contains_key(&s))
+    }
+
+    /// Gives symbols the values of a tensor's elements, where they lie in their ranges and what is assumed of them holds.
+    fn bind(&mut self, symbols: &[Symbol], low: &[Dim], high: &[Dim], sizes: &TensorBytes) -> Result<(), InterpError> {
+        let graph = self.graph;
+        let name = |s: Symbol| graph.symbols.name(s);
+        for ((&symbol, size), (low, high)) in
+            symbols.iter().zip(sizes.to_i64().unwrap_or_default()).zip(low.iter().zip(high))
+        {
+            let (low, high) = (self.dim(low)?, self.dim(high)?);
+            if size < low || size > high {
+                return Err(InterpError::Data(format!("{} is {size}, not in {low}..={high}", name(symbol))));
+            }
+            self.symbols.insert(symbol, size);
+        }
+        for pair in graph.assumptions.iter().filter(|pair| self.has_values(pair)) {
+            let about = |d: &Dim| d.symbols().any(|s| symbols.contains(&s));
+            if about(&pair.0) || about(&pair.1) {
+                let (a, b) = (self.dim(&pair.0)?, self.dim(&pair.1)?);
+                if a != b {
+                    let [left, right] = [&pair.0, &pair.1].map(|d| d.display(&graph.symbols).to_string());
+                    return Err(InterpError::Data(format!("{left} is {a} and {right} is {b}, which have to be equal")));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Runs a region; values are dropped after their last use.
@@ -289,6 +319,10 @@ impl Run<'_> {
             Op::If { then, otherwise } => {
                 let taken = if truth(&inputs[0]) { *then } else { *otherwise };
                 self.region(taken, inputs[1..].to_vec())
+            }
+            Op::BindSizes { symbols, low, high } => {
+                self.bind(symbols, low, high, &inputs[0])?;
+                Ok(inputs)
             }
             Op::Loop { body, carried } => self.run_loop(*body, *carried as usize, &inputs, outputs),
             op => {
