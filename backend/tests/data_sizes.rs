@@ -107,7 +107,7 @@ fn program() -> Program {
     let origin = program.origins.push(OriginData { path: "cut".into(), operator: "Slice".into() });
     let origins = || [origin].as_slice().into();
     let bytes = (&d * &Dim::constant(4)).unwrap();
-    let copy = |from, to| Step::Copy { from, to, bytes: bytes.clone(), origins: origins() };
+    let copy = |from, to| Step::Copy { from, to, offset: Dim::ZERO, bytes: bytes.clone(), origins: origins() };
     program.steps = vec![
         Step::Bind { symbol, from: Place::Input(1), element: 0, low: Dim::ZERO, high: n, origins: origins() },
         Step::Allocate { slot: 0, ty: part, origins: origins() },

@@ -10,22 +10,25 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{KernelRef, Launch, Place, Port, Program, Step, Weight};
+use onnxc_ir::program::{KernelRef, Place, Port, Program, Weight};
 use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
-use crate::plan_memory::{self, ALIGNMENT, Tenant};
+use crate::plan_memory::ALIGNMENT;
 use crate::schedules;
+
+mod control;
+mod planned;
+
+use planned::{Allocation, Home, Planned, PlannedStep, Room};
 
 /// Lowers a cut graph.
 pub fn lower(mut graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
-    let data_symbols = number_symbols(&mut graph);
-    let mut lowering = Lowering::new(&graph, machine, data_symbols)?;
+    let numbering = number_symbols(&mut graph);
+    let mut lowering = Lowering::new(&graph, machine, numbering)?;
     lowering.assign_ports();
-    for &node in &graph.regions[graph.body()].nodes {
-        lowering.lower_node(node)?;
-    }
+    lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
     let mut program = lowering.finish();
     program.constants = graph.constants;
@@ -33,55 +36,34 @@ pub fn lower(mut graph: Graph, machine: &MachineModel) -> Result<Program, LowerE
     Ok(program)
 }
 
-/// Where the bytes of a value are, before the memory plan.
-#[derive(Clone, Debug)]
-enum Home {
-    Place(Place),
-    /// A tensor of the arena, by its number.
-    Tenant(usize),
-}
-
 struct Lowering<'g> {
     graph: &'g Graph,
     machine: &'g MachineModel,
     program: Program,
     homes: SecondaryMap<Value, Option<Home>>,
-    tenants: Vec<Tenant>,
-    /// What each tenant is.
-    tenant_types: Vec<TensorType>,
+    rooms: Vec<Room>,
+    /// The lists of steps that are open, the innermost last, and how many there have been.
+    open: Vec<u32>,
+    lists: u32,
+    /// The next step's place in time.
+    clock: usize,
+    /// The symbol that counts the iterations of a loop.
+    iterations: HashMap<Node, Symbol>,
     /// Assumptions about sizes that data decides, until those are bound.
     waiting: Vec<(Dim, Dim)>,
     /// The sizes that steps have bound so far.
     bound: HashSet<Symbol>,
     /// Steps whose places wait for the memory plan.
-    steps: Vec<PlannedStep>,
+    steps: Vec<Planned>,
     kernels: HashMap<String, KernelRef>,
     weights: HashMap<Constant, u64>,
     /// The last node that reads a value, under any name that reshapes give it; `None` for results.
     last_readers: SecondaryMap<Value, Option<Node>>,
 }
 
-enum PlannedStep {
-    Launch { kernel: KernelRef, buffers: Vec<Home>, params: Vec<Dim>, tasks: Dim, origins: Origins, flops: Dim },
-    Copy { from: Home, to: Home, bytes: Dim, origins: Origins },
-    Bind { symbol: Symbol, from: Home, element: u32, low: Dim, high: Dim, origins: Origins },
-    Require { left: Dim, right: Dim, origins: Origins },
-}
-
-impl PlannedStep {
-    /// The places that it touches, and the nodes that it stands for.
-    fn homes(&self) -> (&[Home], Option<&Home>, &Origins) {
-        match self {
-            PlannedStep::Launch { buffers, origins, .. } => (buffers, None, origins),
-            PlannedStep::Copy { from, to, origins, .. } => (std::slice::from_ref(from), Some(to), origins),
-            PlannedStep::Bind { from, origins, .. } => (std::slice::from_ref(from), None, origins),
-            PlannedStep::Require { origins, .. } => (&[], None, origins),
-        }
-    }
-}
-
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, machine: &'g MachineModel, data_symbols: u32) -> Result<Lowering<'g>, LowerError> {
+    fn new(graph: &'g Graph, machine: &'g MachineModel, numbering: Numbering) -> Result<Lowering<'g>, LowerError> {
+        let Numbering { data_symbols, iterations } = numbering;
         let body = &graph.regions[graph.body()];
         let port = |names: &[String], i: usize, v: Value| -> Result<Port, LowerError> {
             let name = names.get(i).cloned().unwrap_or_default();
@@ -111,8 +93,11 @@ impl<'g> Lowering<'g> {
             machine,
             program,
             homes: SecondaryMap::new(),
-            tenants: Vec::new(),
-            tenant_types: Vec::new(),
+            rooms: Vec::new(),
+            open: vec![0],
+            lists: 1,
+            clock: 0,
+            iterations,
             waiting,
             bound: HashSet::new(),
             steps: Vec::new(),
@@ -148,6 +133,11 @@ impl<'g> Lowering<'g> {
         }
     }
 
+    fn lower_nodes(&mut self, region: Region) -> Result<(), LowerError> {
+        let graph = self.graph;
+        graph.regions[region].nodes.iter().try_for_each(|&node| self.lower_node(node))
+    }
+
     fn lower_node(&mut self, node: Node) -> Result<(), LowerError> {
         let graph = self.graph;
         let data = &graph.nodes[node];
@@ -165,14 +155,17 @@ impl<'g> Lowering<'g> {
             Op::BindSizes { symbols, low, high } => {
                 let from = self.home(data.inputs[0]);
                 for (i, (&symbol, (low, high))) in symbols.iter().zip(low.iter().zip(high)).enumerate() {
-                    self.touch(&from, self.steps.len());
                     self.bound.insert(symbol);
                     let (from, origins) = (from.clone(), data.origins.clone());
                     let (low, high) = (low.clone(), high.clone());
-                    self.steps.push(PlannedStep::Bind { symbol, from, element: i as u32, low, high, origins });
+                    self.push(PlannedStep::Bind { symbol, from, element: i as u32, low, high, origins });
                 }
                 self.homes[data.outputs[0]] = Some(from);
                 self.require_equal(&data.origins);
+            }
+            Op::If { then, otherwise, sizes } => self.lower_if(node, [*then, *otherwise], sizes)?,
+            Op::Loop { body, carried, varying, sizes } => {
+                self.lower_loop(node, *body, *carried as usize, varying, sizes)?;
             }
             Op::Group { body } => self.lower_group(node, *body)?,
             other => panic!("`{}` is left in the body after fusion", other.name()),
@@ -186,7 +179,7 @@ impl<'g> Lowering<'g> {
         for (left, right) in std::mem::take(&mut self.waiting) {
             let has_value = |s: Symbol| s.index() < named || self.bound.contains(&s);
             if left.symbols().all(has_value) && right.symbols().all(has_value) {
-                self.steps.push(PlannedStep::Require { left, right, origins: origins.clone() });
+                self.push(PlannedStep::Require { left, right, origins: origins.clone() });
             } else {
                 self.waiting.push((left, right));
             }
@@ -196,17 +189,13 @@ impl<'g> Lowering<'g> {
     fn lower_group(&mut self, node: Node, region: Region) -> Result<(), LowerError> {
         let graph = self.graph;
         let data = &graph.nodes[node];
-        let first = self.steps.len();
         let in_place = self.overwritten_operand(node, region);
         if let Some(operand) = in_place {
             self.homes[data.outputs[0]] = self.homes[data.inputs[operand]].clone();
         }
         for &v in &data.outputs {
             if self.homes[v].is_none() {
-                let tenant = Tenant { bytes: bytes_of(graph.tensor_ty(v))?, first, last: first };
-                self.homes[v] = Some(Home::Tenant(self.tenants.len()));
-                self.tenants.push(tenant);
-                self.tenant_types.push(graph.tensor_ty(v).clone());
+                self.homes[v] = Some(self.room(graph.tensor_ty(v))?);
             }
         }
         let empty = |v: &Value| graph.tensor_ty(*v).static_len() == Some(0);
@@ -234,12 +223,10 @@ impl<'g> Lowering<'g> {
                     }
                 })
                 .collect::<Vec<Home>>();
-            let step = self.steps.len();
-            buffers.iter().for_each(|home| self.touch(home, step));
             self.program.scratch_bytes = self.program.scratch_bytes.max(kernel.scratch_layout().1);
             let kernel = self.kernel(kernel);
             let origins = data.origins.clone();
-            self.steps.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
+            self.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
         }
         Ok(())
     }
@@ -257,6 +244,7 @@ impl<'g> Lowering<'g> {
         let roots: Vec<Value> = data.inputs.iter().map(|&v| root(graph, v)).collect();
         data.inputs.iter().enumerate().position(|(i, &v)| {
             matches!(self.homes[v], Some(Home::Tenant(_)))
+                && graph.def_node(roots[i]).is_some()
                 && graph.ty(v) == graph.ty(output)
                 && self.last_readers[roots[i]] == Some(node)
                 && roots.iter().filter(|&&r| r == roots[i]).count() == 1
@@ -288,9 +276,31 @@ impl<'g> Lowering<'g> {
     /// Keeps a tensor alive up to a step.
     fn touch(&mut self, home: &Home, step: usize) {
         if let Home::Tenant(t) = *home {
-            self.tenants[t].first = self.tenants[t].first.min(step);
-            self.tenants[t].last = self.tenants[t].last.max(step);
+            self.rooms[t].first = self.rooms[t].first.min(step);
+            self.rooms[t].last = self.rooms[t].last.max(step);
         }
+    }
+
+    /// Room for a tensor of the list that is open, from the next step on.
+    fn room(&mut self, ty: &TensorType) -> Result<Home, LowerError> {
+        let list = *self.open.last().expect("a list is open");
+        let (first, last) = (self.clock, self.clock);
+        let allocation = Allocation::Automatic;
+        self.rooms.push(Room { bytes: bytes_of(ty)?, ty: ty.clone(), first, last, list, allocation });
+        Ok(Home::Tenant(self.rooms.len() - 1))
+    }
+
+    fn tick(&mut self) -> usize {
+        self.clock += 1;
+        self.clock - 1
+    }
+
+    /// Appends a step; what it touches lives until then.
+    fn push(&mut self, step: PlannedStep) {
+        let clock = self.tick();
+        let homes: Vec<Home> = step.homes().cloned().collect();
+        homes.iter().for_each(|home| self.touch(home, clock));
+        self.steps.push(Planned { begin: clock, end: clock, step });
     }
 
     /// The offset of a constant in the weight section.
@@ -318,66 +328,15 @@ impl<'g> Lowering<'g> {
             }
             let bytes = bytes_of(graph.tensor_ty(v)).expect("the size was checked with the port");
             let origins = graph.def_node(v).map(|n| graph.nodes[n].origins.clone()).unwrap_or_default();
-            let step = self.steps.len();
-            self.touch(&from, step);
-            self.steps.push(PlannedStep::Copy { from, to: Home::Place(to), bytes, origins });
+            self.push(PlannedStep::Copy { from, to: Home::Place(to), offset: Dim::ZERO, bytes, origins });
         }
     }
 
-    fn finish(mut self) -> Program {
-        let (mut fixed, mut arena_tenants, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        let mut places: Vec<Option<Place>> = vec![None; self.tenants.len()];
-        for (t, tenant) in self.tenants.iter().enumerate() {
-            if self.program.is_named(&tenant.bytes) {
-                fixed.push(t);
-                arena_tenants.push(tenant.clone());
-            } else {
-                places[t] = Some(Place::Slot(slots.len() as u32));
-                slots.push(t);
-            }
-        }
-        let (offsets, arena) = plan_memory::plan(&arena_tenants);
-        fixed.into_iter().zip(offsets).for_each(|(t, offset)| places[t] = Some(Place::Arena(offset)));
-        let place = |home: Home| match home {
-            Home::Place(place) => place,
-            Home::Tenant(t) => places[t].clone().expect("every tenant has a place"),
-        };
-        let mut stated: Vec<bool> =
-            self.program.outputs.iter().map(|port| self.program.states_at_entry(port)).collect();
-        self.program.slots = slots.len() as u32;
-        for (number, step) in self.steps.into_iter().enumerate() {
-            let (homes, to, origins) = step.homes();
-            for home in homes.iter().chain(to) {
-                if let Home::Place(Place::Output(n)) = *home
-                    && !std::mem::replace(&mut stated[n as usize], true)
-                {
-                    self.program.steps.push(Step::State { output: n, origins: origins.clone() });
-                }
-            }
-            for (slot, &t) in slots.iter().enumerate().filter(|(_, t)| self.tenants[**t].first == number) {
-                let (slot, ty, origins) = (slot as u32, self.tenant_types[t].clone(), origins.clone());
-                self.program.steps.push(Step::Allocate { slot, ty, origins });
-            }
-            self.program.steps.push(match step {
-                PlannedStep::Launch { kernel, buffers, params, tasks, origins, flops } => {
-                    let buffers = buffers.into_iter().map(place).collect();
-                    Step::Launch(Launch { kernel, buffers, params, tasks, origins, flops })
-                }
-                PlannedStep::Copy { from, to, bytes, origins } => {
-                    Step::Copy { from: place(from), to: place(to), bytes, origins }
-                }
-                PlannedStep::Bind { symbol, from, element, low, high, origins } => {
-                    Step::Bind { symbol, from: place(from), element, low, high, origins }
-                }
-                PlannedStep::Require { left, right, origins } => Step::Require { left, right, origins },
-            });
-            for (slot, _) in slots.iter().enumerate().filter(|(_, t)| self.tenants[**t].last == number) {
-                self.program.steps.push(Step::Release { slot: slot as u32 });
-            }
-        }
-        self.program.arena_bytes = arena;
-        self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
-        self.program
+    fn finish(self) -> Program {
+        let mut program = self.program;
+        (program.steps, program.slots, program.arena_bytes) = planned::place(&program, &self.rooms, self.steps);
+        program.scratch_bytes = program.scratch_bytes.next_multiple_of(ALIGNMENT);
+        program
     }
 }
 
@@ -396,22 +355,51 @@ fn doubtful_sizes(graph: &Graph) -> Vec<Dim> {
     sizes
 }
 
-/// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides, whose number
-/// is the answer. Others, such as those of a loop that was unrolled, go away.
-fn number_symbols(graph: &mut Graph) -> u32 {
+/// The symbols that steps bind.
+struct Numbering {
+    /// How many they are.
+    data_symbols: u32,
+    /// Which of them count the iterations of loops.
+    iterations: HashMap<Node, Symbol>,
+}
+
+/// The body and the regions of branches and loops in it.
+fn control_regions(graph: &Graph) -> Vec<Region> {
+    let mut all = vec![graph.body()];
+    let mut next = 0;
+    while let Some(&region) = all.get(next) {
+        next += 1;
+        let ops = graph.regions[region].nodes.iter().map(|&n| &graph.nodes[n].op);
+        all.extend(ops.filter(|op| matches!(op, Op::If { .. } | Op::Loop { .. })).flat_map(Op::regions));
+    }
+    all
+}
+
+/// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides. Others,
+/// such as those of a loop that was unrolled, go away.
+fn number_symbols(graph: &mut Graph) -> Numbering {
+    let mut iterations = HashMap::new();
+    for region in control_regions(graph) {
+        for node in graph.regions[region].nodes.clone() {
+            if matches!(graph.nodes[node].op, Op::Loop { .. }) {
+                iterations.insert(node, graph.symbols.fresh("iteration"));
+            }
+        }
+    }
     let body = &graph.regions[graph.body()];
     let shapes = body.params.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape);
     let named: BTreeSet<Symbol> = shapes.flat_map(Dim::symbols).collect();
     let mut order: Vec<Symbol> = named.into_iter().collect();
     let count = order.len();
-    for &node in &body.nodes {
-        if let Op::BindSizes { symbols, .. } = &graph.nodes[node].op {
-            order.extend(symbols.iter().copied());
+    for region in control_regions(graph) {
+        for &node in &graph.regions[region].nodes {
+            order.extend(graph.nodes[node].op.own_sizes());
+            order.extend(iterations.get(&node).copied());
         }
     }
-    let data = (order.len() - count) as u32;
+    let data_symbols = (order.len() - count) as u32;
     if order.iter().copied().eq(graph.symbols.iter()) {
-        return data;
+        return Numbering { data_symbols, iterations };
     }
     let mut symbols = Symbols::new();
     let mut renamed = HashMap::new();
@@ -427,13 +415,11 @@ fn number_symbols(graph: &mut Graph) -> u32 {
         let rename = |s: Symbol| renamed.get(&s).copied().map(Dim::symbol);
         dim.substitute(rename).expect("symbols for symbols keep the size")
     });
-    for data in graph.nodes.values_mut() {
-        if let Op::BindSizes { symbols, .. } = &mut data.op {
-            symbols.iter_mut().for_each(|s| *s = renamed.get(s).copied().unwrap_or(*s));
-        }
-    }
+    let rename = |s: Symbol| renamed.get(&s).copied().unwrap_or(s);
+    graph.nodes.values_mut().for_each(|data| data.op.rename_sizes(rename));
+    iterations.values_mut().for_each(|s| *s = rename(*s));
     graph.symbols = symbols;
-    data
+    Numbering { data_symbols, iterations }
 }
 
 /// The value whose elements a value has: what reshapes rename is one memory.
@@ -447,14 +433,16 @@ fn root(graph: &Graph, mut value: Value) -> Value {
 
 /// For each value the last node that reads it, under any name; `None` where it is a result.
 fn last_readers(graph: &Graph) -> SecondaryMap<Value, Option<Node>> {
-    let body = &graph.regions[graph.body()];
     let mut last = SecondaryMap::new();
-    for &node in &body.nodes {
-        if !matches!(graph.nodes[node].op, Op::Reshape) {
-            graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
+    for region in control_regions(graph) {
+        let region = &graph.regions[region];
+        for &node in &region.nodes {
+            if !matches!(graph.nodes[node].op, Op::Reshape) {
+                graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
+            }
         }
+        region.results.iter().for_each(|&v| last[root(graph, v)] = None);
     }
-    body.results.iter().for_each(|&v| last[root(graph, v)] = None);
     last
 }
 

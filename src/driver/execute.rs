@@ -77,8 +77,11 @@ fn step_info(program: &Program, step: &Step) -> StepInfo {
     let (kernel, flops) = match step {
         Step::Launch(l) => (program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
         Step::Copy { .. } => ("copy", Some(0)),
-        Step::Bind { .. } | Step::Require { .. } => ("sizes", Some(0)),
+        Step::Bind { .. } | Step::Assign { .. } | Step::Require { .. } => ("sizes", Some(0)),
         Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
+        Step::Append { .. } | Step::Move { .. } => ("memory", Some(0)),
+        Step::If { .. } => ("branch", Some(0)),
+        Step::Loop { .. } => ("loop", Some(0)),
     };
     let node = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
     StepInfo { nodes: step.origins().iter().map(node).collect(), kernel: kernel.to_owned(), flops }
@@ -147,7 +150,7 @@ impl Executable {
                 }
                 let program = lower(imported, &target, options)?;
                 let hash = hash(path, &target, options)?;
-                steps = program.steps.iter().map(|step| step_info(&program, step)).collect();
+                steps = program.all_steps().into_iter().map(|step| step_info(&program, step)).collect();
                 let model = with_compiled(&program, &target, hash, |compiled| {
                     stats.code_bytes = compiled.spec.code_bytes();
                     stats.weight_bytes = program.weight_bytes;

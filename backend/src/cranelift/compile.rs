@@ -314,15 +314,17 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
         symbols.put_pointer(name, 0).put_u64(least as u64).put_u64(most as u64);
     }
     let mut steps = DataObject::new(symbol("_steps"));
-    for step in &program.steps {
+    let all_steps = program.all_steps();
+    for step in &all_steps {
         let text = match (step.origins().first(), step) {
             (Some(&o), _) => format!("{} {}", program.origins[o].operator, program.origins[o].path),
-            (None, Step::Release { .. }) => "Release".to_owned(),
+            (None, Step::Release { .. } | Step::Move { .. }) => "Memory".to_owned(),
+            (None, Step::Assign { .. }) => "Sizes".to_owned(),
             (None, _) => "Copy".to_owned(),
         };
         steps.put_pointer(strings.add(&text), 0);
     }
-    let fixed = program.symbols.is_empty();
+    let fixed = program.named_symbols() == 0;
     let arena = program.arena_bytes.as_const().filter(|_| fixed).unwrap_or(0) as u64;
     let scratch = if fixed { program.scratch_bytes } else { 0 };
     let (name, target_name) = (strings.add(prefix), strings.add(target.name()));
@@ -333,7 +335,7 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     model.put_u32(if program.allocates() { 2 } else { u32::from(!fixed) }).put_u32(0);
     model.put_u32(program.inputs.len() as u32).put_u32(program.outputs.len() as u32);
     model.put_pointer(symbol("_ports"), 0).put_pointer(symbol("_ports"), program.inputs.len() as i64 * 144);
-    model.put_u32(program.named_symbols() as u32).put_u32(program.steps.len() as u32);
+    model.put_u32(program.named_symbols() as u32).put_u32(all_steps.len() as u32);
     model.put_pointer(symbol("_symbols"), 0).put_pointer(symbol("_steps"), 0);
     model.put_u64(if fixed { arena + scratch } else { 0 }).put_u64(scratch);
     model.put_u64(code_bytes).put_u64(program.weight_bytes);

@@ -114,53 +114,8 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
         shapes.push(shape);
         memory.outputs.push(vec![0xff; bytes]);
     }
-    let mut flat: HashMap<KernelRef, FlatKernel<'_>> = HashMap::new();
-    for (number, step) in program.steps.iter().enumerate() {
-        match step {
-            Step::Launch(launch) => {
-                let kernel =
-                    flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
-                run.launch(number, launch, kernel, &mut memory)?;
-            }
-            Step::Copy { from, to, bytes, .. } => {
-                let bytes = run.size(bytes)?;
-                let (from, to) = (run.binding(number, from, bytes, &memory)?, run.binding(number, to, bytes, &memory)?);
-                let mut regions = memory.regions();
-                let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
-                regions[to.region][to.offset..to.offset + bytes].copy_from_slice(&copy);
-            }
-            Step::Bind { symbol, from, element, low, high, .. } => {
-                let at = *element as usize * 8;
-                let from = run.binding(number, from, at + 8, &memory)?;
-                let start = from.offset + at;
-                let bytes = &memory.regions()[from.region][start..start + 8];
-                let size = i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-                let (low, high) = (run.signed(low)?, run.signed(high)?);
-                if size < low || size > high {
-                    let message = format!("{} is {size}, not in {low}..={high}", program.symbols.name(*symbol));
-                    return Err(RunError::Data { step: number, message });
-                }
-                run.symbols[symbol.index()] = Some(size);
-            }
-            Step::Require { left, right, .. } => {
-                let (a, b) = (run.signed(left)?, run.signed(right)?);
-                if a != b {
-                    let [left, right] = [left, right].map(|d| d.display(&program.symbols).to_string());
-                    let message = format!("{left} is {a} and {right} is {b}, which have to be equal");
-                    return Err(RunError::Data { step: number, message });
-                }
-            }
-            Step::Allocate { slot, ty, .. } => {
-                memory.slots[*slot as usize] = vec![0xff; run.tensor(ty, &|| format!("of slot {slot}"))?.1];
-            }
-            Step::Release { slot } => memory.slots[*slot as usize] = Vec::new(),
-            Step::State { output, .. } => {
-                let (shape, bytes) = run.port(&program.outputs[*output as usize])?;
-                shapes[*output as usize] = shape;
-                memory.outputs[*output as usize] = vec![0xff; bytes];
-            }
-        }
-    }
+    let mut kernels = HashMap::new();
+    run.steps(&program.steps, &mut 0, &mut memory, &mut shapes, &mut kernels)?;
     let outputs = program.outputs.iter().zip(shapes).zip(memory.outputs);
     Ok(outputs
         .map(|((port, shape), bytes)| TensorBytes {
@@ -254,7 +209,7 @@ impl Memory {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     fn signed(&self, dim: &Dim) -> Result<i64, RunError> {
         let known = dim.symbols().all(|s| self.symbols.get(s.index()).is_some_and(Option::is_some));
         let value_of = |s: Symbol| self.symbols[s.index()].unwrap_or(0);
@@ -283,6 +238,130 @@ impl Run<'_> {
             Some(bytes) => Ok((shape, bytes as usize)),
             None => Err(RunError::Size { dim: what() }),
         }
+    }
+
+    /// Runs a list of steps; `next` is the number of its first one, then of the first after it.
+    fn steps(
+        &mut self,
+        steps: &[Step],
+        next: &mut usize,
+        memory: &mut Memory,
+        shapes: &mut [Vec<i64>],
+        flat: &mut HashMap<KernelRef, FlatKernel<'a>>,
+    ) -> Result<(), RunError> {
+        for step in steps {
+            let number = *next;
+            *next += 1;
+            self.step(step, number, next, memory, shapes, flat)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes at a place.
+    fn read<const N: usize>(
+        &self,
+        number: usize,
+        place: &Place,
+        at: usize,
+        memory: &mut Memory,
+    ) -> Result<[u8; N], RunError> {
+        let from = self.binding(number, place, at + N, memory)?;
+        let start = from.offset + at;
+        Ok(memory.regions()[from.region][start..start + N].try_into().expect("as many bytes as asked for"))
+    }
+
+    fn step(
+        &mut self,
+        step: &Step,
+        number: usize,
+        next: &mut usize,
+        memory: &mut Memory,
+        shapes: &mut [Vec<i64>],
+        flat: &mut HashMap<KernelRef, FlatKernel<'a>>,
+    ) -> Result<(), RunError> {
+        let program = self.program;
+        match step {
+            Step::Launch(launch) => {
+                let kernel =
+                    flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
+                self.launch(number, launch, kernel, memory)?;
+            }
+            Step::Copy { from, to, offset, bytes, .. } => {
+                let (bytes, offset) = (self.size(bytes)?, self.size(offset)?);
+                let from = self.binding(number, from, bytes, memory)?;
+                let to = self.binding(number, to, offset + bytes, memory)?;
+                let mut regions = memory.regions();
+                let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
+                let start = to.offset + offset;
+                regions[to.region][start..start + bytes].copy_from_slice(&copy);
+            }
+            Step::Bind { symbol, from, element, low, high, .. } => {
+                let size = i64::from_le_bytes(self.read(number, from, *element as usize * 8, memory)?);
+                let (low, high) = (self.signed(low)?, self.signed(high)?);
+                if size < low || size > high {
+                    let message = format!("{} is {size}, not in {low}..={high}", program.symbols.name(*symbol));
+                    return Err(RunError::Data { step: number, message });
+                }
+                self.symbols[symbol.index()] = Some(size);
+            }
+            Step::Assign { sizes } => {
+                let values: Vec<i64> = sizes.iter().map(|(_, d)| self.signed(d)).collect::<Result<_, _>>()?;
+                sizes.iter().zip(values).for_each(|((s, _), value)| self.symbols[s.index()] = Some(value));
+            }
+            Step::Require { left, right, .. } => {
+                let (a, b) = (self.signed(left)?, self.signed(right)?);
+                if a != b {
+                    let [left, right] = [left, right].map(|d| d.display(&program.symbols).to_string());
+                    let message = format!("{left} is {a} and {right} is {b}, which have to be equal");
+                    return Err(RunError::Data { step: number, message });
+                }
+            }
+            Step::If { condition, then, otherwise, .. } => {
+                let [truth] = self.read(number, condition, 0, memory)?;
+                let first = *next;
+                let second = first + then.iter().map(Step::count).sum::<usize>();
+                let (list, mut at) = if truth != 0 { (then, first) } else { (otherwise, second) };
+                self.steps(list, &mut at, memory, shapes, flat)?;
+                *next = second + otherwise.iter().map(Step::count).sum::<usize>();
+            }
+            Step::Loop { trips, condition, iteration, counter, body, .. } => {
+                let trips = i64::from_le_bytes(self.read(number, trips, 0, memory)?);
+                let mut done = 0;
+                loop {
+                    self.symbols[iteration.index()] = Some(done);
+                    let [truth] = self.read(number, condition, 0, memory)?;
+                    if done >= trips || truth == 0 {
+                        break;
+                    }
+                    let to = self.binding(number, counter, 8, memory)?;
+                    memory.regions()[to.region][to.offset..to.offset + 8].copy_from_slice(&done.to_le_bytes());
+                    self.steps(body, &mut { *next }, memory, shapes, flat)?;
+                    done += 1;
+                }
+                *next += body.iter().map(Step::count).sum::<usize>();
+            }
+            Step::Append { slot, from, bytes, used, .. } => {
+                let (bytes, used) = (self.size(bytes)?, self.size(used)?);
+                let from = self.binding(number, from, bytes, memory)?;
+                let part = memory.regions()[from.region][from.offset..from.offset + bytes].to_vec();
+                let held = &mut memory.slots[*slot as usize];
+                held.truncate(used);
+                held.extend(part);
+            }
+            Step::Move { from, to } => {
+                memory.slots[*to as usize] = std::mem::take(&mut memory.slots[*from as usize]);
+            }
+            Step::Allocate { slot, ty, .. } => {
+                memory.slots[*slot as usize] = vec![0xff; self.tensor(ty, &|| format!("of slot {slot}"))?.1];
+            }
+            Step::Release { slot } => memory.slots[*slot as usize] = Vec::new(),
+            Step::State { output, .. } => {
+                let (shape, bytes) = self.port(&program.outputs[*output as usize])?;
+                shapes[*output as usize] = shape;
+                memory.outputs[*output as usize] = vec![0xff; bytes];
+            }
+        }
+        Ok(())
     }
 
     /// A place of at least `bytes`.

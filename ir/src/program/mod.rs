@@ -14,6 +14,7 @@ mod tests;
 pub mod verify;
 
 use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
+use smallvec::{SmallVec, smallvec};
 
 use crate::dim::{Dim, Symbol, Symbols};
 use crate::loops::Kernel;
@@ -59,6 +60,8 @@ pub enum Step {
         from: Place,
         /// To where.
         to: Place,
+        /// How many bytes further: where the step is repeated, each time another part.
+        offset: Dim,
         /// How many bytes.
         bytes: Dim,
         /// The ONNX nodes that it stands for.
@@ -78,6 +81,57 @@ pub enum Step {
         high: Dim,
         /// The ONNX nodes that need it.
         origins: Origins,
+    },
+    /// Gives symbols the values of expressions, all computed before the first is given.
+    Assign {
+        /// Symbols that steps bind, with their values.
+        sizes: Vec<(Symbol, Dim)>,
+    },
+    /// Runs one of two lists of steps.
+    If {
+        /// A `bool`.
+        condition: Place,
+        /// Run if it holds.
+        then: Vec<Step>,
+        /// Run otherwise.
+        otherwise: Vec<Step>,
+        /// The ONNX nodes that it stands for.
+        origins: Origins,
+    },
+    /// Repeats a list of steps while the condition holds, at most `trips` times.
+    Loop {
+        /// An `i64`.
+        trips: Place,
+        /// A `bool` that the steps may change.
+        condition: Place,
+        /// The symbol that holds the number of the iteration, and after the loop how many there were.
+        iteration: Symbol,
+        /// Where an `i64` tensor with the number of the iteration is written.
+        counter: Place,
+        /// The steps. The slots that they find are those that they leave.
+        body: Vec<Step>,
+        /// The ONNX nodes that it stands for.
+        origins: Origins,
+    },
+    /// Puts elements behind those that a slot has, with more memory where it is full. The slot is empty before the first.
+    Append {
+        /// Which slot.
+        slot: u32,
+        /// From where.
+        from: Place,
+        /// How many bytes, the same each time.
+        bytes: Dim,
+        /// How many bytes the slot holds.
+        used: Dim,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+    /// Gives one slot's memory to another one, which is empty.
+    Move {
+        /// From which slot.
+        from: u32,
+        /// To which slot.
+        to: u32,
     },
     /// Fails unless two sizes, which data decides, are equal.
     Require {
@@ -120,9 +174,35 @@ impl Step {
             | Step::Bind { origins, .. }
             | Step::Require { origins, .. }
             | Step::Allocate { origins, .. }
+            | Step::Append { origins, .. }
+            | Step::If { origins, .. }
+            | Step::Loop { origins, .. }
             | Step::State { origins, .. } => origins,
-            Step::Release { .. } => &[],
+            Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } => &[],
         }
+    }
+
+    /// The lists of steps in it.
+    pub fn lists(&self) -> SmallVec<[&[Step]; 2]> {
+        match self {
+            Step::If { then, otherwise, .. } => smallvec![&then[..], &otherwise[..]],
+            Step::Loop { body, .. } => smallvec![&body[..]],
+            Step::Launch(_)
+            | Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Assign { .. }
+            | Step::Append { .. }
+            | Step::Move { .. }
+            | Step::Require { .. }
+            | Step::Allocate { .. }
+            | Step::Release { .. }
+            | Step::State { .. } => SmallVec::new(),
+        }
+    }
+
+    /// How many steps it is, with those in it.
+    pub fn count(&self) -> usize {
+        1 + self.lists().iter().flat_map(|list| list.iter()).map(Step::count).sum::<usize>()
     }
 }
 
@@ -197,9 +277,27 @@ impl Program {
         self.symbols.len() - self.data_symbols as usize
     }
 
-    /// Whether data decides sizes, so that a run allocates.
+    /// Whether a run needs the caller's `alloc`: data decides the size of a tensor.
     pub fn allocates(&self) -> bool {
-        self.data_symbols > 0
+        self.slots > 0 || !self.outputs.iter().all(|port| self.states_at_entry(port))
+    }
+
+    /// Whether a step may fail: only those about sizes that data decides do.
+    pub fn steps_fail(&self) -> bool {
+        self.data_symbols > 0 || self.allocates()
+    }
+
+    /// All steps, each before those in it: the number of a step is its place here.
+    pub fn all_steps(&self) -> Vec<&Step> {
+        fn add<'p>(list: &'p [Step], all: &mut Vec<&'p Step>) {
+            for step in list {
+                all.push(step);
+                step.lists().into_iter().for_each(|inner| add(inner, all));
+            }
+        }
+        let mut all = Vec::new();
+        add(&self.steps, &mut all);
+        all
     }
 
     /// Whether the inputs' shapes decide a size.

@@ -61,7 +61,13 @@ fn example() -> Program {
     p.steps = vec![
         launch(product, vec![Place::Input(0), Place::Input(1), arena.clone()]),
         launch(sum, vec![arena.clone(), Place::Weights(64), arena.clone()]),
-        Step::Copy { from: arena, to: Place::Output(0), bytes: p.arena_bytes.clone(), origins: smallvec![] },
+        Step::Copy {
+            from: arena,
+            to: Place::Output(0),
+            offset: Dim::ZERO,
+            bytes: p.arena_bytes.clone(),
+            origins: smallvec![],
+        },
     ];
     p
 }
@@ -175,7 +181,7 @@ fn cut() -> Program {
     ];
     p.outputs = vec![Port { name: "out".into(), ty: part.clone() }];
     let bytes = Dim::product([&d, &Dim::constant(4)]).expect("small");
-    let copy = |from, to| Step::Copy { from, to, bytes: bytes.clone(), origins: smallvec![] };
+    let copy = |from, to| Step::Copy { from, to, offset: Dim::ZERO, bytes: bytes.clone(), origins: smallvec![] };
     p.steps = vec![
         Step::Bind { symbol, from: Place::Input(1), element: 0, low: Dim::ZERO, high: n, origins: smallvec![] },
         Step::Allocate { slot: 0, ty: part, origins: smallvec![] },

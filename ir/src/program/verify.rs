@@ -34,53 +34,7 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
     v.ports();
     v.weights();
     v.kernels();
-    for (number, step) in program.steps.iter().enumerate() {
-        match step {
-            Step::Launch(launch) => v.launch(number, launch),
-            Step::Copy { from, to, bytes, origins } => {
-                let what = format!("step {number}: copy");
-                v.dim(&what, bytes);
-                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
-                v.place(&what, from, size, false);
-                v.place(&what, to, size, true);
-                v.origins(&what, origins);
-            }
-            Step::Bind { symbol, from, element, low, high, origins } => {
-                let what = format!("step {number}: bind");
-                v.bounds(&what, [low, high]);
-                v.place(&what, from, Some((u64::from(*element) + 1) * 8), false);
-                v.origins(&what, origins);
-                if symbol.index() < program.named_symbols() || symbol.index() >= program.symbols.len() {
-                    v.fail(format!("{what}: {symbol} is none that steps bind"));
-                }
-                v.bound.insert(*symbol);
-            }
-            Step::Require { left, right, origins } => {
-                let what = format!("step {number}: require");
-                v.bounds(&what, [left, right]);
-                v.origins(&what, origins);
-            }
-            Step::Allocate { slot, ty, origins } => {
-                let what = format!("step {number}: allocate");
-                ty.shape.iter().for_each(|d| v.dim(&what, d));
-                v.origins(&what, origins);
-                v.set_slot(&what, *slot, true);
-            }
-            Step::Release { slot } => v.set_slot(&format!("step {number}: release"), *slot, false),
-            Step::State { output, origins } => {
-                let what = format!("step {number}: state");
-                v.origins(&what, origins);
-                match program.outputs.get(*output as usize) {
-                    Some(port) => port.ty.shape.iter().for_each(|d| v.dim(&what, d)),
-                    None => v.fail(format!("{what}: output {output} does not exist")),
-                }
-                match v.stated.get_mut(*output as usize) {
-                    Some(stated) if !*stated => *stated = true,
-                    _ => v.fail(format!("{what}: output {output} is stated already")),
-                }
-            }
-        }
-    }
+    v.steps(&program.steps, &mut 0);
     if let Some(output) = v.stated.iter().position(|stated| !stated) {
         v.fail(format!("output {output} is never stated"));
     }
@@ -115,6 +69,131 @@ impl Verifier<'_> {
         } else if dim.as_const().is_some_and(|d| d < 0) {
             self.fail(format!("{what}: a size is negative"));
         }
+    }
+
+    fn steps(&mut self, steps: &[Step], number: &mut usize) {
+        for step in steps {
+            let at = *number;
+            *number += 1;
+            self.step(step, at, number);
+        }
+    }
+
+    /// Checks a step; `next` is the number of the first step in it.
+    fn step(&mut self, step: &Step, number: usize, next: &mut usize) {
+        let program = self.program;
+        match step {
+            Step::Launch(launch) => self.launch(number, launch),
+            Step::Copy { from, to, offset, bytes, origins } => {
+                let what = format!("step {number}: copy");
+                self.dim(&what, bytes);
+                self.dim(&what, offset);
+                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                self.place(&what, from, size, false);
+                self.place(&what, to, size, true);
+                self.origins(&what, origins);
+            }
+            Step::Bind { symbol, from, element, low, high, origins } => {
+                let what = format!("step {number}: bind");
+                self.bounds(&what, [low, high]);
+                self.place(&what, from, Some((u64::from(*element) + 1) * 8), false);
+                self.origins(&what, origins);
+                self.binds(&what, *symbol);
+            }
+            Step::Assign { sizes } => {
+                let what = format!("step {number}: assign");
+                sizes.iter().for_each(|(_, dim)| self.bounds(&what, [dim, dim]));
+                sizes.iter().for_each(|(symbol, _)| self.binds(&what, *symbol));
+            }
+            Step::Require { left, right, origins } => {
+                let what = format!("step {number}: require");
+                self.bounds(&what, [left, right]);
+                self.origins(&what, origins);
+            }
+            Step::If { condition, then, otherwise, origins } => {
+                let what = format!("step {number}: if");
+                self.place(&what, condition, Some(1), false);
+                self.origins(&what, origins);
+                let (bound, slots) = (self.bound.clone(), self.slots.clone());
+                self.steps(then, next);
+                let first = (std::mem::replace(&mut self.bound, bound), std::mem::replace(&mut self.slots, slots));
+                self.steps(otherwise, next);
+                self.bound.retain(|s| first.0.contains(s));
+                if self.slots != first.1 {
+                    self.fail(format!("{what}: the branches leave different slots with memory"));
+                }
+            }
+            Step::Loop { trips, condition, iteration, counter, body, origins } => {
+                let what = format!("step {number}: loop");
+                self.place(&what, trips, Some(8), false);
+                self.place(&what, condition, Some(1), false);
+                self.place(&what, counter, Some(8), true);
+                self.origins(&what, origins);
+                self.binds(&what, *iteration);
+                let (bound, slots) = (self.bound.clone(), self.slots.clone());
+                self.steps(body, next);
+                self.bound = bound;
+                if self.slots.iter().zip(&slots).any(|(after, before)| *before && !*after) {
+                    self.fail(format!("{what}: an iteration takes memory that the next one needs"));
+                }
+                let appended = |slot: usize| self.appends(body, slot as u32);
+                if (0..slots.len()).any(|i| self.slots[i] && !slots[i] && !appended(i)) {
+                    self.fail(format!("{what}: an iteration leaves memory behind"));
+                }
+            }
+            Step::Append { slot, from, bytes, used, origins } => {
+                let what = format!("step {number}: append");
+                self.dim(&what, bytes);
+                self.dim(&what, used);
+                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                self.place(&what, from, size, false);
+                self.origins(&what, origins);
+                match self.slots.get_mut(*slot as usize) {
+                    Some(full) => *full = true,
+                    None => self.fail(format!("{what}: slot {slot} does not exist")),
+                }
+            }
+            Step::Move { from, to } => {
+                let what = format!("step {number}: move");
+                self.set_slot(&what, *from, false);
+                self.set_slot(&what, *to, true);
+            }
+            Step::Allocate { slot, ty, origins } => {
+                let what = format!("step {number}: allocate");
+                ty.shape.iter().for_each(|d| self.dim(&what, d));
+                self.origins(&what, origins);
+                self.set_slot(&what, *slot, true);
+            }
+            Step::Release { slot } => self.set_slot(&format!("step {number}: release"), *slot, false),
+            Step::State { output, origins } => {
+                let what = format!("step {number}: state");
+                self.origins(&what, origins);
+                match program.outputs.get(*output as usize) {
+                    Some(port) => port.ty.shape.iter().for_each(|d| self.dim(&what, d)),
+                    None => self.fail(format!("{what}: output {output} does not exist")),
+                }
+                match self.stated.get_mut(*output as usize) {
+                    Some(stated) if !*stated => *stated = true,
+                    _ => self.fail(format!("{what}: output {output} is stated already")),
+                }
+            }
+        }
+    }
+
+    /// Whether the steps append to a slot, which then has memory from the first iteration on.
+    fn appends(&self, steps: &[Step], slot: u32) -> bool {
+        steps.iter().any(|step| match step {
+            Step::Append { slot: to, .. } => *to == slot,
+            other => other.lists().into_iter().any(|list| self.appends(list, slot)),
+        })
+    }
+
+    /// A symbol gets a value.
+    fn binds(&mut self, what: &str, symbol: Symbol) {
+        if symbol.index() < self.program.named_symbols() || symbol.index() >= self.program.symbols.len() {
+            self.fail(format!("{what}: {symbol} is none that steps bind"));
+        }
+        self.bound.insert(symbol);
     }
 
     /// Expressions that may be negative.

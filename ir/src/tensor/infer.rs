@@ -254,13 +254,13 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             let indices = TensorType { dtype: DType::I64, shape: x.shape.clone() };
             smallvec![OutputType::Exact(x.clone().into()), OutputType::Exact(indices.into())]
         }
-        Op::If { then, otherwise } => {
+        Op::If { then, otherwise, .. } => {
             ins.scalar(0, DType::Bool)?;
             ins.match_params(1, *then, 0)?;
             ins.match_params(1, *otherwise, 0)?;
             infer_branches(&ins, *then, *otherwise)?
         }
-        Op::Loop { body, carried } => infer_loop(&ins, *body, *carried as usize)?,
+        Op::Loop { body, carried, .. } => infer_loop(&ins, *body, *carried as usize)?,
         Op::Composite { body, .. } | Op::Group { body } => {
             ins.match_params(0, *body, 0)?;
             graph.regions[*body].results.iter().map(|&v| OutputType::Exact(graph.ty(v).clone())).collect()

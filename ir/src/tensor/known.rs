@@ -226,7 +226,7 @@ impl<'g> Rule<'g> {
             }
             Op::Scatter { coords, op: ScatterOp::Set } => self.scatter(coords),
             Op::Reduce { op, axes } => self.reduce(*op, axes),
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, .. } => {
                 let condition = self.known(0)?.first()?.as_ref()?.as_const()?;
                 self.region_result(if condition != 0 { *then } else { *otherwise }, output)
             }

@@ -428,9 +428,7 @@ impl Graph {
     fn size_binders(&self, nodes: &[Node]) -> HashMap<Symbol, Node> {
         let mut binders = HashMap::new();
         for &node in nodes {
-            if let Op::BindSizes { symbols, .. } = &self.nodes[node].op {
-                binders.extend(symbols.iter().map(|&s| (s, node)));
-            }
+            binders.extend(self.nodes[node].op.bound_sizes().iter().map(|&s| (s, node)));
         }
         binders
     }

@@ -278,6 +278,8 @@ pub enum Op {
         then: Region,
         /// Run otherwise.
         otherwise: Region,
+        /// The sizes of the results that differ between the branches: bound to those of the branch that ran.
+        sizes: SmallVec<[Symbol; 2]>,
     },
     /// `(trip count i64 scalar, cond bool scalar, carried..., captures...) -> (carried..., scanned...)`. The body takes
     /// `(iteration i64 scalar, carried..., captures...)` and gives `(cond, carried..., scanned...)`. It runs while the
@@ -288,6 +290,10 @@ pub enum Op {
         body: Region,
         /// How many values are carried.
         carried: u32,
+        /// The sizes of carried values that may change: in the body, those that an iteration begins with.
+        varying: SmallVec<[Symbol; 2]>,
+        /// The sizes of the results that are known only after the loop.
+        sizes: SmallVec<[Symbol; 2]>,
     },
     /// `(inputs...) -> outputs`: the region applied to the inputs; `kind` tells what it is.
     Composite {
@@ -307,7 +313,7 @@ impl Op {
     /// The regions that the operation owns.
     pub fn regions(&self) -> SmallVec<[Region; 2]> {
         match self {
-            Op::If { then, otherwise } => SmallVec::from_slice(&[*then, *otherwise]),
+            Op::If { then, otherwise, .. } => SmallVec::from_slice(&[*then, *otherwise]),
             Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => SmallVec::from_slice(&[*body]),
             Op::Constant(_)
             | Op::DimValue(_)
@@ -355,6 +361,71 @@ impl Op {
             | Op::Loop { .. }
             | Op::Composite { .. }
             | Op::Group { .. } => SmallVec::new(),
+        }
+    }
+
+    /// The symbols that get their values where the operation has run.
+    pub fn bound_sizes(&self) -> &[Symbol] {
+        match self {
+            Op::BindSizes { symbols, .. } => symbols,
+            Op::If { sizes, .. } | Op::Loop { sizes, .. } => sizes,
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::Elementwise(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => &[],
+        }
+    }
+
+    /// The symbols that the operation gives values, for what comes after it and for its regions.
+    pub fn own_sizes(&self) -> SmallVec<[Symbol; 4]> {
+        let inside: &[Symbol] = if let Op::Loop { varying, .. } = self { varying } else { &[] };
+        inside.iter().chain(self.bound_sizes()).copied().collect()
+    }
+
+    /// Renames the symbols that the operation gives values.
+    pub fn rename_sizes(&mut self, f: impl Fn(Symbol) -> Symbol) {
+        let change = |symbols: &mut [Symbol]| symbols.iter_mut().for_each(|s| *s = f(*s));
+        match self {
+            Op::BindSizes { symbols, .. } => change(symbols),
+            Op::If { sizes, .. } => change(sizes),
+            Op::Loop { varying, sizes, .. } => {
+                change(varying);
+                change(sizes);
+            }
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::Elementwise(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => {}
         }
     }
 

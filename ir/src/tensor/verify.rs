@@ -237,8 +237,7 @@ impl Verifier<'_> {
         let mut data = HashSet::new();
         for region in graph.reachable_regions() {
             for &node in &graph.regions[region].nodes {
-                let Op::BindSizes { symbols, .. } = &graph.nodes[node].op else { continue };
-                for &symbol in symbols {
+                for symbol in graph.nodes[node].op.own_sizes() {
                     if !data.insert(symbol) {
                         let name = graph.symbols.name(symbol).to_owned();
                         self.error(Some(region), Some(node), Violation::Size(name, "is bound twice"));
@@ -257,6 +256,9 @@ impl Verifier<'_> {
         let mut here = Vec::new();
         for &node in &graph.regions[region].nodes {
             let record = &graph.nodes[node];
+            if let Op::Loop { varying, .. } = &record.op {
+                bound.extend(varying.iter().copied());
+            }
             for inner in record.op.regions() {
                 let inside = self.sizes_in_order(inner, data, bound);
                 // A branch or an iteration may not happen; other regions are only brackets.
@@ -267,6 +269,15 @@ impl Verifier<'_> {
                 } else {
                     here.extend(inside);
                 }
+            }
+            if let Op::Loop { varying, .. } = &record.op {
+                varying.iter().for_each(|s| {
+                    bound.remove(s);
+                });
+            }
+            // What a branch or loop binds is what its results are made of.
+            if matches!(record.op, Op::If { .. } | Op::Loop { .. }) {
+                here.extend(record.op.bound_sizes().iter().copied().filter(|&s| bound.insert(s)));
             }
             let shapes = record.outputs.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|t| &t.shape);
             let mut mentioned = record.op.dims().into_iter().chain(shapes).flat_map(Dim::symbols);

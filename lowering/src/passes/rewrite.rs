@@ -1,8 +1,9 @@
 //! The walk that rewriting passes share, what they may leave behind, and questions about constants that several ask.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use cranelift_entity::SecondaryMap;
+use onnxc_ir::dim::Symbol;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
@@ -15,6 +16,8 @@ pub struct PassContext {
     pub machine: MachineModel,
     /// What passes did not do, and why.
     pub remarks: Vec<Remark>,
+    /// The sizes that have values where the pass that looks for such ones has come to.
+    pub sizes: HashSet<Symbol>,
     /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
     pub unsupported: Vec<String>,
 }
@@ -33,7 +36,7 @@ pub struct Remark {
 impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
-        PassContext { machine, remarks: Vec::new(), unsupported: Vec::new() }
+        PassContext { machine, remarks: Vec::new(), sizes: HashSet::new(), unsupported: Vec::new() }
     }
 
     /// Leaves a remark about a node.

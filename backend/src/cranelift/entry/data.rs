@@ -9,7 +9,7 @@ use onnxc_ir::program::Step;
 
 use super::super::code::{Code, Names, function};
 use super::steps::Memory;
-use super::{Entry, MAX_RANK, at, eval, leave_unless_ok, status};
+use super::{Entry, MAX_RANK, at, eval, eval_size, leave_unless_ok, status};
 
 /// `ONNXC_VALUE_OWNS_DATA`.
 const OWNS_DATA: i32 = 1;
@@ -49,6 +49,64 @@ impl Entry<'_> {
             self.fail_step_if(c, missing, status::NO_MEMORY, call, step, [Some(bytes), None]);
             c.store(pointer, slot, 0);
             c.store(bytes, slot, 8);
+            let ok = c.int32(0);
+            c.f.ins().return_(&[ok]);
+        })
+    }
+
+    /// Gives a slot's memory back, if it has any.
+    fn release(&self, c: &mut Code<'_>, call: Value, slot: Value) {
+        let pointer = c.load(types::I64, slot, 0);
+        let full = c.compare_with(IntCC::NotEqual, pointer, 0);
+        c.when(full, |c| {
+            let bytes = c.load(types::I64, slot, 8);
+            let (release, user) = (c.load(types::I64, call, at::RELEASE), c.load(types::I64, call, at::USER));
+            c.call_pointer(release, &[user, pointer, bytes]);
+            let empty = c.int(0);
+            c.store(empty, slot, 0);
+        });
+    }
+
+    /// `append(frame, slot, from, bytes, used, step) -> status`: puts bytes behind the `used` ones of a slot, whose memory
+    /// doubles where it is full.
+    pub(super) fn append(&self) -> (Function, Names) {
+        use types::{I32, I64};
+        function(self.isa, &[I64, I64, I64, I64, I64, I32], Some(I32), |c, p| {
+            let [frame, slot, from, bytes, used, step] = [p[0], p[1], p[2], p[3], p[4], p[5]];
+            let call = c.load(I64, frame, at::FRAME_CALL);
+            let needed = c.f.ins().iadd(used, bytes);
+            let over = c.compare_with(IntCC::SignedLessThan, needed, 0);
+            self.fail_step_if(c, over, status::SIZE_LIMIT, call, step, [None, Some(used)]);
+            let (old, capacity) = (c.load(I64, slot, 0), c.load(I64, slot, 8));
+            // An empty slot says nothing about its bytes.
+            let (empty, zero) = (c.compare_with(IntCC::Equal, old, 0), c.int(0));
+            let capacity = c.f.ins().select(empty, zero, capacity);
+            let small = c.compare(IntCC::SignedLessThan, capacity, needed);
+            let grows = c.f.ins().bor(small, empty);
+            c.when(grows, |c| {
+                let doubled = c.f.ins().iadd(capacity, capacity);
+                let least = c.int(ALIGNMENT);
+                let wanted = c.f.ins().smax(doubled, needed);
+                let wanted = c.f.ins().smax(wanted, least);
+                let (alloc, user) = (c.load(I64, call, at::ALLOC), c.load(I64, call, at::USER));
+                let align = c.int(ALIGNMENT);
+                let new = c.call_pointer_for(alloc, Some(I64), &[user, wanted, align]).expect("alloc gives a pointer");
+                let missing = c.compare_with(IntCC::Equal, new, 0);
+                self.fail_step_if(c, missing, status::NO_MEMORY, call, step, [Some(wanted), None]);
+                let full = c.compare_with(IntCC::NotEqual, old, 0);
+                c.when(full, |c| {
+                    c.call("memcpy", false, Some(I64), &[new, old, used]);
+                    self.release(c, call, slot);
+                });
+                c.store(new, slot, 0);
+                c.store(wanted, slot, 8);
+            });
+            let some = c.compare_with(IntCC::NotEqual, bytes, 0);
+            c.when(some, |c| {
+                let base = c.load(I64, slot, 0);
+                let to = c.f.ins().iadd(base, used);
+                c.call("memcpy", false, Some(I64), &[to, from, bytes]);
+            });
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
         })
@@ -165,7 +223,34 @@ impl Entry<'_> {
         let call = c.load(I64, frame, at::FRAME_CALL);
         let step_number = c.int32(number as i32);
         match step {
-            Step::Launch(_) | Step::Copy { .. } => unreachable!("these need no data"),
+            Step::Launch(_) | Step::Copy { .. } | Step::If { .. } | Step::Loop { .. } => {
+                unreachable!("these are no steps about sizes")
+            }
+            Step::Assign { sizes } => {
+                let values: Vec<Value> = sizes.iter().map(|(_, dim)| eval(c, dim, dims)).collect();
+                for ((symbol, _), value) in sizes.iter().zip(values) {
+                    c.store(value, dims, symbol.index() as i32 * 8);
+                }
+            }
+            Step::Append { slot, from, bytes, used, .. } => {
+                let from = self.place(c, from, memory);
+                let ((bytes, wrong), (used, over)) = (eval_size(c, bytes, dims), eval_size(c, used, dims));
+                let wrong = c.f.ins().bor(wrong, over);
+                self.fail_step_if(c, wrong, status::SIZE_LIMIT, call, step_number, [None, Some(used)]);
+                let slot = c.add(memory.slots, i64::from(*slot) * at::SLOT_BYTES);
+                let arguments = [frame, slot, from, bytes, used, step_number];
+                let status = c.call(&self.symbol("_append"), true, Some(I32), &arguments);
+                leave_unless_ok(c, status);
+            }
+            Step::Move { from, to } => {
+                let [from, to] = [from, to].map(|slot| c.add(memory.slots, i64::from(*slot) * at::SLOT_BYTES));
+                for offset in [0, 8] {
+                    let word = c.load(I64, from, offset);
+                    c.store(word, to, offset);
+                }
+                let empty = c.int(0);
+                c.store(empty, from, 0);
+            }
             Step::Bind { symbol, from, element, low, high, .. } => {
                 let tensor = self.place(c, from, memory);
                 let size = c.load(I64, tensor, *element as i32 * 8);
@@ -194,11 +279,7 @@ impl Entry<'_> {
             }
             Step::Release { slot } => {
                 let slot = c.add(memory.slots, i64::from(*slot) * at::SLOT_BYTES);
-                let (pointer, bytes) = (c.load(I64, slot, 0), c.load(I64, slot, 8));
-                let (release, user) = (c.load(I64, call, at::RELEASE), c.load(I64, call, at::USER));
-                c.call_pointer(release, &[user, pointer, bytes]);
-                let empty = c.int(0);
-                c.store(empty, slot, 0);
+                self.release(c, call, slot);
             }
             Step::State { output, .. } => self.state_output(c, *output as usize, call, step_number, frame, memory),
         }

@@ -11,7 +11,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
 use cranelift_codegen::isa::TargetIsa;
 use onnxc_ir::dim::Dim;
-use onnxc_ir::program::Program;
+use onnxc_ir::program::{Program, Step};
 use onnxc_ir::tensor::TensorType;
 
 use super::code::{Code, DimCode, Names, function};
@@ -150,15 +150,20 @@ impl Entry<'_> {
         add(self.symbol("_disjoint"), false, self.disjoint());
         add(self.symbol("_task"), false, self.task());
         add(self.symbol("_launch"), false, self.launch());
-        for i in 0..self.step_functions() {
-            add(self.symbol(&format!("_steps{i}")), false, self.steps(i));
+        for list in self.lists() {
+            for (part, steps) in list.steps.chunks(STEPS_PER_FUNCTION).enumerate() {
+                add(self.symbol(&format!("{}{part}", list.name)), false, self.steps(steps));
+            }
         }
         add(self.symbol("_execute"), false, self.execute());
         add(self.symbol("plan"), true, self.plan());
         add(self.symbol("run"), true, self.run());
-        if self.program.allocates() {
+        if self.program.steps_fail() {
             add(self.symbol("_fail_step"), false, self.fail_step());
+        }
+        if self.program.allocates() {
             add(self.symbol("_allocate"), false, self.allocate());
+            add(self.symbol("_append"), false, self.append());
             add(self.symbol("_make_room"), false, self.make_room());
             add(self.symbol("_guarded"), false, self.guarded());
         } else {
@@ -168,8 +173,36 @@ impl Entry<'_> {
         all
     }
 
-    fn step_functions(&self) -> usize {
-        self.program.steps.len().div_ceil(STEPS_PER_FUNCTION)
+    /// The lists of steps: the program's own and those of branches and loops.
+    fn lists(&self) -> Vec<StepList<'_>> {
+        fn add<'p>(name: String, steps: &'p [Step], next: &mut usize, all: &mut Vec<StepList<'p>>) {
+            let mut numbered = Vec::with_capacity(steps.len());
+            for step in steps {
+                let number = *next;
+                *next += 1;
+                numbered.push((number, step));
+                for (n, inner) in step.lists().into_iter().enumerate() {
+                    add(list_name(number, n), inner, next, all);
+                }
+            }
+            all.push(StepList { name, steps: numbered });
+        }
+        let mut all = Vec::new();
+        add("_steps".into(), &self.program.steps, &mut 0, &mut all);
+        all
+    }
+
+    /// Runs a list of `count` steps; leaves the function if one fails.
+    fn run_list(&self, c: &mut Code<'_>, name: &str, count: usize, frame: Value) {
+        for part in 0..count.div_ceil(STEPS_PER_FUNCTION) {
+            let name = self.symbol(&format!("{name}{part}"));
+            if self.program.steps_fail() {
+                let status = c.call(&name, true, Some(types::I32), &[frame]);
+                leave_unless_ok(c, status);
+            } else {
+                c.call(&name, true, None, &[frame]);
+            }
+        }
     }
 
     /// `plan(dims, max_workers, arena_bytes) -> status`.
@@ -289,15 +322,7 @@ impl Entry<'_> {
             ] {
                 c.store(value, frame, offset);
             }
-            for i in 0..self.step_functions() {
-                let name = self.symbol(&format!("_steps{i}"));
-                if self.program.allocates() {
-                    let status = c.call(&name, true, Some(I32), &[frame]);
-                    leave_unless_ok(c, status);
-                } else {
-                    c.call(&name, true, None, &[frame]);
-                }
-            }
+            self.run_list(c, "_steps", self.program.steps.len(), frame);
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
         })
@@ -512,6 +537,18 @@ impl Entry<'_> {
             c.f.ins().return_(&[text]);
         })
     }
+}
+
+/// Steps that run one after the other, with their numbers.
+struct StepList<'p> {
+    /// What the names of its functions begin with.
+    name: String,
+    steps: Vec<(usize, &'p Step)>,
+}
+
+/// What the functions of a list in a step are called.
+fn list_name(step: usize, list: usize) -> String {
+    format!("_steps_{step}_{list}_")
 }
 
 /// The port that a failure is about.

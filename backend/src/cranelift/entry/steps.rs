@@ -6,7 +6,7 @@ use cranelift_entity::EntityRef;
 use onnxc_ir::program::{Place, Step};
 
 use super::super::code::{Code, Names, function};
-use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, eval_size, status};
+use super::{Entry, MAX_WORKERS, at, eval, eval_size, list_name, status};
 
 /// Where a frame's places are: arrays of pointers, the arena, the symbols' values.
 pub(super) struct Memory {
@@ -74,12 +74,10 @@ impl Entry<'_> {
     }
 
     /// A part of the steps.
-    pub(super) fn steps(&self, part: usize) -> (Function, Names) {
+    pub(super) fn steps(&self, steps: &[(usize, &Step)]) -> (Function, Names) {
         use types::I64;
-        let first = part * STEPS_PER_FUNCTION;
-        let steps = &self.program.steps[first..self.program.steps.len().min(first + STEPS_PER_FUNCTION)];
         // Only steps that look at data can fail.
-        let result = self.program.allocates().then_some(types::I32);
+        let result = self.program.steps_fail().then_some(types::I32);
         function(self.isa, &[I64], result, |c, p| {
             let frame = p[0];
             let bases = c.load(I64, frame, at::FRAME_BASES);
@@ -87,12 +85,12 @@ impl Entry<'_> {
             let dims = c.load(I64, frame, at::FRAME_DIMS);
             let slots = c.load(I64, frame, at::FRAME_SLOTS);
             let memory = Memory { bases, arena, dims, slots };
-            let launches = steps.iter().filter_map(|s| if let Step::Launch(l) = s { Some(l) } else { None });
+            let launches = steps.iter().filter_map(|(_, s)| if let Step::Launch(l) = s { Some(l) } else { None });
             let most_buffers = launches.clone().map(|l| l.buffers.len()).max().unwrap_or(0);
             let most_params = launches.map(|l| l.params.len()).max().unwrap_or(0);
             let buffers = c.stack(most_buffers as u32 * 8);
             let params = c.stack(most_params as u32 * 8);
-            for (i, step) in steps.iter().enumerate() {
+            for &(number, step) in steps {
                 match step {
                     Step::Launch(launch) => {
                         for (n, place) in launch.buffers.iter().enumerate() {
@@ -105,12 +103,16 @@ impl Entry<'_> {
                         }
                         let tasks = eval(c, &launch.tasks, dims);
                         let kernel = c.symbol(&self.kernels[launch.kernel.index()], true);
-                        let number = c.int((first + i) as i64);
+                        let number = c.int(number as i64);
                         c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
                     }
-                    Step::Copy { from, to, bytes, .. } => {
+                    Step::Copy { from, to, offset, bytes, .. } => {
                         let from = self.place(c, from, &memory);
-                        let to = self.place(c, to, &memory);
+                        let mut to = self.place(c, to, &memory);
+                        if *offset != 0 {
+                            let offset = eval(c, offset, dims);
+                            to = c.f.ins().iadd(to, offset);
+                        }
                         let bytes = eval(c, bytes, dims);
                         // No bytes, no call: an empty tensor's pointer may be NULL.
                         let some = c.compare_with(IntCC::NotEqual, bytes, 0);
@@ -118,11 +120,49 @@ impl Entry<'_> {
                             c.call("memcpy", false, Some(I64), &[to, from, bytes]);
                         });
                     }
+                    Step::If { condition, then, otherwise, .. } => {
+                        let condition = self.place(c, condition, &memory);
+                        let condition = c.load(types::I8, condition, 0);
+                        let (first, second, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
+                        c.f.ins().brif(condition, first, &[], second, &[]);
+                        for (n, (block, list)) in [(first, then), (second, otherwise)].into_iter().enumerate() {
+                            c.f.switch_to_block(block);
+                            self.run_list(c, &list_name(number, n), list.len(), frame);
+                            c.f.ins().jump(after, &[]);
+                        }
+                        c.f.switch_to_block(after);
+                    }
+                    Step::Loop { trips, condition, iteration, counter, body, .. } => {
+                        let [trips, condition, counter] =
+                            [trips, condition, counter].map(|p| self.place(c, p, &memory));
+                        let (zero, iteration) = (c.int(0), iteration.index() as i32 * 8);
+                        let (top, more) = (c.f.create_block(), c.f.create_block());
+                        let (inside, after) = (c.f.create_block(), c.f.create_block());
+                        let i = c.f.append_block_param(top, I64);
+                        c.f.ins().jump(top, &[zero.into()]);
+                        c.f.switch_to_block(top);
+                        c.store(i, dims, iteration);
+                        let trips = c.load(I64, trips, 0);
+                        let below = c.compare(IntCC::SignedLessThan, i, trips);
+                        c.f.ins().brif(below, more, &[], after, &[]);
+                        c.f.switch_to_block(more);
+                        let again = c.load(types::I8, condition, 0);
+                        c.f.ins().brif(again, inside, &[], after, &[]);
+                        c.f.switch_to_block(inside);
+                        c.store(i, counter, 0);
+                        self.run_list(c, &list_name(number, 0), body.len(), frame);
+                        let next = c.add(i, 1);
+                        c.f.ins().jump(top, &[next.into()]);
+                        c.f.switch_to_block(after);
+                    }
                     Step::Bind { .. }
+                    | Step::Assign { .. }
+                    | Step::Append { .. }
+                    | Step::Move { .. }
                     | Step::Require { .. }
                     | Step::Allocate { .. }
                     | Step::Release { .. }
-                    | Step::State { .. } => self.data_step(c, step, first + i, frame, &memory),
+                    | Step::State { .. } => self.data_step(c, step, number, frame, &memory),
                 }
             }
             let ok = result.map(|_| c.int32(0));

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use super::{BuildError, Builder};
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
@@ -43,10 +45,12 @@ impl Builder<'_> {
     ) -> Result<Vec<Value>, E> {
         let then = self.branch(captures, then)?;
         let otherwise = self.branch(captures, otherwise)?;
-        let op = Op::If { then, otherwise };
+        let op = Op::If { then, otherwise, sizes: SmallVec::new() };
         let inputs: Vec<Value> = std::iter::once(condition).chain(self.captured(captures)).collect();
         let derived = self.infer(&op, &inputs)?;
-        let types: Vec<Type> = derived.into_iter().map(|t| self.complete(t, "if")).collect();
+        let mut sizes = SmallVec::new();
+        let types: Vec<Type> = derived.into_iter().map(|t| self.complete(t, "if", &mut sizes)).collect();
+        let op = Op::If { then, otherwise, sizes };
         let node = self.node(op, &inputs, &types)?;
         Ok(self.graph.nodes[node].outputs.to_vec())
     }
@@ -88,13 +92,18 @@ impl Builder<'_> {
         param
     }
 
-    /// A type with fresh symbols for the sizes that are not derived.
-    fn complete(&mut self, ty: OutputType, prefix: &str) -> Type {
+    /// A type with fresh symbols, which `sizes` collects, for the sizes that are not derived.
+    fn complete(&mut self, ty: OutputType, prefix: &str, sizes: &mut SmallVec<[Symbol; 2]>) -> Type {
         match ty {
             OutputType::Exact(t) => t,
             OutputType::Partial(dtype, dims) => {
                 let symbols = &mut self.graph.symbols;
-                let shape = dims.into_iter().map(|d| d.unwrap_or_else(|| Dim::from(symbols.fresh(prefix)))).collect();
+                let mut fresh = || {
+                    let symbol = symbols.fresh(prefix);
+                    sizes.push(symbol);
+                    Dim::from(symbol)
+                };
+                let shape = dims.into_iter().map(|d| d.unwrap_or_else(&mut fresh)).collect();
                 TensorType { dtype, shape }.into()
             }
             OutputType::Stated(dtype) => TensorType::fixed(dtype, &[]).into(),
@@ -123,7 +132,9 @@ impl Builder<'_> {
         let mut inputs = vec![spec.trip_count, spec.condition];
         inputs.extend(spec.carried.iter().map(|(v, _)| *v));
         inputs.extend(self.captured(&spec.captures));
-        let op = Op::Loop { body: region, carried: carried.len() as u32 };
+        let varying = self.varying(&spec.carried);
+        let mut sizes = SmallVec::new();
+        let op = Op::Loop { body: region, carried: carried.len() as u32, varying, sizes: SmallVec::new() };
         let derived = self.infer(&op, &inputs)?;
         let mut types = Vec::with_capacity(derived.len());
         for (i, derived) in derived.into_iter().enumerate() {
@@ -147,8 +158,10 @@ impl Builder<'_> {
                 }
                 (other, _) => other,
             };
-            types.push(self.complete(stated, "loop"));
+            types.push(self.complete(stated, "loop", &mut sizes));
         }
+        let Op::Loop { body, carried, varying, .. } = op else { unreachable!("it was made a loop") };
+        let op = Op::Loop { body, carried, varying, sizes };
         let node = self.node(op, &inputs, &types)?;
         Ok(self.graph.nodes[node].outputs.to_vec())
     }
@@ -165,6 +178,18 @@ impl Builder<'_> {
                 }
             }
         }
+    }
+
+    /// The symbols of the carried types that stand for sizes which may change.
+    fn varying(&self, carried: &[(Value, Type)]) -> SmallVec<[Symbol; 2]> {
+        let mut symbols: SmallVec<[Symbol; 2]> = SmallVec::new();
+        for (value, ty) in carried {
+            let (Type::Tensor(before), Type::Tensor(param)) = (self.graph.ty(*value), ty) else { continue };
+            for (b, p) in before.shape.iter().zip(&param.shape) {
+                symbols.extend(p.as_symbol().filter(|s| b != p && !symbols.contains(s)));
+            }
+        }
+        symbols
     }
 
     /// Whether a size depends on a symbol that only the carried types of a loop mention.
@@ -215,9 +240,7 @@ impl Builder<'_> {
             for &node in &self.graph.regions[region].nodes {
                 let op = &self.graph.nodes[node].op;
                 waiting.extend(op.regions());
-                if let Op::BindSizes { symbols, .. } = op {
-                    bound.extend(symbols.iter().copied());
-                }
+                bound.extend(op.own_sizes());
             }
         }
         let mut fresh = HashMap::new();
@@ -251,9 +274,7 @@ impl Builder<'_> {
             let mut types: Vec<Type> = node.outputs.iter().map(|&v| self.graph.ty(v).clone()).collect();
             if !fresh.is_empty() {
                 op.map_dims(|d| rename(d, fresh));
-                if let Op::BindSizes { symbols, .. } = &mut op {
-                    symbols.iter_mut().for_each(|s| *s = fresh[s]);
-                }
+                op.rename_sizes(|s| fresh.get(&s).copied().unwrap_or(s));
                 types.iter_mut().for_each(|ty| ty.map_dims(&|d| rename(d, fresh)));
             }
             let mut origins = node.origins.clone();
@@ -276,7 +297,7 @@ impl Builder<'_> {
     fn with_copied_regions(&mut self, op: &Op, fresh: &HashMap<Symbol, Symbol>) -> Op {
         let mut op = op.clone();
         match &mut op {
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, .. } => {
                 *then = self.copy_with(*then, fresh);
                 *otherwise = self.copy_with(*otherwise, fresh);
             }

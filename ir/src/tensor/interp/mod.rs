@@ -316,7 +316,7 @@ impl Run<'_> {
         match op {
             Op::Constant(c) => Ok(vec![constant_bytes(&self.graph.constants, *c)]),
             Op::Composite { body, .. } | Op::Group { body } => self.region(*body, inputs),
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, .. } => {
                 let taken = if truth(&inputs[0]) { *then } else { *otherwise };
                 self.region(taken, inputs[1..].to_vec())
             }
@@ -324,7 +324,7 @@ impl Run<'_> {
                 self.bind(symbols, low, high, &inputs[0])?;
                 Ok(inputs)
             }
-            Op::Loop { body, carried } => self.run_loop(*body, *carried as usize, &inputs, outputs),
+            Op::Loop { body, carried, .. } => self.run_loop(*body, *carried as usize, &inputs, outputs),
             op => {
                 let types: Vec<TensorType> =
                     outputs.iter().map(|&v| tensor_type(self.graph, v).cloned()).collect::<Result<_, _>>()?;

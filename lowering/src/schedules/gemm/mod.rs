@@ -391,7 +391,8 @@ impl Body<'_> {
         let panel = i64::from(PANEL);
         let buffer = k.input(stored);
         let row = self.flat(k, contracted);
-        let depth: i64 = self.extents.iter().map(|d| d.as_const().expect("stored panels have a constant depth")).product();
+        let depth: i64 =
+            self.extents.iter().map(|d| d.as_const().expect("stored panels have a constant depth")).product();
         for offset in (0..self.nr).step_by(PANEL as usize) {
             let column = k.b.iadd(tile.column, offset);
             let number = k.b.idiv(column, panel);
