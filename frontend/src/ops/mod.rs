@@ -23,6 +23,7 @@ mod linear_attention;
 mod logic;
 mod loss;
 mod math;
+mod nms;
 mod norm;
 mod pool;
 mod quantize;
@@ -75,6 +76,7 @@ const FAMILIES: &[&[Operator]] = &[
     logic::OPERATORS,
     loss::OPERATORS,
     math::OPERATORS,
+    nms::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
     quantize::OPERATORS,

@@ -1,10 +1,10 @@
 //! Resizing of images: one axis after the other.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::ExprIndex;
 use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
-use onnxc_ir::tensor::op::{Contract, Coord, Label};
+use onnxc_ir::tensor::op::{Contract, Coord, Label, ReduceOp};
 use onnxc_ir::tensor::{Shape, TensorBytes, Value};
 
 use super::Operator;
@@ -38,6 +38,23 @@ struct Axis {
     /// Output elements per input element; `None` if the sizes say it.
     scale: Option<f64>,
     transform: Transform,
+    /// What data decides of it.
+    data: AxisData,
+}
+
+/// `f64` scalars of an axis.
+#[derive(Clone, Copy, Default)]
+struct AxisData {
+    /// Output elements per input element.
+    scale: Option<Value>,
+    /// Where a crop begins and ends.
+    crop: Option<[Value; 2]>,
+}
+
+impl AxisData {
+    fn is_some(&self) -> bool {
+        self.scale.is_some() || self.crop.is_some()
+    }
 }
 
 fn upsample(cx: &mut NodeContext<'_>) -> OpResult {
@@ -46,7 +63,7 @@ fn upsample(cx: &mut NodeContext<'_>) -> OpResult {
         // The first version knows only images.
         ..7 => [1.0, 1.0, cx.float("height_scale", 1.0), cx.float("width_scale", 1.0)].map(f64::from).to_vec(),
         7..9 => cx.floats("scales").unwrap_or_default().iter().map(|&s| f64::from(s)).collect(),
-        _ => known_floats(cx, 1)?,
+        _ => known_floats(cx, 1)?.unwrap_or_default(),
     };
     let style = Style {
         interpolation: interpolation(cx, "floor")?,
@@ -56,7 +73,12 @@ fn upsample(cx: &mut NodeContext<'_>) -> OpResult {
         exclude_outside: false,
     };
     let axes: Vec<usize> = (0..cx.b.rank(x)?).collect();
-    let axes = scaled_axes(cx, &style, x, &axes, &scales, None)?;
+    let data = cx.version >= 9 && scales.is_empty();
+    let axes = if data {
+        axes_scaled_by_data(cx, &style, x, &axes, 1)?
+    } else {
+        scaled_axes(cx, &style, x, &axes, &scales, None)?
+    };
     Ok(vec![resize_axes(cx, &style, x, axes)?])
 }
 
@@ -79,36 +101,82 @@ fn resize(cx: &mut NodeContext<'_>) -> OpResult {
         Some(axes) => axes.iter().map(|&a| cx.b.axis(a, rank)).collect::<Result<Vec<_>, _>>()?,
         None => (0..rank).collect(),
     };
-    let roi = match style.transform == "tf_crop_and_resize" {
-        true => Some(known_floats(cx, 1)?).filter(|roi| !roi.is_empty()),
-        false => None,
-    };
+    let empty =
+        |cx: &NodeContext<'_>, n| cx.optional(n).is_none_or(|v| cx.b.shape(v).is_ok_and(|s| s.iter().any(|d| *d == 0)));
+    let crops = style.transform == "tf_crop_and_resize" && !empty(cx, 1);
+    let roi = if crops { known_floats(cx, 1)? } else { None };
+    let crop_by_data = crops && roi.is_none();
     if roi.as_ref().is_some_and(|roi| roi.len() != 2 * axes.len()) {
         return cx.invalid(format!("input 1 has not {} elements", 2 * axes.len()));
     }
     let scales_at = if first { 1 } else { 2 };
     // Either may also be left out as an empty tensor.
-    let empty = |n| cx.optional(n).is_none_or(|v| cx.b.shape(v).is_ok_and(|s| s.iter().any(|d| *d == 0)));
-    let axes = if !empty(scales_at) {
-        let scales = known_floats(cx, scales_at)?;
-        scaled_axes(cx, &style, x, &axes, &scales, roi.as_deref())?
-    } else if !first && !empty(3) {
+    let mut axes = if !empty(cx, scales_at) {
+        match known_floats(cx, scales_at)? {
+            Some(scales) => scaled_axes(cx, &style, x, &axes, &scales, roi.as_deref())?,
+            None => axes_scaled_by_data(cx, &style, x, &axes, scales_at)?,
+        }
+    } else if !first && !empty(cx, 3) {
         let sizes = cx.sizes(3)?;
         sized_axes(cx, &style, x, &axes, &sizes, roi.as_deref())?
     } else {
         return cx.invalid("has neither scales nor sizes");
     };
+    if crop_by_data {
+        let roi = data_floats(cx, 1, 2 * axes.len())?;
+        let count = axes.len();
+        axes.iter_mut().enumerate().for_each(|(i, axis)| axis.data.crop = Some([roi[i], roi[count + i]]));
+    }
     Ok(vec![resize_axes(cx, &style, x, axes)?])
 }
 
-/// The elements of a constant input of numbers.
-fn known_floats(cx: &NodeContext<'_>, n: usize) -> Result<Vec<f64>, OpError> {
+/// The elements of an input of numbers, where they are known.
+fn known_floats(cx: &NodeContext<'_>, n: usize) -> Result<Option<Vec<f64>>, OpError> {
     let value = cx.input(n)?;
     if let Some(values) = cx.constant_f32s(n) {
-        return Ok(values.into_iter().map(f64::from).collect());
+        return Ok(Some(values.into_iter().map(f64::from).collect()));
     }
-    let known = cx.b.graph.known[value].as_ref().and_then(|k| k.all_floats());
-    known.map_or_else(|| cx.unsupported(format!("input {n} has to be a constant; here it depends on data")), Ok)
+    Ok(cx.b.graph.known[value].as_ref().and_then(|k| k.all_floats()))
+}
+
+/// The elements of an input of numbers as `f64` scalars.
+fn data_floats(cx: &mut NodeContext<'_>, n: usize, count: usize) -> Result<Vec<Value>, OpError> {
+    let value = cx.input(n)?;
+    if cx.b.tensor(value)?.static_len() != Some(count as i64) {
+        return cx.invalid(format!("input {n} has not {count} elements"));
+    }
+    let value = cx.b.reshape(value, &[Dim::from(count as i64)])?;
+    let value = cx.b.cast(value, DType::F64)?;
+    (0..count).map(|i| cx.element(value, i)).collect()
+}
+
+/// Axes whose scales data decides; so are the sizes of the result.
+fn axes_scaled_by_data(
+    cx: &mut NodeContext<'_>,
+    style: &Style,
+    x: Value,
+    axes: &[usize],
+    n: usize,
+) -> Result<Vec<Axis>, OpError> {
+    let shape = cx.b.shape(x)?;
+    let scales = data_floats(cx, n, axes.len())?;
+    let mut result = Vec::with_capacity(axes.len());
+    for (i, (&axis, scale)) in axes.iter().zip(scales).enumerate() {
+        let input = shape[axis].clone();
+        // Exporters meant the product of `f32` numbers, as where the scale is known.
+        let size = cx.b.map(&[scale], |e| {
+            let (scale, input) = (e.arg(0), e.dim(&input));
+            let (scale, input) = (e.cast(DType::F32, scale), e.cast(DType::F32, input));
+            let size = e.mul(input, scale);
+            let size = e.floor(size);
+            Ok(e.cast(DType::I64, size))
+        })?;
+        let output = cx.bind_one(size, &Dim::from(DEFAULT_HIGH))?;
+        let transform = transform(cx, style, None, i, axes.len())?;
+        let data = AxisData { scale: Some(scale), crop: None };
+        result.push(Axis { axis, input, output, scale: None, transform, data });
+    }
+    Ok(result)
 }
 
 fn interpolation(cx: &NodeContext<'_>, rounding: &str) -> Result<Interpolation, OpError> {
@@ -170,7 +238,7 @@ fn scaled_axes(
             Some(n) => Dim::from((n as f32 * scale as f32).floor() as i64),
             None => scaled_dim(cx, &input, scale)?,
         };
-        result.push(Axis { axis, input, output, scale: Some(scale), transform });
+        result.push(Axis { axis, input, output, scale: Some(scale), transform, data: AxisData::default() });
     }
     Ok(result)
 }
@@ -185,8 +253,37 @@ fn scaled_dim(cx: &NodeContext<'_>, size: &Dim, scale: f64) -> Result<Dim, OpErr
     Ok((size * &numerator)?.floor_div(&Dim::from(1i64 << bits))?)
 }
 
+/// One scale for all axes, where sizes that are not known keep the aspect ratio: an `f64` scalar.
+fn common_scale(
+    cx: &mut NodeContext<'_>,
+    policy: &str,
+    shape: &[Dim],
+    axes: &[usize],
+    sizes: &[Dim],
+) -> Result<Value, OpError> {
+    let least = match policy {
+        "not_larger" => true,
+        "not_smaller" => false,
+        other => return cx.invalid(format!("attribute `keep_aspect_ratio_policy` is `{other}`")),
+    };
+    Ok(cx.b.map_to(&[], &[], |e| {
+        let mut common = None;
+        for (&axis, size) in axes.iter().zip(sizes) {
+            let (size, input) = (e.dim(size), e.dim(&shape[axis]));
+            let (size, input) = (e.cast(DType::F64, size), e.cast(DType::F64, input));
+            let ratio = e.div(size, input);
+            common = Some(match common {
+                None => ratio,
+                Some(so_far) if least => e.min(so_far, ratio),
+                Some(so_far) => e.max(so_far, ratio),
+            });
+        }
+        common.ok_or_else(|| BuildError::Invalid("a resize of no axes".into()))
+    })?)
+}
+
 fn sized_axes(
-    cx: &NodeContext<'_>,
+    cx: &mut NodeContext<'_>,
     style: &Style,
     x: Value,
     axes: &[usize],
@@ -202,7 +299,23 @@ fn sized_axes(
     if policy != "stretch" {
         let ratio = |(&axis, size): (&usize, &Dim)| Some(size.as_const()? as f64 / shape[axis].as_const()? as f64);
         let Some(ratios) = axes.iter().zip(sizes).map(ratio).collect::<Option<Vec<f64>>>() else {
-            return cx.unsupported("keeping the aspect ratio of sizes that are not known");
+            let common = common_scale(cx, policy, &shape, axes, sizes)?;
+            let mut result = Vec::with_capacity(axes.len());
+            for (i, &axis) in axes.iter().enumerate() {
+                let (input, transform) = (shape[axis].clone(), transform(cx, style, roi, i, axes.len())?);
+                let size = cx.b.map(&[common], |e| {
+                    let (scale, input, half) = (e.arg(0), e.dim(&input), e.number(DType::F64, 0.5)?);
+                    let input = e.cast(DType::F64, input);
+                    let size = e.mul(scale, input);
+                    let size = e.add(size, half);
+                    let size = e.floor(size);
+                    Ok(e.cast(DType::I64, size))
+                })?;
+                let output = cx.bind_one(size, &Dim::from(DEFAULT_HIGH))?;
+                let data = AxisData { scale: Some(common), crop: None };
+                result.push(Axis { axis, input, output, scale: None, transform, data });
+            }
+            return Ok(result);
         };
         common = match policy {
             "not_larger" => ratios.into_iter().reduce(f64::min),
@@ -217,7 +330,7 @@ fn sized_axes(
             (Some(scale), Some(n)) => Dim::from((scale * n as f64 + 0.5) as i64),
             _ => size.clone(),
         };
-        result.push(Axis { axis, input, output, scale: common, transform });
+        result.push(Axis { axis, input, output, scale: common, transform, data: AxisData::default() });
     }
     Ok(result)
 }
@@ -232,10 +345,15 @@ fn resize_axes(cx: &mut NodeContext<'_>, style: &Style, x: Value, axes: Vec<Axis
             Transform::Crop { start, end, .. } => start == 0.0 && end == 1.0,
             _ => true,
         };
-        if axis.input == axis.output && axis.scale.is_none_or(|s| (s - 1.0).abs() < 1e-9) && whole {
+        if !axis.data.is_some()
+            && axis.input == axis.output
+            && axis.scale.is_none_or(|s| (s - 1.0).abs() < 1e-9)
+            && whole
+        {
             continue;
         }
-        let (Some(input), Some(output)) = (axis.input.as_const(), axis.output.as_const()) else {
+        let (Some(input), Some(output), false) = (axis.input.as_const(), axis.output.as_const(), axis.data.is_some())
+        else {
             y = resize_unknown(cx, style, y, &axis)?;
             continue;
         };
@@ -374,12 +492,6 @@ fn contract_taps(
 
 /// Resizes an axis whose sizes only a run knows: positions and weights are computed there.
 fn resize_unknown(cx: &mut NodeContext<'_>, style: &Style, x: Value, axis: &Axis) -> Result<Value, OpError> {
-    if style.antialias || style.exclude_outside {
-        return cx.unsupported("antialiasing and excluded outsides with sizes that are not known");
-    }
-    if matches!(axis.transform, Transform::HalfPixelSymmetric | Transform::Crop { .. }) {
-        return cx.unsupported("this coordinate transformation with sizes that are not known");
-    }
     let factor = axis.scale.filter(|s| s.fract() == 0.0 && *s < 1e6).map(|s| s as i64);
     if let (Some(factor), Interpolation::Nearest(_)) = (factor, style.interpolation)
         && matches!(axis.transform, Transform::HalfPixel | Transform::Asymmetric)
@@ -400,10 +512,20 @@ fn resize_unknown(cx: &mut NodeContext<'_>, style: &Style, x: Value, axis: &Axis
     }
     let size = [axis.output.clone()];
     let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
-    let position = cx.b.map_to(&size, &[], |e| {
+    let scale = axis_scale(cx, axis)?;
+    let mut inputs = vec![scale];
+    inputs.extend(axis.data.crop.iter().flatten());
+    let position = cx.b.map_to(&size, &inputs, |e| {
         let o = e.index(0);
         position(e, axis, o)
     })?;
+    let plain = !style.antialias && !style.exclude_outside;
+    if !matches!(style.interpolation, Interpolation::Nearest(_))
+        && !(plain && style.interpolation == Interpolation::Linear)
+    {
+        let y = weigh_all(cx, style, x, axis, position, scale)?;
+        return outside_of_crop(cx, y, axis, position);
+    }
     let index = |cx: &mut NodeContext<'_>, rounding: Rounding| -> Result<Value, OpError> {
         Ok(cx.b.map(&[position], |e| {
             let x = e.arg(0);
@@ -426,7 +548,8 @@ fn resize_unknown(cx: &mut NodeContext<'_>, style: &Style, x: Value, axis: &Axis
     match style.interpolation {
         Interpolation::Nearest(rounding) => {
             let index = index(cx, rounding)?;
-            gather_axis(cx, x, axis.axis, index, &axis.output)
+            let y = gather_axis(cx, x, axis.axis, index, &axis.output)?;
+            outside_of_crop(cx, y, axis, position)
         }
         Interpolation::Linear => {
             // Indices beyond the border are clamped when they are used.
@@ -444,30 +567,158 @@ fn resize_unknown(cx: &mut NodeContext<'_>, style: &Style, x: Value, axis: &Axis
             let weight = cx.b.reshape(weight, &along(axis.axis, rank, axis.output.clone()))?;
             let low = gather_axis(cx, x, axis.axis, low, &axis.output)?;
             let high = gather_axis(cx, x, axis.axis, high, &axis.output)?;
-            Ok(cx.b.map(&[low, high, weight], |e| {
+            let y = cx.b.map(&[low, high, weight], |e| {
                 let (low, high, weight) = (e.arg(0), e.arg(1), e.arg(2));
                 let (one, difference) = (e.number(dtype, 1.0)?, e.mul(high, weight));
                 let rest = e.sub(one, weight);
                 let kept = e.mul(low, rest);
                 Ok(e.add(kept, difference))
-            })?)
+            })?;
+            outside_of_crop(cx, y, axis, position)
         }
-        Interpolation::Cubic(_) => cx.unsupported("cubic interpolation with sizes that are not known"),
+        Interpolation::Cubic(_) => unreachable!("cubics are weighed"),
     }
 }
 
-/// The position in the input, `f64`, of the output element `o`, `i64`.
+/// Output elements per input element, an `f64` scalar.
+fn axis_scale(cx: &mut NodeContext<'_>, axis: &Axis) -> Result<Value, OpError> {
+    if let Some(scale) = axis.data.scale {
+        return Ok(scale);
+    }
+    if let Some(scale) = axis.scale {
+        return Ok(cx.b.number(DType::F64, scale)?);
+    }
+    Ok(cx.b.map_to(&[], &[], |e| {
+        let (input, output) = (e.dim(&axis.input), e.dim(&axis.output));
+        let (input, output) = (e.cast(DType::F64, input), e.cast(DType::F64, output));
+        Ok(e.div(output, input))
+    })?)
+}
+
+/// Puts the value for the outside where a crop leaves the input.
+fn outside_of_crop(cx: &mut NodeContext<'_>, y: Value, axis: &Axis, position: Value) -> Result<Value, OpError> {
+    let Transform::Crop { outside, .. } = axis.transform else { return Ok(y) };
+    let (rank, dtype) = (cx.b.rank(y)?, cx.b.dtype(y)?);
+    let position = cx.b.reshape(position, &along(axis.axis, rank, axis.output.clone()))?;
+    let last = (&axis.input - &Dim::ONE)?;
+    Ok(cx.b.map(&[y, position], |e| {
+        let (y, position, last) = (e.arg(0), e.arg(1), e.dim(&last));
+        let (zero, last) = (e.number(DType::F64, 0.0)?, e.cast(DType::F64, last));
+        let (before, after) = (e.lt(position, zero), e.gt(position, last));
+        let (leaves, outside) = (e.or(before, after), e.number(dtype, outside)?);
+        Ok(e.select(leaves, outside, y))
+    })?)
+}
+
+/// A product with the matrix of all weights, which a run computes. The input is continued at both ends by its border, as
+/// far as the kernel reaches.
+fn weigh_all(
+    cx: &mut NodeContext<'_>,
+    style: &Style,
+    x: Value,
+    axis: &Axis,
+    position: Value,
+    scale: Value,
+) -> Result<Value, OpError> {
+    let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
+    let radius = if matches!(style.interpolation, Interpolation::Cubic(_)) { 2.0 } else { 1.0 };
+    // The kernel is stretched only where elements are left out.
+    let stretch = cx.b.map(&[scale], |e| {
+        let (scale, one) = (e.arg(0), e.number(DType::F64, 1.0)?);
+        Ok(if style.antialias { e.min(scale, one) } else { one })
+    })?;
+    let reach = cx.b.map(&[stretch], |e| {
+        let (stretch, radius) = (e.arg(0), e.number(DType::F64, radius)?);
+        let reach = e.div(radius, stretch);
+        let reach = e.ceil(reach);
+        Ok(e.cast(DType::I64, reach))
+    })?;
+    let reach = cx.bind_one(reach, &Dim::from(DEFAULT_HIGH))?;
+    let padded = (&(&axis.input + &reach)? + &reach)?;
+    let numbers = cx.b.map_to(std::slice::from_ref(&padded), &[], |e| {
+        let (at, reach) = (e.index(0), e.dim(&reach));
+        Ok(e.sub(at, reach))
+    })?;
+    let x = gather_axis(cx, x, axis.axis, numbers, &padded)?;
+    let position = cx.b.unsqueeze(position, &[1])?;
+    let weights = cx.b.map_to(&[axis.output.clone(), padded], &[position, stretch, numbers], |e| {
+        let (position, stretch, number) = (e.arg(0), e.arg(1), e.arg(2));
+        let at = e.cast(DType::F64, number);
+        let distance = e.sub(at, position);
+        let distance = e.mul(distance, stretch);
+        let distance = e.abs(distance);
+        let weight = kernel(e, style.interpolation, distance)?;
+        if !style.exclude_outside {
+            return Ok(weight);
+        }
+        let (zero, size, none) = (e.dim(&Dim::ZERO), e.dim(&axis.input), e.number(DType::F64, 0.0)?);
+        let (after, before) = (e.ge(number, zero), e.lt(number, size));
+        let inside = e.and(after, before);
+        Ok(e.select(inside, weight, none))
+    })?;
+    let weights = if style.antialias || style.exclude_outside {
+        let sum = cx.b.reduce(ReduceOp::Sum, weights, &[1], true)?;
+        cx.b.map(&[weights, sum], |e| {
+            let (weight, sum, none) = (e.arg(0), e.arg(1), e.number(DType::F64, 0.0)?);
+            let (part, some) = (e.div(weight, sum), e.ne(sum, none));
+            Ok(e.select(some, part, weight))
+        })?
+    } else {
+        weights
+    };
+    let weights = cx.b.cast(weights, dtype)?;
+    let label = |n: usize| Label::try_from(n).map_err(|_| OpError::Invalid(format!("a tensor of rank {rank}")));
+    let labels = (0..rank).map(label).collect::<Result<Vec<Label>, _>>()?;
+    let new = label(rank)?;
+    let mut out = labels.clone();
+    out[axis.axis] = new;
+    let contract = Contract {
+        lhs: labels.as_slice().into(),
+        rhs: [new, labels[axis.axis]].as_slice().into(),
+        out: out.as_slice().into(),
+        acc: dtype,
+        panel: None,
+    };
+    Ok(cx.b.contract(contract, x, weights)?)
+}
+
+/// The weight at a distance, which is not negative.
+fn kernel(e: &mut ExprBuilder, style: Interpolation, x: ExprIndex) -> Result<ExprIndex, BuildError> {
+    let number = |e: &mut ExprBuilder, value: f64| e.number(DType::F64, value);
+    let (zero, one, two) = (number(e, 0.0)?, number(e, 1.0)?, number(e, 2.0)?);
+    let Interpolation::Cubic(a) = style else {
+        let weight = e.sub(one, x);
+        return Ok(e.max(weight, zero));
+    };
+    // Horner's scheme of both parts.
+    let part = |e: &mut ExprBuilder, coefficients: [f64; 4]| {
+        let mut sum = number(e, coefficients[0])?;
+        for c in &coefficients[1..] {
+            let c = number(e, *c)?;
+            sum = e.mul(sum, x);
+            sum = e.add(sum, c);
+        }
+        Ok::<_, BuildError>(sum)
+    };
+    let near = part(e, [a + 2.0, -(a + 3.0), 0.0, 1.0])?;
+    let far = part(e, [a, -5.0 * a, 8.0 * a, -4.0 * a])?;
+    let (is_near, is_far) = (e.le(x, one), e.lt(x, two));
+    let far = e.select(is_far, far, zero);
+    Ok(e.select(is_near, near, far))
+}
+
+/// The position in the input, `f64`, of the output element `o`, `i64`. The first argument is the scale, then come the ends
+/// of a crop that data decides.
 fn position(e: &mut ExprBuilder, axis: &Axis, o: ExprIndex) -> Result<ExprIndex, BuildError> {
     let f64_of = |e: &mut ExprBuilder, dim: &Dim| {
         let dim = e.dim(dim);
         e.cast(DType::F64, dim)
     };
     let o = e.cast(DType::F64, o);
-    let (input, output) = (f64_of(e, &axis.input), f64_of(e, &axis.output));
-    let scale = match axis.scale {
-        Some(scale) => e.number(DType::F64, scale)?,
-        None => e.div(output, input),
-    };
+    let (input, scale) = (f64_of(e, &axis.input), e.arg(0));
+    // As many elements as the scale says, of which the last may be a part.
+    let output =
+        if axis.scale.is_some() || axis.data.scale.is_some() { e.mul(scale, input) } else { f64_of(e, &axis.output) };
     let (zero, half, one) = (e.number(DType::F64, 0.0)?, e.number(DType::F64, 0.5)?, e.number(DType::F64, 1.0)?);
     Ok(match axis.transform {
         Transform::Asymmetric => e.div(o, scale),
@@ -477,13 +728,34 @@ fn position(e: &mut ExprBuilder, axis: &Axis, o: ExprIndex) -> Result<ExprIndex,
             let position = e.div(product, steps);
             e.select(single, zero, position)
         }
-        Transform::HalfPixel | Transform::PytorchHalfPixel | Transform::HalfPixelSymmetric | Transform::Crop { .. } => {
+        Transform::Crop { start, end, .. } => {
+            let (start, end) = match axis.data.crop {
+                Some(_) => (e.arg(1), e.arg(2)),
+                None => (e.number(DType::F64, start)?, e.number(DType::F64, end)?),
+            };
+            let last = e.sub(input, one);
+            let extent = e.sub(end, start);
+            let extent = e.mul(extent, last);
+            let (offset, steps) = (e.mul(start, last), e.sub(output, one));
+            let (middle, product) = (e.mul(extent, half), e.mul(o, extent));
+            let (inner, single) = (e.div(product, steps), e.eq(output, one));
+            let inner = e.select(single, middle, inner);
+            e.add(inner, offset)
+        }
+        Transform::HalfPixel | Transform::PytorchHalfPixel | Transform::HalfPixelSymmetric => {
             let centre = e.add(o, half);
             let scaled = e.div(centre, scale);
             let position = e.sub(scaled, half);
             let single = e.le(output, one);
             match axis.transform {
                 Transform::PytorchHalfPixel => e.select(single, zero, position),
+                Transform::HalfPixelSymmetric => {
+                    let whole = f64_of(e, &axis.output);
+                    let (filled, centre) = (e.div(whole, output), e.mul(input, half));
+                    let rest = e.sub(one, filled);
+                    let offset = e.mul(centre, rest);
+                    e.add(offset, position)
+                }
                 _ => position,
             }
         }
@@ -545,6 +817,5 @@ mod tests {
         let model = || resize("linear", "half_pixel").input(&[4], &noise(4));
         assert!(model().error().contains("neither scales nor sizes"));
         assert!(model().absent().floats(&[2], &[1.0, 2.0]).error().contains("for 1 axes"));
-        assert!(model().absent().input(&[1], &[2.0]).error().contains("has to be a constant"));
     }
 }

@@ -49,7 +49,14 @@ impl Builder<'_> {
         let inputs: Vec<Value> = std::iter::once(condition).chain(self.captured(captures)).collect();
         let derived = self.infer(&op, &inputs)?;
         let mut sizes = SmallVec::new();
-        let types: Vec<Type> = derived.into_iter().map(|t| self.complete(t, "if", &mut sizes)).collect();
+        let inside = [then, otherwise].map(|region| self.sizes_inside(region)).concat();
+        let types: Vec<Type> = derived
+            .into_iter()
+            .map(|t| {
+                let t = self.hide(t, &inside);
+                self.complete(t, "if", &mut sizes)
+            })
+            .collect();
         let op = Op::If { then, otherwise, sizes };
         let node = self.node(op, &inputs, &types)?;
         Ok(self.graph.nodes[node].outputs.to_vec())
@@ -90,6 +97,47 @@ impl Builder<'_> {
         let param = self.graph.add_param(region, self.graph.ty(value).clone());
         self.graph.known[param] = self.graph.known[value].clone();
         param
+    }
+
+    /// The symbols that a region and those nested in it bind.
+    fn sizes_inside(&self, region: Region) -> Vec<Symbol> {
+        let mut bound = Vec::new();
+        let mut waiting = vec![region];
+        while let Some(region) = waiting.pop() {
+            for &node in &self.graph.regions[region].nodes {
+                let op = &self.graph.nodes[node].op;
+                waiting.extend(op.regions());
+                bound.extend(op.own_sizes());
+            }
+        }
+        bound
+    }
+
+    /// A size as it is seen from outside of a region that binds these symbols; `None` where that cannot be said.
+    fn seen_outside(&self, size: &Dim, inside: &[Symbol]) -> Option<Dim> {
+        let hidden = |d: &Dim| d.symbols().any(|s| inside.contains(&s));
+        if !hidden(size) {
+            return Some(size.clone());
+        }
+        Some(self.graph.rewrite_dim(size)).filter(|d| !hidden(d))
+    }
+
+    /// A type without the sizes that only a region knows.
+    fn hide(&self, ty: OutputType, inside: &[Symbol]) -> OutputType {
+        match ty {
+            OutputType::Exact(Type::Tensor(t)) => {
+                let dims: SmallVec<[Option<Dim>; 5]> = t.shape.iter().map(|d| self.seen_outside(d, inside)).collect();
+                match dims.iter().cloned().collect() {
+                    Some(shape) => OutputType::Exact(TensorType { dtype: t.dtype, shape }.into()),
+                    None => OutputType::Partial(t.dtype, dims),
+                }
+            }
+            OutputType::Partial(dtype, dims) => {
+                let dims = dims.into_iter().map(|d| d.and_then(|d| self.seen_outside(&d, inside))).collect();
+                OutputType::Partial(dtype, dims)
+            }
+            other => other,
+        }
     }
 
     /// A type with fresh symbols, which `sizes` collects, for the sizes that are not derived.
@@ -146,11 +194,12 @@ impl Builder<'_> {
                 (OutputType::Partial(dtype, mut dims), None) => {
                     dims[0] = spec.iterations.clone();
                     // A size of the body that is no symbol of the body alone is the same in every iteration.
+                    let inside = self.sizes_inside(region);
                     let result = self.graph.regions[region].results[1 + i];
                     if let Type::Tensor(t) = self.graph.ty(result).clone() {
                         for (dim, size) in dims[1..].iter_mut().zip(&t.shape) {
                             if !self.varies(size, &spec.carried) {
-                                *dim = Some(size.clone());
+                                *dim = self.seen_outside(size, &inside);
                             }
                         }
                     }
@@ -234,17 +283,8 @@ impl Builder<'_> {
 
     /// New symbols for the sizes that a region and those nested in it bind, with the assumptions about them.
     fn fresh_sizes(&mut self, region: Region) -> HashMap<Symbol, Symbol> {
-        let mut bound = Vec::new();
-        let mut waiting = vec![region];
-        while let Some(region) = waiting.pop() {
-            for &node in &self.graph.regions[region].nodes {
-                let op = &self.graph.nodes[node].op;
-                waiting.extend(op.regions());
-                bound.extend(op.own_sizes());
-            }
-        }
         let mut fresh = HashMap::new();
-        for symbol in bound {
+        for symbol in self.sizes_inside(region) {
             let name = self.graph.symbols.name(symbol).trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
             let name = name.to_owned();
             let (low, high) = self.graph.symbols.bounds(symbol);
