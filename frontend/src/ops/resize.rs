@@ -773,17 +773,33 @@ mod tests {
     #[test]
     fn unknown_sizes_resize_alike() {
         let x = noise(30);
-        for mode in ["nearest", "linear"] {
-            for transform in ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"] {
+        let transforms = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"];
+        for (mode, antialias, exclude) in [
+            ("nearest", 0, 0),
+            ("linear", 0, 0),
+            ("linear", 1, 0),
+            ("linear", 0, 1),
+            ("cubic", 0, 0),
+            ("cubic", 1, 0),
+            ("cubic", 0, 1),
+        ] {
+            for transform in transforms {
                 for scales in [[1.0, 2.0], [1.0, 1.5], [0.4, 3.0], [1.0, 0.7]] {
                     // Whole output sizes, because corners of fractional ones are aligned to other places.
                     let whole = scales.iter().zip([5.0, 6.0f32]).all(|(s, n)| (s * n).fract() == 0.0);
                     if transform == "align_corners" && !whole {
                         continue;
                     }
+                    let resize = || {
+                        let style = |m: TestModel| m.int("antialias", antialias).int("exclude_outside", exclude);
+                        style(TestModel::new("Resize", 18).text("mode", mode))
+                            .text("coordinate_transformation_mode", transform)
+                    };
                     let finish = |model: TestModel| model.absent().floats(&[2], &scales).run();
-                    let known = finish(resize(mode, transform).input(&[5, 6], &x));
-                    let unknown = finish(resize(mode, transform).dynamic(&[5, 6], &x));
+                    let known = finish(resize().input(&[5, 6], &x));
+                    let by_data = resize().input(&[5, 6], &x).absent().input(&[2], &scales).run();
+                    assert_close(&by_data, &known);
+                    let unknown = finish(resize().dynamic(&[5, 6], &x));
                     if known.0 == unknown.0 {
                         assert_close(&unknown, &known);
                     } else {

@@ -27,13 +27,24 @@ const ALIGN: u64 = 64;
 
 /// Checks a program.
 pub fn verify(program: &Program) -> Result<(), VerifyError> {
+    check(program, true)
+}
+
+/// Checks the steps of a program, their places and sizes, but not what its kernels are made of.
+pub fn verify_steps(program: &Program) -> Result<(), VerifyError> {
+    check(program, false)
+}
+
+fn check(program: &Program, with_kernels: bool) -> Result<(), VerifyError> {
     let bound = program.symbols.iter().take(program.named_symbols()).collect();
     let slots = vec![false; program.slots as usize];
     let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
     let mut v = Verifier { program, problems: Vec::new(), bound, slots, stated };
     v.ports();
     v.weights();
-    v.kernels();
+    if with_kernels {
+        v.kernels();
+    }
     v.steps(&program.steps, &mut 0);
     if let Some(output) = v.stated.iter().position(|stated| !stated) {
         v.fail(format!("output {output} is never stated"));
