@@ -12,8 +12,8 @@ use onnxc_backend::object::emit;
 use onnxc_backend::target::Target;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::program::{Place, Port, Program, Step, verify};
-use onnxc_ir::tensor::{OriginData, TensorType};
+use onnxc_ir::program::{Place, Port, Program, Step, Weight, verify};
+use onnxc_ir::tensor::{ConstantData, ConstantSource, OriginData, TensorType};
 
 type Run = unsafe extern "C" fn(*const Value, *mut Value, *const Call) -> i32;
 
@@ -93,7 +93,7 @@ unsafe extern "C" fn release(heap: *mut Heap, pointer: *mut c_void, bytes: usize
 }
 
 /// `y[0..d] = x[0..d]` by way of a slot, where `d` is the element of the second input.
-fn program() -> Program {
+fn cut() -> Program {
     let mut program = Program { name: "net".into(), data_symbols: 1, slots: 1, ..Program::default() };
     let n = Dim::symbol(program.symbols.intern("n"));
     let symbol = program.symbols.intern("d");
@@ -120,6 +120,51 @@ fn program() -> Program {
     program
 }
 
+/// The first element of `x` as often as the second input says, appended one by one; a branch copies it to a slot first, which
+/// is moved.
+fn repeat() -> Program {
+    let mut program = cut();
+    program.data_symbols = 2;
+    program.slots = 3;
+    let iteration = program.symbols.intern("iteration");
+    let d = program.symbols.lookup("d").unwrap();
+    let one = TensorType::fixed(DType::F32, &[1]);
+    program.arena_bytes = Dim::constant(128);
+    let (counter, condition) = (Place::Arena(Dim::ZERO), Place::Arena(Dim::constant(64)));
+    let origins = || [program.origins.keys().next().unwrap()].as_slice().into();
+    let copy = |from, to, bytes: i64| {
+        let (offset, bytes) = (Dim::ZERO, Dim::constant(bytes));
+        Step::Copy { from, to, offset, bytes, origins: origins() }
+    };
+    let used = (&Dim::symbol(iteration) * &Dim::constant(4)).unwrap();
+    let branch =
+        |n: i64| vec![copy(Place::Input(0), Place::Slot(0), 4), Step::Assign { sizes: vec![(d, Dim::constant(n))] }];
+    let body = vec![
+        Step::Allocate { slot: 0, ty: one, origins: origins() },
+        Step::If { condition: counter.clone(), then: branch(1), otherwise: branch(2), origins: origins() },
+        Step::Move { from: 0, to: 1 },
+        Step::Append { slot: 2, from: Place::Slot(1), bytes: Dim::constant(4), used, origins: origins() },
+        Step::Release { slot: 1 },
+    ];
+    let bytes = (&Dim::symbol(d) * &Dim::constant(4)).unwrap();
+    program.steps = vec![
+        // Any byte that is not zero is true.
+        copy(Place::Weights(0), condition.clone(), 1),
+        Step::Loop { trips: Place::Input(1), condition, iteration, counter, body, origins: origins() },
+        Step::Assign { sizes: vec![(d, Dim::symbol(iteration))] },
+        Step::State { output: 0, origins: origins() },
+        Step::Copy { from: Place::Slot(2), to: Place::Output(0), offset: Dim::ZERO, bytes, origins: origins() },
+        Step::Release { slot: 2 },
+    ];
+    let source = ConstantSource::Bytes(vec![1].into());
+    let constant =
+        program.constants.push(ConstantData { ty: TensorType::fixed(DType::Bool, &[]), source, name: "true".into() });
+    program.weights = vec![Weight { constant, offset: 0, bytes: 1 }];
+    program.weight_bytes = 64;
+    verify::verify(&program).unwrap();
+    program
+}
+
 /// What a call left behind.
 struct Outcome {
     status: i32,
@@ -131,7 +176,7 @@ struct Outcome {
 }
 
 fn call(model: &LoadedModel, k: i64, spoil: impl FnOnce(&mut Value, &mut Call, &mut Heap)) -> Outcome {
-    let x: [f32; 6] = std::array::from_fn(|i| i as f32);
+    let x: [f32; 6] = std::array::from_fn(|i| i as f32 + 0.5);
     let value = |data: *const c_void, dtype, dims: [i64; 8]| Value {
         data: data.cast_mut(),
         device: [1, 0],
@@ -190,25 +235,55 @@ fn call(model: &LoadedModel, k: i64, spoil: impl FnOnce(&mut Value, &mut Call, &
     Outcome { status, dims: output.dims[0], values, fault, leaked: heap.held.len() }
 }
 
-#[test]
-fn sizes_that_data_decides() {
-    let program = program();
+fn load(program: &Program) -> LoadedModel {
     let target = Target::parse("x86_64").unwrap();
-    let compiled = compile(&program, &target, [7; 32], &|_| unreachable!("there are no weights")).unwrap();
+    let evaluate = |constant| match &program.constants[constant].source {
+        ConstantSource::Bytes(bytes) => Ok(bytes.clone()),
+        _ => unreachable!("the programs have only bytes"),
+    };
+    let compiled = compile(program, &target, [7; 32], &evaluate).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.o");
     emit::object_file(&compiled.spec, &path).unwrap();
-    let model = LoadedModel::load(ObjectImage::open(&path).unwrap(), &[]).unwrap();
+    LoadedModel::load(ObjectImage::open(&path).unwrap(), &[]).unwrap()
+}
+
+#[test]
+fn loops_grow_what_they_append() {
+    let model = load(&repeat());
+    #[repr(align(64))]
+    struct Arena([u8; 128]);
+    let mut arena = Arena([0; 128]);
+    let memory = |c: &mut Call, arena: &mut Arena| (c.arena, c.arena_bytes) = (arena.0.as_mut_ptr().cast(), 128);
+    for k in [-1, 0, 1, 17, 1000] {
+        let right = call(&model, k, |_, c, _| memory(c, &mut arena));
+        assert_eq!((right.status, right.leaked), (0, 0), "{k} iterations");
+        assert_eq!(right.values, vec![0.5; k.max(0) as usize]);
+    }
+    // Each iteration allocates once, the first and the seventeenth also for what they append to.
+    for left in 0..40 {
+        let empty = call(&model, 30, |_, c, heap| {
+            memory(c, &mut arena);
+            heap.left = left;
+        });
+        let expected = if left < 33 { -21 } else { 0 };
+        assert_eq!((empty.status, empty.leaked), (expected, 0), "{left} allocations");
+    }
+}
+
+#[test]
+fn sizes_that_data_decides() {
+    let model = load(&cut());
     assert!(model.symbol("net_run_dl").is_none(), "plain tensors have no way to say what they need");
 
     for k in [0, 1, 6] {
         let right = call(&model, k, |_, _, _| {});
         assert_eq!((right.status, right.leaked), (0, 0));
-        assert_eq!(right.values, (0..k).map(|i| i as f32).collect::<Vec<_>>());
+        assert_eq!(right.values, (0..k).map(|i| i as f32 + 0.5).collect::<Vec<_>>());
     }
     let mut room = [-1f32; 4];
     let own = call(&model, 3, |y, _, _| (y.data, y.capacity) = (room.as_mut_ptr().cast(), 16));
-    assert_eq!((own.status, own.leaked, own.values), (0, 0, vec![0.0, 1.0, 2.0]));
+    assert_eq!((own.status, own.leaked, own.values), (0, 0, vec![0.5, 1.5, 2.5]));
 
     let small = call(&model, 5, |y, _, _| (y.data, y.capacity) = (room.as_mut_ptr().cast(), 16));
     assert_eq!((small.status, small.dims, small.leaked), (-15, 5, 0), "the dims say what it needs");
