@@ -284,6 +284,11 @@ pub const EXPLANATIONS: &[(&str, &str, &str)] = &[
         "onnxc does not generate code for this",
         "The model was imported, but a later stage has no code for one of its parts on this target.",
     ),
+    (
+        "U004",
+        "onnxc does not take inputs of this type",
+        "The model is valid, but an input has no declared rank, or is of a kind that compiled models do not take.",
+    ),
 ];
 
 /// The title and text of a code, in any case.

@@ -48,9 +48,10 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Reads a tensor from a `.npy` or `.pb` file.
-pub fn read_value(path: &Path) -> Result<Value, Failure> {
-    DataValue::read(path, ValueKind::Tensor, None).map_err(|error| {
+/// Reads a tensor from a `.npy` or `.pb` file. `dtype` is what the model asks for: NumPy's files do not tell small types
+/// apart.
+pub fn read_value(path: &Path, dtype: Option<DType>) -> Result<Value, Failure> {
+    DataValue::read(path, ValueKind::Tensor, dtype).map_err(|error| {
         let kind = if error.code().starts_with('I') { FailureKind::Io } else { FailureKind::InvalidModel };
         Failure::new(kind, Diagnostic::error(error.code(), error.to_string()).in_file(path))
     })
@@ -130,6 +131,12 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
     let count: i64 = shape.iter().product();
     let dtype = port.ty.dtype;
     let mut bytes = Vec::new();
+    if dtype.bytes().is_none() && dtype != DType::String {
+        // Several to a byte: zeros and ones in turn.
+        let filled = dtype.packed_bytes(count as u64).unwrap_or(0);
+        bytes.resize(filled as usize, if dtype.bits() == 4 { 0x10 } else { 0b01_00_01_00 });
+        return dense(port, shape, bytes);
+    }
     for i in 0..count {
         let small = (i % 17) as f32 / 16.0 - 0.5;
         match dtype {
@@ -142,7 +149,11 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
             },
         }
     }
-    TensorData::dense(dtype, shape, bytes.into())
+    dense(port, shape, bytes)
+}
+
+fn dense(port: &PortInfo, shape: Vec<i64>, bytes: Vec<u8>) -> Result<Value, Failure> {
+    TensorData::dense(port.ty.dtype, shape, bytes.into())
         .map(DataValue::Tensor)
         .map_err(|e| Failure::usage(format!("input `{}`: {e}", port.name)))
 }

@@ -73,8 +73,8 @@ fn compare_outputs(found: &Path, reference: &Path) -> Result<(), Failed> {
         return Err(format!("{}: no outputs", reference.display()).into());
     }
     for (i, path) in references.iter().enumerate() {
-        let reference = read_value(path).map_err(|e| e.to_string())?;
-        let found = read_value(&found.join(format!("output_{i}.npy"))).map_err(|e| e.to_string())?;
+        let reference = read_value(path, None).map_err(|e| e.to_string())?;
+        let found = read_value(&found.join(format!("output_{i}.npy")), None).map_err(|e| e.to_string())?;
         compare(&found, &reference, &Tolerance::MaxRelative(1e-4)).map_err(|e| format!("output {i}: {e}"))?;
     }
     Ok(())

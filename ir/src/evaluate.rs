@@ -270,10 +270,17 @@ pub fn cast(from: DType, to: DType, a: u64) -> u64 {
     let x = int_value(from, a);
     match to {
         DType::Bool => u64::from(x != 0),
+        DType::F64 => (x as f64).to_bits(),
         DType::F32 => u64::from((x as f32).to_bits()),
-        _ if to.is_float() => float_bits(to, x as f64),
+        _ if to.is_float() => float_bits(to, with_sticky_bit(x) as f64),
         _ => x as u64 & mask(to),
     }
+}
+
+/// An integer of 64 bits that fits `f64`. Of one that does not, the low bits become one that says whether any was set, so
+/// that rounding to 16 bits and fewer gives what it gives for the integer itself.
+fn with_sticky_bit(x: i128) -> i128 {
+    if x.unsigned_abs() < 1 << 53 { x } else { x & !0xfff | if x & 0xfff == 0 { 0 } else { 0x800 } }
 }
 
 /// The least and the greatest value of an integer type.
@@ -321,7 +328,7 @@ impl Small {
             DType::F8E5M2FNUZ => Small { unsigned_zero: true, ..small(8, 2, 16, 0x7f, 0x7f, 0x80) },
             // No sign and no zero: the fields of the others do not fit, see `decode` and `encode`.
             DType::F8E8M0 => small(8, 0, 127, 0xfe, 0xfe, 0xff),
-            // No NaN: it becomes the greatest number.
+            // No NaN: it becomes the greatest number, whose sign does not come from that of a NaN.
             DType::F4E2M1 => small(4, 1, 1, 0x7, 0x7, 0x7),
             _ => unreachable!("{dtype} is no small float"),
         }
@@ -364,7 +371,7 @@ impl Small {
         }
         let sign = if value.is_sign_negative() { 1 << (self.width - 1) } else { 0 };
         if value.is_nan() {
-            return if self.unsigned_zero { self.nan } else { self.nan | sign };
+            return if self.unsigned_zero || self.nan == self.greatest { self.nan } else { self.nan | sign };
         }
         let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(1 - self.bias);
         if exponent > self.bias + 1 {

@@ -18,7 +18,7 @@ pub enum UnaryOp {
     Not,
     /// Square root, correctly rounded; NaN below zero.
     Sqrt,
-    /// e to the power x.
+    /// e to the power x; compiled kernels give 0 for `f32` results below 2^-125.
     Exp,
     /// Natural logarithm; NaN below zero, -inf at zero.
     Log,

@@ -4,7 +4,7 @@ use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::Program;
 use onnxc_ir::tensor::{Graph, Op};
 
-use crate::passes::rewrite::{PassContext, Remark};
+use crate::passes::rewrite::PassContext;
 use crate::{LowerError, passes, program};
 
 /// What the caller decides about lowering.
@@ -23,6 +23,8 @@ pub const PASSES: &[Pass] = &[
     ("inline_composites", passes::inline_composites::run),
     // Loops of known length and decided branches become straight lines.
     ("unroll_loops", passes::unroll_loops::run),
+    // Memory has whole bytes; what is packed is unpacked where it is read.
+    ("unpack_elements", passes::unpack_elements::run),
     // Arithmetic on shapes and weights is done now; weights become recipes.
     ("fold_constants", passes::fold_constants::run),
     // One form for the many ways to write the same thing.
@@ -33,6 +35,8 @@ pub const PASSES: &[Pass] = &[
     ("fold_affine", passes::fold_affine::run),
     // Convolutions see channels last; transposes move to the ends.
     ("assign_layout", passes::assign_layout::run),
+    // 3x3 convolutions with fewer multiplications,
+    ("choose_winograd", passes::choose_winograd::run),
     // Schedules see only windows that lie inside of their input.
     ("pad_convs", passes::pad_convs::run),
     // The new weights become recipes, and what is left of the rearrangement takes its simplest form.
@@ -50,7 +54,7 @@ pub const PASSES: &[Pass] = &[
     ("fuse", passes::fuse::run),
 ];
 
-/// Runs the passes on a graph. `observe` is called after each pass with its name.
+/// Runs the passes on a graph. `observe` is called after each pass with its name. Gives what the passes left beside it.
 ///
 /// # Errors
 /// Everything in the graph that cannot be compiled.
@@ -58,7 +62,7 @@ pub fn run_passes(
     graph: &mut Graph,
     options: &Options,
     mut observe: impl FnMut(&str, &Graph),
-) -> Result<Vec<Remark>, LowerError> {
+) -> Result<PassContext, LowerError> {
     let mut cx = PassContext::new(options.machine.clone());
     let body = graph.body();
     for (name, pass) in PASSES {
@@ -81,7 +85,7 @@ pub fn run_passes(
             return Err(LowerError::Unsupported { nodes: cx.unsupported });
         }
     }
-    Ok(cx.remarks)
+    Ok(cx)
 }
 
 /// Lowers a graph. `observe` is called after each pass with its name.
@@ -89,6 +93,6 @@ pub fn run_passes(
 /// # Errors
 /// Everything in the graph that cannot be compiled.
 pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
-    run_passes(&mut graph, options, observe)?;
-    program::lower(graph, &options.machine)
+    let cx = run_passes(&mut graph, options, observe)?;
+    program::lower(graph, &options.machine, &cx.packed)
 }

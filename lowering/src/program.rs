@@ -15,6 +15,7 @@ use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, V
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
+use crate::passes::rewrite::PackedPorts;
 use crate::plan_memory::ALIGNMENT;
 use crate::schedules;
 
@@ -23,10 +24,11 @@ mod planned;
 
 use planned::{Allocation, Home, Planned, PlannedStep, Room};
 
-/// Lowers a cut graph.
-pub fn lower(mut graph: Graph, machine: &MachineModel) -> Result<Program, LowerError> {
-    let numbering = number_symbols(&mut graph);
-    let mut lowering = Lowering::new(&graph, machine, numbering)?;
+/// Lowers a cut graph. `packed` has the types of the ports that are raw memory in it.
+pub fn lower(mut graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Result<Program, LowerError> {
+    let mut packed = packed.clone();
+    let numbering = number_symbols(&mut graph, &mut packed);
+    let mut lowering = Lowering::new(&graph, machine, &packed, numbering)?;
     lowering.assign_ports();
     lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
@@ -62,25 +64,31 @@ struct Lowering<'g> {
 }
 
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, machine: &'g MachineModel, numbering: Numbering) -> Result<Lowering<'g>, LowerError> {
+    fn new(
+        graph: &'g Graph,
+        machine: &'g MachineModel,
+        packed: &PackedPorts,
+        numbering: Numbering,
+    ) -> Result<Lowering<'g>, LowerError> {
         let Numbering { data_symbols, iterations } = numbering;
         let body = &graph.regions[graph.body()];
-        let port = |names: &[String], i: usize, v: Value| -> Result<Port, LowerError> {
+        type Packed = HashMap<usize, TensorType>;
+        let port = |names: &[String], packed: &Packed, i: usize, v: Value| -> Result<Port, LowerError> {
             let name = names.get(i).cloned().unwrap_or_default();
-            match graph.ty(v).as_tensor() {
+            match packed.get(&i).or(graph.ty(v).as_tensor()) {
                 Some(ty) => Ok(Port { name, ty: ty.clone() }),
                 None => Err(LowerError::NotTensor { name }),
             }
         };
-        let ports = |names: &[String], values: &[Value]| {
-            values.iter().enumerate().map(|(i, &v)| port(names, i, v)).collect::<Result<Vec<_>, _>>()
+        let ports = |names: &[String], packed: &Packed, values: &[Value]| {
+            values.iter().enumerate().map(|(i, &v)| port(names, packed, i, v)).collect::<Result<Vec<_>, _>>()
         };
         let mut program = Program {
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
             data_symbols,
-            inputs: ports(&graph.input_names, &body.params)?,
-            outputs: ports(&graph.output_names, &body.results)?,
+            inputs: ports(&graph.input_names, &packed.inputs, &body.params)?,
+            outputs: ports(&graph.output_names, &packed.outputs, &body.results)?,
             ..Program::default()
         };
         let (named, waiting) =
@@ -377,7 +385,7 @@ fn control_regions(graph: &Graph) -> Vec<Region> {
 
 /// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides. Others,
 /// such as those of a loop that was unrolled, go away.
-fn number_symbols(graph: &mut Graph) -> Numbering {
+fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts) -> Numbering {
     let mut iterations = HashMap::new();
     for region in control_regions(graph) {
         for node in graph.regions[region].nodes.clone() {
@@ -411,10 +419,14 @@ fn number_symbols(graph: &mut Graph) -> Numbering {
     }
     // An assumption about what went away says nothing about the rest.
     graph.assumptions.retain(|(a, b)| a.symbols().chain(b.symbols()).all(|s| renamed.contains_key(&s)));
-    graph.map_dims(&|dim| {
+    let rename_dim = |dim: &Dim| {
         let rename = |s: Symbol| renamed.get(&s).copied().map(Dim::symbol);
         dim.substitute(rename).expect("symbols for symbols keep the size")
-    });
+    };
+    graph.map_dims(&rename_dim);
+    for ty in packed.inputs.values_mut().chain(packed.outputs.values_mut()) {
+        ty.shape.iter_mut().for_each(|d| *d = rename_dim(d));
+    }
     let rename = |s: Symbol| renamed.get(&s).copied().unwrap_or(s);
     graph.nodes.values_mut().for_each(|data| data.op.rename_sizes(rename));
     iterations.values_mut().for_each(|s| *s = rename(*s));

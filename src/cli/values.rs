@@ -11,7 +11,7 @@ use super::args::InputArgs;
 /// Reads one value for each input of the model.
 pub fn inputs(args: &InputArgs, ports: &[PortInfo]) -> Result<Vec<Value>, Failure> {
     let files = if args.named.is_empty() { in_order(args, ports)? } else { by_name(args, ports)? };
-    files.iter().map(|path| read_value(path)).collect()
+    files.iter().zip(ports).map(|(path, port)| read_value(path, Some(port.ty.dtype))).collect()
 }
 
 fn in_order(args: &InputArgs, ports: &[PortInfo]) -> Result<Vec<PathBuf>, Failure> {

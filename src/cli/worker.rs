@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnxc::diagnostics::{Failure, FailureKind};
-use onnxc::driver::Executable;
+use onnxc::driver::{Executable, PortInfo};
 use onnxc::values::{Tolerance, Value, compare, read_value};
 use serde_json::{Value as Json, json};
 
@@ -83,8 +83,8 @@ fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
         return Err((Status::Fail, "no test_data_set_*".to_string(), String::new()));
     }
     for data_set in data_sets {
-        let inputs = read_all(&data_set, "input").map_err(failed)?;
-        let references = read_all(&data_set, "output").map_err(failed)?;
+        let inputs = read_all(&data_set, "input", executable.inputs()).map_err(failed)?;
+        let references = read_all(&data_set, "output", executable.outputs()).map_err(failed)?;
         let outputs = executable.run(&inputs).map_err(failed)?;
         if references.is_empty() || references.len() > outputs.len() {
             let reason = format!("{} outputs, {} reference files", outputs.len(), references.len());
@@ -130,7 +130,7 @@ fn data_sets(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The files `STEM_0`, `STEM_1`, ... of a data set: `.pb`, or `.npy` where that is missing.
-fn read_all(data_set: &Path, stem: &str) -> Result<Vec<Value>, Failure> {
+fn read_all(data_set: &Path, stem: &str, ports: &[PortInfo]) -> Result<Vec<Value>, Failure> {
     let mut values = Vec::new();
     for i in 0.. {
         let mut path = data_set.join(format!("{stem}_{i}.pb"));
@@ -140,7 +140,7 @@ fn read_all(data_set: &Path, stem: &str) -> Result<Vec<Value>, Failure> {
         if !path.is_file() {
             break;
         }
-        values.push(read_value(&path)?);
+        values.push(read_value(&path, ports.get(i).map(|port| port.ty.dtype))?);
     }
     Ok(values)
 }

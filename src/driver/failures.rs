@@ -37,6 +37,9 @@ pub(crate) fn import(error: ImportError, path: &Path) -> Failure {
         ImportError::Model(message) => {
             Failure::new(FailureKind::InvalidModel, Diagnostic::error("M002", message).in_file(path))
         }
+        ImportError::Unsupported(message) => {
+            Failure::new(FailureKind::Unsupported, Diagnostic::error("U004", message).in_file(path))
+        }
         ImportError::Nodes(problems) => nodes(problems),
     }
 }

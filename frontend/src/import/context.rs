@@ -300,7 +300,10 @@ impl SubgraphImporter<'_> {
         for output in &sub.proto.output {
             match scope.value(b, &output.name) {
                 Some(value) => outputs.push(value),
-                None if self.shared.problems.borrow().len() > problems => {
+                // What was poisoned may come from a capture, whose own problem was noted before.
+                None if self.shared.problems.borrow().len() > problems
+                    || matches!(scope.lookup(&output.name), Some(Binding::Poisoned)) =>
+                {
                     return Err(OpError::Unsupported("its subgraph cannot be imported (see above)".into()));
                 }
                 None => return Err(OpError::Invalid(format!("no node of the subgraph computes `{}`", output.name))),

@@ -78,6 +78,9 @@ pub enum ImportError {
     /// The model as a whole.
     #[error("{0}")]
     Model(String),
+    /// The model as a whole asks for what the compiler lacks.
+    #[error("{0}")]
+    Unsupported(String),
     /// Nodes.
     #[error("{}", .0.iter().map(|p| format!("{} ({}): {}", p.node, p.operator, p.message)).collect::<Vec<_>>().join("\n"))]
     Nodes(Vec<NodeProblem>),
@@ -120,8 +123,13 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         if scope.binds(&input.name) {
             continue;
         }
-        let ty = declared_type(&mut graph, input, &options.dims)
-            .map_err(|m| ImportError::Model(format!("input `{}`: {m}", input.name)))?;
+        let ty = declared_type(&mut graph, input, &options.dims).map_err(|error| {
+            let message = format!("input `{}`: {error}", input.name);
+            match error {
+                OpError::Invalid(_) => ImportError::Model(message),
+                OpError::Unsupported(_) => ImportError::Unsupported(message),
+            }
+        })?;
         let value = graph.add_param(body, ty);
         graph.input_names.push(input.name.clone());
         scope.bind(&input.name, Binding::Value(value));
@@ -365,8 +373,12 @@ fn bind_attributes(node: &mut NodeProto, given: &[AttributeProto], defaults: &[A
 }
 
 /// The type that a model declares for an input. Names of dimensions become symbols; a dimension without a name gets one.
-fn declared_type(graph: &mut Graph, info: &ValueInfoProto, dims: &HashMap<String, DimSetting>) -> Result<Type, String> {
-    let proto = info.r#type.as_deref().ok_or("has no type")?;
+fn declared_type(
+    graph: &mut Graph,
+    info: &ValueInfoProto,
+    dims: &HashMap<String, DimSetting>,
+) -> Result<Type, OpError> {
+    let proto = info.r#type.as_deref().ok_or_else(|| OpError::Invalid("has no type".into()))?;
     type_from_proto(graph, proto, &info.name, dims)
 }
 
@@ -376,13 +388,15 @@ pub(crate) fn type_from_proto(
     proto: &TypeProto,
     name: &str,
     dims: &HashMap<String, DimSetting>,
-) -> Result<Type, String> {
+) -> Result<Type, OpError> {
+    let invalid = |message: &str| OpError::Invalid(message.into());
+    let unsupported = |message: &str| OpError::Unsupported(message.into());
     match &proto.value {
         Some(TypeValue::TensorType(t)) => {
-            let dtype =
-                dtype_from_onnx(t.elem_type).ok_or_else(|| format!("has the unknown element type {}", t.elem_type))?;
-            let shape =
-                t.shape.as_ref().ok_or("has no declared rank; onnxc needs the number of dimensions of each input")?;
+            let dtype = dtype_from_onnx(t.elem_type)
+                .ok_or_else(|| invalid(&format!("has the unknown element type {}", t.elem_type)))?;
+            let rank = "has no declared rank; onnxc needs the number of dimensions of each input";
+            let shape = t.shape.as_ref().ok_or_else(|| unsupported(rank))?;
             let mut ty = TensorType::new(dtype, []);
             for (i, dim) in shape.dim.iter().enumerate() {
                 let symbol = match &dim.value {
@@ -411,21 +425,22 @@ pub(crate) fn type_from_proto(
             Ok(ty.into())
         }
         Some(TypeValue::SequenceType(t)) => {
-            let element = t.elem_type.as_deref().ok_or("is a sequence of no type")?;
+            let element = t.elem_type.as_deref().ok_or_else(|| invalid("is a sequence of no type"))?;
             Ok(Type::Sequence(Box::new(type_from_proto(graph, element, name, dims)?)))
         }
         Some(TypeValue::OptionalType(t)) => {
-            let element = t.elem_type.as_deref().ok_or("is an optional of no type")?;
+            let element = t.elem_type.as_deref().ok_or_else(|| invalid("is an optional of no type"))?;
             Ok(Type::Optional(Box::new(type_from_proto(graph, element, name, dims)?)))
         }
         Some(TypeValue::MapType(t)) => {
-            let key = dtype_from_onnx(t.key_type).ok_or_else(|| format!("has the unknown key type {}", t.key_type))?;
-            let value = t.value_type.as_deref().ok_or("is a map to no type")?;
+            let key = dtype_from_onnx(t.key_type)
+                .ok_or_else(|| invalid(&format!("has the unknown key type {}", t.key_type)))?;
+            let value = t.value_type.as_deref().ok_or_else(|| invalid("is a map to no type"))?;
             Ok(Type::Map(key, Box::new(type_from_proto(graph, value, name, dims)?)))
         }
-        Some(TypeValue::SparseTensorType(_)) => Err("is a sparse tensor".into()),
-        Some(TypeValue::OpaqueType(t)) => Err(format!("has the opaque type {}.{}", t.domain, t.name)),
-        None => Err("has no type".into()),
+        Some(TypeValue::SparseTensorType(_)) => Err(unsupported("is a sparse tensor")),
+        Some(TypeValue::OpaqueType(t)) => Err(unsupported(&format!("has the opaque type {}.{}", t.domain, t.name))),
+        None => Err(invalid("has no type")),
     }
 }
 

@@ -112,11 +112,13 @@ pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> R
     let Some(overflow) = Overflow::of(to).filter(|_| from != to) else { return cx.b.cast(x, to) };
     cx.b.map(&[x], |e| {
         let x = e.arg(0);
-        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
-        let zero = e.number(DType::F32, 0.0)?;
-        let limit = e.number(DType::F32, overflow.least)?;
+        // Rounding to `f32` first would round `f64` twice.
+        let by = if from == DType::F64 { DType::F64 } else { DType::F32 };
+        let wide = if from == by { x } else { e.cast(by, x) };
+        let zero = e.number(by, 0.0)?;
+        let limit = e.number(by, overflow.least)?;
         let (magnitude, negative) = (e.abs(wide), e.lt(wide, zero));
-        let outside = e.ge(magnitude, limit);
+        let outside = if overflow.or_equal { e.ge(magnitude, limit) } else { e.gt(magnitude, limit) };
         let constant = |e: &mut ExprBuilder, bits| e.constant(Scalar { dtype: to, bits });
         let (plus, minus) = (constant(e, overflow.positive), constant(e, overflow.negative));
         let beyond = e.select(negative, minus, plus);
@@ -127,10 +129,8 @@ pub(super) fn saturating_off(cx: &mut NodeContext<'_>, x: Value, to: DType) -> R
 
 /// `f4e2m1` has no NaN: it becomes negative zero, as in the reference implementation.
 fn to_float4(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, BuildError> {
-    let from = cx.b.dtype(x)?;
     cx.b.map(&[x], |e| {
-        let x = e.arg(0);
-        let wide = if from == DType::F32 { x } else { e.cast(DType::F32, x) };
+        let wide = e.arg(0);
         let negative_zero = e.constant(Scalar { dtype: DType::F4E2M1, bits: 0x8 });
         let (nan, rounded) = (e.ne(wide, wide), e.cast(DType::F4E2M1, wide));
         Ok(e.select(nan, negative_zero, rounded))
@@ -140,18 +140,21 @@ fn to_float4(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, BuildError> {
 /// From which magnitude on a number rounds to more than a type's greatest, and what it becomes without saturation.
 struct Overflow {
     least: f64,
+    /// Whether the limit itself does, as halves go to the even number.
+    or_equal: bool,
     positive: u64,
     negative: u64,
 }
 
 impl Overflow {
     fn of(dtype: DType) -> Option<Overflow> {
+        let overflow = |least, or_equal, positive, negative| Some(Overflow { least, or_equal, positive, negative });
         match dtype {
-            // 464 lies between 448 and 480 and rounds to the even 448; the next `f32` does not.
-            DType::F8E4M3FN => Some(Overflow { least: f64::from(464f32.next_up()), positive: 0x7f, negative: 0xff }),
-            DType::F8E4M3FNUZ => Some(Overflow { least: 248.0, positive: 0x80, negative: 0x80 }),
-            DType::F8E5M2 => Some(Overflow { least: 61440.0, positive: 0x7c, negative: 0xfc }),
-            DType::F8E5M2FNUZ => Some(Overflow { least: 61440.0, positive: 0x80, negative: 0x80 }),
+            // 464 lies between 448 and 480 and rounds to the even 448.
+            DType::F8E4M3FN => overflow(464.0, false, 0x7f, 0xff),
+            DType::F8E4M3FNUZ => overflow(248.0, true, 0x80, 0x80),
+            DType::F8E5M2 => overflow(61440.0, true, 0x7c, 0xfc),
+            DType::F8E5M2FNUZ => overflow(61440.0, true, 0x80, 0x80),
             _ => None,
         }
     }
@@ -219,4 +222,52 @@ fn bit_cast(cx: &mut NodeContext<'_>) -> OpResult {
         let x = e.arg(0);
         Ok(e.bitcast(to, x))
     })?])
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::TestModel;
+    use crate::proto::dtype_to_onnx;
+
+    /// The bits that numbers become in an 8-bit type.
+    fn cast(from: DType, to: DType, saturate: i64, numbers: &[f64]) -> Vec<u8> {
+        let bits = |x: f64| onnxc_ir::evaluate::float_bits(from, x).to_le_bytes()[..from.bits() as usize / 8].to_vec();
+        let shape = [numbers.len() as i64];
+        let bytes: Vec<u8> = numbers.iter().flat_map(|&x| bits(x)).collect();
+        let x = TensorBytes { dtype: from, shape: shape.as_slice().into(), bytes: bytes.into() };
+        let model = TestModel::new("Cast", 19).int("to", dtype_to_onnx(to).into()).int("saturate", saturate);
+        model.declared(&shape, x).run_all()[0].bytes.to_vec()
+    }
+
+    #[test]
+    fn too_great_numbers_saturate_or_do_not() {
+        let inf = f64::INFINITY;
+        let numbers = [464.0, -464.5, 248.0, 247.5, 61440.0, -61408.0, inf, -inf];
+        for from in [DType::F64, DType::F32] {
+            let of = |to, saturate| cast(from, to, saturate, &numbers);
+            assert_eq!(of(DType::F8E4M3FN, 1), [0x7e, 0xfe, 0x78, 0x77, 0x7e, 0xfe, 0x7e, 0xfe], "{from}");
+            assert_eq!(of(DType::F8E4M3FN, 0), [0x7e, 0xff, 0x78, 0x77, 0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E4M3FNUZ, 1), [0x7f, 0xff, 0x7f, 0x7f, 0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E4M3FNUZ, 0), [0x80, 0x80, 0x80, 0x7f, 0x80, 0x80, 0x80, 0x80], "{from}");
+            assert_eq!(of(DType::F8E5M2, 1)[4..], [0x7b, 0xfb, 0x7b, 0xfb], "{from}");
+            assert_eq!(of(DType::F8E5M2, 0)[4..], [0x7c, 0xfb, 0x7c, 0xfc], "{from}");
+            assert_eq!(of(DType::F8E5M2FNUZ, 1)[4..], [0x7f, 0xff, 0x7f, 0xff], "{from}");
+            assert_eq!(of(DType::F8E5M2FNUZ, 0)[4..], [0x80, 0xff, 0x80, 0x80], "{from}");
+        }
+    }
+
+    #[test]
+    fn double_precision_is_rounded_once() {
+        // Each is beside the middle of two numbers, and in the middle as `f32`.
+        let numbers = [464.0 + 1e-10, 248.0 - 1e-10, 1.0625 + 1e-12, 1.1875 - 1e-12];
+        let of = |saturate| cast(DType::F64, DType::F8E4M3FN, saturate, &numbers);
+        assert_eq!(of(1), [0x7e, 0x77, 0x39, 0x39]);
+        assert_eq!(of(0), [0x7f, 0x77, 0x39, 0x39]);
+        let numbers = [248.0 - 1e-10, 61440.0 - 1e-10];
+        assert_eq!(cast(DType::F64, DType::F8E4M3FNUZ, 0, &numbers), [0x7f, 0x80]);
+        assert_eq!(cast(DType::F64, DType::F8E5M2, 0, &numbers)[1], 0x7b);
+    }
 }

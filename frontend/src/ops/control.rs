@@ -29,6 +29,9 @@ fn scalar(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
 fn branch(cx: &mut NodeContext<'_>) -> OpResult {
     let condition = cx.input(0)?;
     let condition = scalar(cx, condition)?;
+    if cx.b.dtype(condition)? != DType::Bool {
+        return cx.invalid(format!("a condition of type {}", cx.b.dtype(condition)?));
+    }
     let importer = cx.importer();
     if let Some([known]) = cx.b.known_i64s(condition).as_deref() {
         let chosen = cx.subgraph(if *known != 0 { "then_branch" } else { "else_branch" })?;
@@ -49,14 +52,25 @@ fn branch(cx: &mut NodeContext<'_>) -> OpResult {
     let (then_places, otherwise_places) = (places(&then), places(&otherwise));
     let import = |b: &mut Builder<'_>, sub: &Subgraph<'_>, places: &[usize], inner: &[Value]| {
         let captures: Vec<Value> = places.iter().map(|&p| inner[p]).collect();
-        importer.import(b, sub, &[], &captures)
+        importer.import(b, sub, &[], &captures).map_err(Branched)
     };
-    cx.b.if_(
+    let results = cx.b.if_(
         condition,
         &captures,
         |b, inner| import(b, &then, &then_places, inner),
         |b, inner| import(b, &otherwise, &otherwise_places, inner),
-    )
+    );
+    results.map_err(|Branched(error)| error)
+}
+
+/// Why a branch was not built. What is wrong with the branches together, and with neither alone, is that their types
+/// differ, which ONNX allows.
+struct Branched(OpError);
+
+impl From<BuildError> for Branched {
+    fn from(error: BuildError) -> Branched {
+        Branched(OpError::Unsupported(format!("branches of different types: {error}")))
+    }
 }
 
 /// Why the body of a loop was left.

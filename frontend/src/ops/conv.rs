@@ -40,6 +40,7 @@ pub(super) fn convolve(cx: &mut NodeContext<'_>, x: Value, w: Value, acc: DType)
         channels_last: false,
         acc,
         panel: None,
+        winograd: None,
         kernel: windows.kernel.into(),
     };
     Ok(cx.b.conv(conv, x, w)?)
@@ -114,6 +115,7 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> OpResult {
         channels_last: false,
         acc: sum_type(dtype),
         panel: None,
+        winograd: None,
         kernel: kernel.into(),
     };
     let y = cx.b.conv(conv, x, filter)?;

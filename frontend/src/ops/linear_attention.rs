@@ -56,6 +56,7 @@ fn causal_conv(cx: &mut NodeContext<'_>) -> OpResult {
         channels_last: false,
         acc: sum_type(dtype),
         panel: None,
+        winograd: None,
         kernel: [kernel].as_slice().into(),
     };
     let y = cx.b.conv(conv, padded, w)?;

@@ -1,11 +1,12 @@
 //! Linear quantization: `q = saturate(round(x / scale) + zero point)` and back, with one scale, one per element of an axis,
 //! or one per block of an axis.
 
+use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex};
-use onnxc_ir::tensor::Value;
 use onnxc_ir::tensor::build::ExprBuilder;
 use onnxc_ir::tensor::op::{Coord, ReduceOp};
+use onnxc_ir::tensor::{Shape, Value};
 
 use super::Operator;
 use super::cast::saturating_off;
@@ -46,9 +47,38 @@ fn spread(cx: &mut NodeContext<'_>, x: Value, parameter: Value) -> Result<Value,
     Ok(cx.b.gather(parameter, &[index], &coords, &shape)?)
 }
 
+/// Operands whose shapes broadcast together: the tensor, the scale and the zero point if there is one. What is computed of
+/// them is to be reshaped to the second result.
+fn aligned(cx: &mut NodeContext<'_>) -> Result<(Vec<Value>, Shape), OpError> {
+    let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let shape = cx.b.shape(x)?;
+    let parameters = std::iter::once(scale).chain(zero);
+    let block = cx.int("block_size", 0);
+    let sizes = cx.b.shape(scale)?;
+    if block > 0 && sizes.len() == shape.len() && !shape.is_empty() {
+        let axis = cx.b.axis(cx.int("axis", 1), shape.len())?;
+        // Whole blocks are an axis of their own, along which the parameters are repeated.
+        if shape[axis].as_const().is_some_and(|n| n % block == 0 && sizes[axis] == n / block) {
+            let mut split = shape.clone();
+            split[axis] = sizes[axis].clone();
+            split.insert(axis + 1, Dim::from(block));
+            let mut inputs = vec![cx.b.reshape(x, &split)?];
+            for parameter in parameters {
+                inputs.push(cx.b.unsqueeze(parameter, &[axis as i64 + 1])?);
+            }
+            return Ok((inputs, shape));
+        }
+    }
+    let mut inputs = vec![x];
+    for parameter in parameters {
+        inputs.push(spread(cx, x, parameter)?);
+    }
+    Ok((inputs, shape))
+}
+
 /// The quotient is rounded to the type of the scale, or to `precision`, before it is rounded to an integer.
 fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let (scale, zero) = (cx.input(1)?, cx.optional(2));
     let to = match (zero, cx.dtype("output_dtype")?) {
         (Some(zero), _) => cx.b.dtype(zero)?,
         (None, Some(dtype)) => dtype,
@@ -61,10 +91,7 @@ fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
     // Powers of two as scales say nothing about precision.
     let division = if division.is_float() && division.bits() >= 16 { division } else { DType::F32 };
     let saturate = cx.flag("saturate", true);
-    let mut inputs = vec![x, spread(cx, x, scale)?];
-    if let Some(zero) = zero {
-        inputs.push(spread(cx, x, zero)?);
-    }
+    let (inputs, shape) = aligned(cx)?;
     let wide = compute_type(division);
     let y = cx.b.map(&inputs, |e| {
         let (x, scale) = (e.arg(0), e.arg(1));
@@ -82,15 +109,16 @@ fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
         // Conversion to integers saturates.
         Ok(if to.is_float() { y } else { e.cast(to, y) })
     })?;
-    Ok(vec![match to.is_float() {
+    let y = match to.is_float() {
         true if !saturate => saturating_off(cx, y, to)?,
         _ => cx.b.cast(y, to)?,
-    }])
+    };
+    Ok(vec![cx.b.reshape(y, &shape)?])
 }
 
 /// The difference of integers is exact; the product is rounded once to the result's type.
 fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
+    let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let from = cx.b.dtype(x)?;
     let to = match cx.dtype("output_dtype")? {
         Some(dtype) => dtype,
@@ -103,11 +131,8 @@ fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
         DType::I32 | DType::U32 => DType::I64,
         _ => DType::I32,
     };
-    let mut inputs = vec![x, spread(cx, x, scale)?];
-    if let Some(zero) = zero {
-        inputs.push(spread(cx, x, zero)?);
-    }
-    Ok(vec![cx.b.map(&inputs, |e| {
+    let (inputs, shape) = aligned(cx)?;
+    let y = cx.b.map(&inputs, |e| {
         let convert = |e: &mut ExprBuilder, from: DType, to: DType, x: ExprIndex| {
             if from == to { x } else { e.cast(to, x) }
         };
@@ -124,7 +149,8 @@ fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
         let scale = e.cast(wide, scale);
         let y = e.mul(x, scale);
         Ok(convert(e, wide, to, y))
-    })?])
+    })?;
+    Ok(vec![cx.b.reshape(y, &shape)?])
 }
 
 /// To `u8` over the range of the values, which is made to contain 0.
@@ -163,4 +189,32 @@ fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
         Ok(e.cast(DType::U8, y))
     })?;
     Ok(vec![y, scale, zero])
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxc_ir::dtype::DType;
+    use onnxc_ir::tensor::TensorBytes;
+
+    use crate::ops::test_model::TestModel;
+
+    #[test]
+    fn blocks_that_do_not_divide_the_axis() {
+        // Five rows in blocks of two, of three, or each alone, along the first axis; the last block is cut.
+        for (block, scales) in [(2usize, 3usize), (3, 2), (1, 5), (5, 1)] {
+            let x: Vec<i8> = (0..10).collect();
+            let bytes: Vec<u8> = x.iter().map(|&v| v as u8).collect();
+            let scale: Vec<f32> = (0..scales * 2).map(|i| i as f32 + 1.0).collect();
+            let model = TestModel::new("DequantizeLinear", 21).int("axis", 0).int("block_size", block as i64);
+            let (shape, y) = model
+                .declared(
+                    &[5, 2],
+                    TensorBytes { dtype: DType::I8, shape: [5, 2].as_slice().into(), bytes: bytes.into() },
+                )
+                .input(&[scales as i64, 2], &scale)
+                .run();
+            let expected: Vec<f32> = (0..10).map(|i| f32::from(x[i]) * scale[i / 2 / block * 2 + i % 2]).collect();
+            assert_eq!((shape, y), (vec![5, 2], expected), "blocks of {block}");
+        }
+    }
 }

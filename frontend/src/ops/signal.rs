@@ -210,6 +210,7 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
         channels_last: false,
         acc: super::linear::sum_type(dtype),
         panel: None,
+        winograd: None,
         kernel: [length].as_slice().into(),
     };
     let y = cx.b.conv(conv, x, filter)?;

@@ -1,5 +1,10 @@
 //! Softmax and its logarithm.
+//!
+//! Types of 16 bits and fewer round each step of Softmax, as ONNX's reference does: the exponentials, their sum and the
+//! quotients. Sums are made in `f32` and rounded once, except where the reference adds in the type itself and the row is
+//! so short that this does no harm.
 
+use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::op::{CompositeKind, ReduceOp};
@@ -55,12 +60,35 @@ pub(super) fn trailing_softmax(b: &mut Builder<'_>, x: Value, axis: usize, log: 
     Ok(y[0])
 }
 
+/// The longest row of `bf16` that is summed in `bf16`: the sum loses at most half a bit for each element.
+const SHORT_ROW: i64 = 16;
+
+/// The sum over the axes, which stay as 1.
+fn row_sum(b: &mut Builder<'_>, x: Value, axes: &[i64]) -> Result<Value, BuildError> {
+    let (shape, dtype) = (b.shape(x)?, b.dtype(x)?);
+    let last = shape.len() as i64 - 1;
+    let length = shape.last().and_then(Dim::as_const).filter(|n| (1..=SHORT_ROW).contains(n));
+    let (Some(length), DType::BF16, true) = (length, dtype, *axes == [last]) else {
+        return b.reduce(ReduceOp::Sum, x, axes, true);
+    };
+    let columns = (0..length)
+        .map(|i| b.slice_axis(x, last, &Dim::from(i), &Dim::ONE, 1))
+        .collect::<Result<Vec<Value>, BuildError>>()?;
+    b.map(&columns, |e| {
+        let first = e.arg(0);
+        Ok((1..length as u32).fold(first, |sum, i| {
+            let x = e.arg(i);
+            e.add(sum, x)
+        }))
+    })
+}
+
 fn body(b: &mut Builder<'_>, x: Value, axes: &[i64], dtype: DType, log: bool) -> Result<Vec<Value>, BuildError> {
-    let x = b.cast(x, sum_type(dtype))?;
+    let x = if log { b.cast(x, sum_type(dtype))? } else { x };
     let max = b.reduce(ReduceOp::Max, x, axes, true)?;
     let below = b.sub(x, max)?;
     let powers = b.exp(below)?;
-    let sum = b.reduce(ReduceOp::Sum, powers, axes, true)?;
+    let sum = row_sum(b, powers, axes)?;
     let y = if log {
         let sum = b.log(sum)?;
         b.sub(below, sum)?

@@ -8,6 +8,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::op::{Contract, Conv, Coord, ReduceOp, ScatterOp, Window};
 use super::shape::element_count;
+use super::winograd::Winograd;
 use super::{Graph, Op, Region, Shape, TensorType, Type};
 use crate::dim::{Dim, DimError};
 use crate::dtype::DType;
@@ -377,8 +378,19 @@ fn infer_conv(ins: &Inputs<'_>, c: &Conv) -> Result<Inferred, InferError> {
     }
     let (channel_axis, first_spatial) = if c.channels_last { (n + 1, 1) } else { (1, 2) };
     let channels = &x.shape[channel_axis];
+    if let Some(tile) = c.winograd
+        && (Winograd::of(tile).is_none() || !c.winograd_applies())
+    {
+        return mismatch(format!("a convolution of this form has no Winograd algorithm with tiles of {tile}"));
+    }
     // [M, C / groups, kernel...], or with panels [panels, kernel..., C, nr], or depthwise [kernel..., M].
     let (out_channels, in_channels, kernel) = match c.panel {
+        Some(nr) if c.winograd.is_some_and(|m| w.rank() == 4 && w.shape[1] == i64::from((m + 2) * (m + 2))) => {
+            if w.shape[3] != i64::from(nr) {
+                return mismatch(format!("transformed filter in panels of {nr}: {}", shapes()));
+            }
+            (None, Some(&w.shape[2]), &[] as &[Dim])
+        }
         None if w.rank() == n + 2 => (Some(w.shape[0].clone()), Some(&w.shape[1]), &w.shape[2..]),
         Some(nr) if w.rank() == n + 3 && c.groups == 1 && nr > 0 && w.shape[n + 2] == i64::from(nr) => {
             (None, Some(&w.shape[n + 1]), &w.shape[1..=n])
@@ -635,7 +647,7 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
             check_panels(graph, columns.transpose()?, &ins.tensor(1)?.shape[0], *nr)
         }
         Op::Conv(c) => match c.panel {
-            Some(nr) if ins.tensor(1)?.rank() == c.kernel.len() + 3 => {
+            Some(nr) if c.groups == 1 => {
                 let axis = if c.channels_last { c.kernel.len() + 1 } else { 1 };
                 check_panels(graph, Some(stated()?.shape[axis].clone()), &ins.tensor(1)?.shape[0], nr)
             }

@@ -25,6 +25,7 @@ pub mod print;
 pub mod shape;
 pub mod side_file;
 pub mod verify;
+pub mod winograd;
 
 use std::collections::HashMap;
 

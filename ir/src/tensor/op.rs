@@ -85,6 +85,23 @@ pub struct Conv {
     pub panel: Option<u32>,
     /// The kernel's size per spatial dimension; always what the unpacked filter's shape says.
     pub kernel: SmallVec<[i64; 3]>,
+    /// `Some(m)`: computed by Winograd's algorithm with tiles of m x m outputs (see `winograd`), t = m + 2. Needs a 3x3
+    /// kernel, strides and dilations 1, one group, channels last. The filter, once in panels, is the transformed one:
+    /// [ceil(M/nr), t * t, C, nr].
+    pub winograd: Option<u32>,
+}
+
+impl Conv {
+    /// Whether Winograd's algorithm applies to the convolution's form.
+    pub fn winograd_applies(&self) -> bool {
+        let ones = |v: &[i64]| v.iter().all(|&x| x == 1);
+        self.kernel[..] == [3, 3]
+            && ones(&self.strides)
+            && ones(&self.lhs_dilation)
+            && ones(&self.rhs_dilation)
+            && self.groups == 1
+            && self.channels_last
+    }
 }
 
 /// Reduction over sliding windows. Every vector has one entry per dimension of `in0` (1, 1, 1, 0, 0 where there is no

@@ -450,8 +450,9 @@ impl<'t> Parser<'t> {
         if self.keyword(word) { self.symbol_list() } else { Ok(SmallVec::new()) }
     }
 
-    fn panel(&mut self) -> Parsed<Option<u32>> {
-        if self.keyword("panel") { Ok(Some(self.number()?)) } else { Ok(None) }
+    /// `WORD number`, or nothing.
+    fn optional(&mut self, word: &str) -> Parsed<Option<u32>> {
+        if self.keyword(word) { Ok(Some(self.number()?)) } else { Ok(None) }
     }
 
     fn op(&mut self) -> Parsed<Op> {
@@ -473,7 +474,7 @@ impl<'t> Parser<'t> {
             "contract" => {
                 let (lhs, rhs, out) = (self.numbers()?, self.numbers()?, self.numbers()?);
                 self.expect("acc")?;
-                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.panel()? })
+                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.optional("panel")? })
             }
             "conv" => {
                 self.expect("kernel")?;
@@ -489,7 +490,8 @@ impl<'t> Parser<'t> {
                 self.expect("acc")?;
                 let acc = self.dtype()?;
                 let channels_last = self.keyword("channels_last");
-                let panel = self.panel()?;
+                let panel = self.optional("panel")?;
+                let winograd = self.optional("winograd")?;
                 Op::Conv(Conv {
                     strides,
                     pad_lo,
@@ -501,6 +503,7 @@ impl<'t> Parser<'t> {
                     acc,
                     panel,
                     kernel,
+                    winograd,
                 })
             }
             "window" => {
@@ -596,6 +599,9 @@ impl<'t> Parser<'t> {
         Ok(ScalarExpr { insts })
     }
 }
+
+#[cfg(test)]
+mod every_operation;
 
 #[cfg(test)]
 mod tests {

@@ -176,7 +176,7 @@ impl Printer<'_> {
                 option("panel", c.panel)
             ),
             Op::Conv(c) => format!(
-                " kernel {} strides {} pads {} {} dilations {} {} groups {} acc {}{}{}",
+                " kernel {} strides {} pads {} {} dilations {} {} groups {} acc {}{}{}{}",
                 numbers(&c.kernel),
                 numbers(&c.strides),
                 numbers(&c.pad_lo),
@@ -186,7 +186,8 @@ impl Printer<'_> {
                 c.groups,
                 c.acc,
                 flag(c.channels_last, "channels_last"),
-                option("panel", c.panel)
+                option("panel", c.panel),
+                option("winograd", c.winograd)
             ),
             Op::Window(w) => format!(
                 " {} sizes {} strides {} dilations {} pads {} {}",

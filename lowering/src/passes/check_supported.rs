@@ -13,7 +13,9 @@ use super::rewrite::PassContext;
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let body = graph.body();
     let mut sizes = std::mem::take(&mut cx.sizes);
-    for &param in &graph.regions[body].params {
+    for (i, &param) in graph.regions[body].params.iter().enumerate() {
+        // What is packed has its sizes from its elements, not from its bytes.
+        sizes.extend(cx.packed.inputs.get(&i).iter().flat_map(|ty| &ty.shape).filter_map(Dim::as_symbol));
         if let Type::Tensor(ty) = graph.ty(param) {
             sizes.extend(ty.shape.iter().filter_map(Dim::as_symbol));
         }
@@ -49,9 +51,7 @@ fn problem(graph: &Graph, node: Node, is_known: impl Fn(&Dim) -> bool) -> Option
         let Type::Tensor(ty) = graph.ty(value) else {
             return Some(format!("values of type {}", graph.type_text(graph.ty(value))));
         };
-        if matches!(ty.dtype, DType::String | DType::C64 | DType::C128)
-            || ty.dtype.bits() % 8 != 0 && ty.dtype != DType::Bool
-        {
+        if matches!(ty.dtype, DType::String | DType::C64 | DType::C128) {
             return Some(format!("elements of type {}", ty.dtype));
         }
         if let Some(size) = ty.shape.iter().find(|d| !is_known(d)) {

@@ -23,6 +23,9 @@ const SMALL: i64 = 1 << 16;
 /// The same where an element may need all elements of the operands.
 const SMALL_WORK: i64 = 1 << 12;
 
+/// A matrix of at most this many elements transforms weights: 6 x 3 is the largest of Winograd's.
+const TINY: i64 = 18;
+
 /// Tables that are computed from positions alone are cheaper to compute than to load from this size on.
 const SMALL_TABLE: i64 = 256;
 
@@ -94,6 +97,8 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
             let grows = len > largest && !matches!(op, Op::Pad { .. } | Op::Concat { .. });
             (!grows).then(lazy)
         }
+        // A product with a tiny matrix is a transform of weights, which takes a pass over them.
+        Op::Contract(_) if len > SMALL_WORK && inputs.iter().any(|&c| tiny(graph, c)) => Some(lazy()),
         Op::Cumulate { .. } | Op::Contract(_) | Op::Conv(_) | Op::Window(_) | Op::Scatter { .. } => {
             (len <= SMALL_WORK && largest <= SMALL_WORK).then(|| compute(graph, op, inputs, ty))?
         }
@@ -106,6 +111,10 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         | Op::Composite { .. }
         | Op::Group { .. } => None,
     }
+}
+
+fn tiny(graph: &Graph, constant: Constant) -> bool {
+    graph.constants[constant].ty.static_len().is_some_and(|len| len <= TINY)
 }
 
 /// Whether the operation reads a size that only a run knows.

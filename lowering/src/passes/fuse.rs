@@ -132,7 +132,8 @@ impl<'g> Cut<'g> {
         if !self.is_result[output] {
             let groups = self.users_groups(output);
             let joins = |g: &GroupIndex| {
-                self.users[output].iter().all(|&u| !self.groups_of[u].contains(g) || self.pulls(u, node))
+                let pulled = |&u: &Node| !self.groups_of[u].contains(g) || self.pulls(u, node);
+                self.users[output].iter().all(pulled) && (is_strided(&data.op) || !self.feeds_strided(output, *g))
             };
             let copies = is_view(&data.op) || groups.len() == 1;
             if let (true, false, true) = (copies, groups.is_empty(), groups.iter().all(joins)) {
@@ -162,7 +163,7 @@ impl<'g> Cut<'g> {
     fn pulls(&self, user: Node, node: Node) -> bool {
         let (op, by) = (&self.graph.nodes[node].op, &self.graph.nodes[user].op);
         let elements = |n: Node| &self.graph.tensor_ty(self.graph.nodes[n].outputs[0]).shape;
-        let strided = matches!(op, Op::Transpose { .. } | Op::Broadcast | Op::Slice { .. });
+        let strided = is_strided(op);
         let cheap = is_view(op) || matches!(op, Op::DimValue(_));
         match by {
             Op::Elementwise(_) => cheap || elements(node) == elements(user),
@@ -194,6 +195,18 @@ impl<'g> Cut<'g> {
         }
     }
 
+    /// Whether `value` reaches, through views of the group, an anchor that reads elements over and over.
+    fn feeds_strided(&self, value: Value, group: GroupIndex) -> bool {
+        self.users[value].iter().filter(|&&u| self.groups_of[u].contains(&group)).any(|&u| {
+            let data = &self.graph.nodes[u];
+            match &data.op {
+                Op::Contract(_) | Op::Conv(_) | Op::Window(_) => true,
+                Op::Cumulate { .. } | Op::Scatter { .. } | Op::Sort { .. } => true,
+                op => is_view(op) && self.feeds_strided(data.outputs[0], group),
+            }
+        })
+    }
+
     /// Whether `user` may read an element of `node` more than once.
     fn repeats(&self, user: Node, node: Node) -> bool {
         match &self.graph.nodes[user].op {
@@ -212,6 +225,11 @@ fn stays_alone(op: &Op) -> bool {
 /// Operations that only move elements: copying one into several groups costs nothing but index arithmetic.
 fn is_view(op: &Op) -> bool {
     matches!(op, Op::Transpose { .. } | Op::Broadcast | Op::Slice { .. } | Op::Pad { .. } | Op::Gather { .. })
+}
+
+/// Views whose elements lie at constant distances, so that a loop over them needs no arithmetic of its own.
+fn is_strided(op: &Op) -> bool {
+    matches!(op, Op::Transpose { .. } | Op::Broadcast | Op::Slice { .. })
 }
 
 /// Anchors whose schedule can go on with the elements that it computes.

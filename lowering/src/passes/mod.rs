@@ -4,6 +4,7 @@
 pub mod assign_layout;
 pub mod canonicalize;
 pub mod check_supported;
+pub mod choose_winograd;
 pub mod fold_affine;
 pub mod fold_constants;
 pub mod fuse;
@@ -13,4 +14,5 @@ pub mod pack_weights;
 pub mod pad_convs;
 pub mod recognize_norms;
 pub mod rewrite;
+pub mod unpack_elements;
 pub mod unroll_loops;

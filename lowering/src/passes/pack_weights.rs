@@ -3,7 +3,7 @@
 //! Before: `y = contract [m, k] [k, n] -> [m, n] (x, w)` with the constant `w: f32[K, N]`.
 //! After: `p = transpose [1, 0, 2] (reshape [K, N/16, 16] (pad (w))); y = contract, panel 16 (x, p)`, where `p` is a recipe once
 //! `fold_constants` has run. Filters of convolutions become [M/16, kernel..., C, 16], those of depthwise ones
-//! [kernel..., M].
+//! [kernel..., M], transformed ones for Winograd's algorithm [M/16, t * t, C, 16].
 //!
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed.
 
@@ -13,8 +13,10 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::op::{Contract, Conv};
-use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
+use onnxc_ir::tensor::op::{Contract, Conv, Label};
+use onnxc_ir::tensor::winograd::Winograd;
+use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Value};
+use smallvec::SmallVec;
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use crate::schedules::gemm::PANEL;
@@ -66,7 +68,7 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
     };
     packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
-    let contract = Contract { rhs: smallvec::SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
+    let contract = Contract { rhs: SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
     let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;
     one(b.graph.output(node))
 }
@@ -90,6 +92,28 @@ fn panels(b: &mut Builder<'_>, weight: Value, axis: usize) -> Result<Value, Buil
     b.transpose(split, &perm)
 }
 
+/// `G g Gᵀ` of a filter [M, C, 3, 3], as [t * t, M, C].
+fn transform(b: &mut Builder<'_>, filter: Value, w: &Winograd) -> Result<Value, BuildError> {
+    let t = w.patch() as i64;
+    let elements: Vec<f32> = w.filter.iter().map(|&x| x as f32).collect();
+    let g = b.constant(TensorBytes::from_f32(&[t, 3], &elements), "winograd")?;
+    let [m, c, i, j, a, z] = [0, 1, 2, 3, 4, 5];
+    let labels = SmallVec::from_slice;
+    let contract = |lhs: &[Label], rhs: &[Label], out: &[Label]| Contract {
+        lhs: labels(lhs),
+        rhs: labels(rhs),
+        out: labels(out),
+        acc: DType::F32,
+        panel: None,
+    };
+    let rows = b.contract(contract(&[m, c, a, z], &[i, a], &[i, m, c, z]), filter, g)?;
+    let both = b.contract(contract(&[i, m, c, z], &[j, z], &[i, j, m, c]), rows, g)?;
+    let mut shape = b.shape(both)?;
+    shape.remove(0);
+    shape[0] = Dim::from(t * t);
+    b.reshape(both, &shape)
+}
+
 fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packed, cx: &mut PassContext) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
@@ -108,9 +132,12 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     }
     let origins = data.origins.clone();
     let mut b = Builder::new(graph, region, origins);
-    let key = (filter, (conv.groups == 1).then_some(0));
+    let key = (filter, (conv.groups == 1).then_some(conv.winograd.unwrap_or(0) as usize));
     let weights = if let Some(&weights) = packed.get(&key) {
         weights
+    } else if let Some(tile) = conv.winograd {
+        let transformed = transform(&mut b, filter, Winograd::of(tile).expect("a known tile"))?;
+        panels(&mut b, transformed, 1)?
     } else if conv.groups == 1 {
         // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
         let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();

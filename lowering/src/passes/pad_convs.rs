@@ -14,6 +14,9 @@ use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 
+/// Up to this many channels make rows of pixels the better vectors.
+const FEW_CHANNELS: i64 = 4;
+
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, _: &mut PassContext) {
     let body = graph.body();
@@ -23,7 +26,18 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
 fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
-    let padded = conv.pad_lo.iter().chain(&conv.pad_hi).any(|&p| p != 0);
+    let first_spatial = if conv.channels_last { 1 } else { 2 };
+    let rank = conv.kernel.len();
+    // Winograd's tiles cover the input to their last row and column; the convolution crops what no output needs.
+    let mut uncovered = vec![0; rank];
+    if let Some(tile) = conv.winograd {
+        for (i, rest) in uncovered.iter_mut().enumerate() {
+            let size = graph.tensor_ty(data.outputs[0]).shape[first_spatial + i].as_const();
+            *rest = (-size.expect("Winograd's algorithm is chosen for known sizes")).rem_euclid(i64::from(tile));
+        }
+    }
+    let cropped = conv.pad_hi.iter().zip(&uncovered).all(|(&pad, &rest)| pad == -rest);
+    let padded = conv.pad_lo.iter().any(|&p| p != 0) || !cropped;
     if !padded && conv.lhs_dilation.iter().all(|&d| d == 1) {
         return Ok(None);
     }
@@ -31,7 +45,6 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut b = Builder::new(graph, region, data.origins);
     let dtype = b.dtype(data.inputs[0])?;
     let zero = b.scalar(Scalar::zero(dtype));
-    let first_spatial = if conv.channels_last { 1 } else { 2 };
     let mut x = data.inputs[0];
     let mut surplus = vec![0; conv.kernel.len()];
     for (i, &dilation) in conv.lhs_dilation.iter().enumerate() {
@@ -45,18 +58,37 @@ fn pad_conv(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let mut hi = lo.clone();
     for (i, &extra) in surplus.iter().enumerate() {
         lo[first_spatial + i] = Dim::from(conv.pad_lo[i]);
-        hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra);
+        hi[first_spatial + i] = Dim::from(conv.pad_hi[i] - extra + uncovered[i]);
     }
-    let x = b.pad(x, zero, &lo, &hi)?;
-    let rank = conv.kernel.len();
+    let x = pad_input(&mut b, x, zero, &lo, &hi)?;
     let conv = Conv {
         pad_lo: std::iter::repeat_n(0, rank).collect(),
-        pad_hi: std::iter::repeat_n(0, rank).collect(),
+        pad_hi: uncovered.iter().map(|&rest| -rest).collect(),
         lhs_dilation: std::iter::repeat_n(1, rank).collect(),
         ..conv
     };
     let node = b.node(Op::Conv(conv), &[x, data.inputs[1]], &[ty])?;
     one(b.graph.output(node))
+}
+
+/// Pads the input of a convolution. Pictures of a few channels that were transposed to channels last are padded before
+/// that: rows of pixels are copied at once, and the convolution reads single elements in any order.
+fn pad_input(b: &mut Builder<'_>, x: Value, zero: Value, lo: &[Dim], hi: &[Dim]) -> Result<Value, BuildError> {
+    let few = b.shape(x)?.last().and_then(Dim::as_const).is_some_and(|channels| channels <= FEW_CHANNELS);
+    let producer = b.graph.def_node(x).map(|node| &b.graph.nodes[node]);
+    let transposed = match producer.map(|data| (&data.op, data.inputs[..].first())) {
+        Some((Op::Transpose { perm }, Some(&source))) if few => Some((perm.clone(), source)),
+        _ => None,
+    };
+    let Some((perm, source)) = transposed else { return b.pad(x, zero, lo, hi) };
+    let mut amounts = [lo.to_vec(), hi.to_vec()];
+    for (to, &axis) in perm.iter().enumerate() {
+        amounts[0][axis as usize] = lo[to].clone();
+        amounts[1][axis as usize] = hi[to].clone();
+    }
+    let padded = b.pad(source, zero, &amounts[0], &amounts[1])?;
+    let perm: Vec<usize> = perm.iter().map(|&axis| axis as usize).collect();
+    b.transpose(padded, &perm)
 }
 
 /// Puts `dilation - 1` zeros after each element along an axis.

@@ -1,13 +1,13 @@
 //! The walk that rewriting passes share, what they may leave behind, and questions about constants that several ask.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use cranelift_entity::SecondaryMap;
 use onnxc_ir::dim::Symbol;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, Value, Values};
+use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, TensorType, Value, Values};
 
 /// What a pass may read beside the graph, and what it leaves for the user.
 #[derive(Debug)]
@@ -20,6 +20,17 @@ pub struct PassContext {
     pub sizes: HashSet<Symbol>,
     /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
     pub unsupported: Vec<String>,
+    /// The ports whose types in the graph are no longer those that the caller sees.
+    pub packed: PackedPorts,
+}
+
+/// Types of ports with elements of less than a byte, by their numbers: in the graph they are their memory, `u8` of rank 1.
+#[derive(Clone, Debug, Default)]
+pub struct PackedPorts {
+    /// Inputs.
+    pub inputs: HashMap<usize, TensorType>,
+    /// Outputs.
+    pub outputs: HashMap<usize, TensorType>,
 }
 
 /// A note for the user of the compiler.
@@ -36,7 +47,8 @@ pub struct Remark {
 impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
-        PassContext { machine, remarks: Vec::new(), sizes: HashSet::new(), unsupported: Vec::new() }
+        let (sizes, packed) = (HashSet::new(), PackedPorts::default());
+        PassContext { machine, remarks: Vec::new(), sizes, unsupported: Vec::new(), packed }
     }
 
     /// Leaves a remark about a node.

@@ -24,6 +24,9 @@ const DEPTHWISE_TILE: i64 = 4;
 pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
     let Op::Conv(conv) = &data.op else { panic!("the anchor is a convolution") };
+    if conv.winograd.is_some() {
+        return super::winograd::schedule(k, anchor);
+    }
     let padded = conv.pad_lo.iter().chain(&conv.pad_hi).any(|&p| p != 0) || conv.lhs_dilation.iter().any(|&d| d != 1);
     assert!(!padded, "`pad_convs` leaves no padding and no dilation of the input");
     let operands =

@@ -3,12 +3,15 @@
 
 pub mod contract;
 pub mod conv;
+pub mod elements;
 pub mod gemm;
 pub mod map;
 pub mod normalize;
 pub mod order;
+pub mod pad;
 pub mod reduce;
 pub mod window;
+pub mod winograd;
 
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::{Graph, Node, Op, Region};

@@ -9,7 +9,7 @@ use onnxc_ir::loops::Val;
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
 use onnxc_ir::tensor::{Node, Op};
 
-use super::map::for_each_element;
+use super::elements::for_each_element;
 use super::reduce::{accumulator_type, combiner, identity};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
@@ -28,7 +28,7 @@ pub fn schedule_cumulate(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let lanes = if axis + 1 == ty.rank() { 1 } else { k.lanes() };
     let strides = k.strides(output);
     let buffer = k.output(output);
-    let tasks = for_each_element(&mut k, &lines, lanes, |k, at| {
+    let tasks = for_each_element(&mut k, &lines, lanes, None, |k, at| {
         let start = k.b.constant(identity(op, acc), at.lanes);
         k.for_(LoopKind::Serial, 0, length, 1, &[start], |k, i, held| {
             let i = if reverse {
@@ -61,7 +61,7 @@ pub fn schedule_sort(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let lines = lines(&ty.shape, axis);
     let strides = k.strides(input);
     let (values, indices) = (k.output(data.outputs[0]), k.output(data.outputs[1]));
-    let tasks = for_each_element(&mut k, &lines, 1, |k, at| {
+    let tasks = for_each_element(&mut k, &lines, 1, None, |k, at| {
         k.each(0, length, 1, |k, i| {
             let x = k.pull(input, &along(at, axis, Coord::uniform(i)), &mut Pulled::default());
             let zero = k.b.i64(0);
@@ -170,7 +170,7 @@ pub fn schedule_scatter_copy(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunc
     let strides = k.strides(output);
     let buffer = k.output(output);
     let lanes = k.lanes();
-    let tasks = for_each_element(&mut k, &dims, lanes, |k, at| {
+    let tasks = for_each_element(&mut k, &dims, lanes, None, |k, at| {
         let val = k.pull(input, at, &mut Pulled::default());
         k.store(buffer, &strides, at, val);
     });

@@ -130,9 +130,26 @@ fn exp_reduced(l: &mut Lanes<'_>, x: Val, low: Option<Val>) -> (Val, Val) {
     (l.fma(q, r2, r), n)
 }
 
-/// e^x: results below the least subnormal are 0, above the greatest number inf.
+/// e^x: results above the greatest number are inf. `f64` results below the least subnormal are 0, and `f32` results below
+/// 2^-125: making a subnormal number costs a processor a hundred cycles, and softmax and sigmoid make many of them.
 pub(super) fn exp(l: &mut Lanes<'_>, x: Val) -> Val {
-    exp_sum(l, x, None)
+    if !is_f32(l.fmt) {
+        return exp_sum(l, x, None);
+    }
+    let (least, greatest) = (l.num(-125.0 * std::f64::consts::LN_2), l.num(89.0));
+    let clamped = l.b.binary(BinaryOp::Max, x, least);
+    let clamped = l.b.binary(BinaryOp::Min, clamped, greatest);
+    let (p, n) = exp_reduced(l, clamped, None);
+    let (zero, one, two) = (l.num(0.0), l.num(1.0), l.num(2.0));
+    // The greatest n has no power of its own: half of it, and twice the rest.
+    let p = l.add(p, one);
+    let p = l.mul(p, two);
+    let below = l.int(-1);
+    let n = l.add(n, below);
+    let power = l.exp2_int(n);
+    let result = l.mul(p, power);
+    let vanishes = l.compare(CmpOp::Lt, x, least);
+    l.select(vanishes, zero, result)
 }
 
 /// e^(x + low), where `low` is a rounding error of `x`.

@@ -6,6 +6,27 @@ use crate::dtype::DType;
 use crate::loops::{KernelBuilder, Val};
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
+/// An integer of 64 bits that fits `f64`. Of one that does not, the low bits become one that says whether any was set, so
+/// that rounding to 16 bits and fewer gives what it gives for the integer itself.
+pub(super) fn with_sticky_bit(b: &mut KernelBuilder, x: Val) -> Val {
+    let ty = b.ty(x);
+    let mut constant = |bits| b.constant(Scalar { dtype: ty.dtype, bits }, ty.lanes);
+    let (low_mask, high_mask, zero, sticky) = (constant(0xfff), constant(!0xfff), constant(0), constant(0x800));
+    let low = b.binary(BinaryOp::And, x, low_mask);
+    let high = b.binary(BinaryOp::And, x, high_mask);
+    let lost = b.compare(CmpOp::Ne, low, zero);
+    let sticky = b.select(lost, sticky, zero);
+    let rounded = b.binary(BinaryOp::Or, high, sticky);
+    // 2^53 above the least number that fits; the unsigned ones have none below 0.
+    let from = if ty.dtype.is_signed_int() { 1 << 53 } else { 0 };
+    let least = b.constant(Scalar { dtype: ty.dtype, bits: from }, ty.lanes);
+    let above = b.binary(BinaryOp::Add, x, least);
+    let above = b.bitcast(DType::U64, above);
+    let range = b.constant(Scalar { dtype: DType::U64, bits: from + (1 << 53) }, ty.lanes);
+    let fits = b.compare(CmpOp::Lt, above, range);
+    b.select(fits, x, rounded)
+}
+
 /// C's fmod, exact. `f32` is widened first.
 pub(super) fn float_rem(b: &mut KernelBuilder, x: Val, y: Val) -> Val {
     let ty = b.ty(x);

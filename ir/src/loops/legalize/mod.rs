@@ -340,11 +340,11 @@ fn cast(b: &mut KernelBuilder, from: DType, to: DType, a: Val) -> Val {
         return b.compare(CmpOp::Ne, a, zero);
     }
     if narrow::is_narrow(to) {
-        // An integer of more than 53 bits that lies next to the middle of two bf16 numbers rounds twice.
         let near = match from {
             DType::F32 => a,
             DType::F64 => narrow::round_to_odd(b, a),
             _ => {
+                let a = if from.bits() == 64 { integer::with_sticky_bit(b, a) } else { a };
                 let wide = cast(b, from, DType::F64, a);
                 narrow::round_to_odd(b, wide)
             }

@@ -48,6 +48,11 @@ shorthands! {
 }
 
 impl ExprBuilder {
+    /// A step of any kind.
+    pub fn step(&mut self, inst: ScalarInst) -> ExprIndex {
+        self.expr.push(inst)
+    }
+
     /// The element of input `n`.
     pub fn arg(&mut self, n: u32) -> ExprIndex {
         self.expr.push(ScalarInst::Arg(n))

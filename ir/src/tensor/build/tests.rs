@@ -142,6 +142,7 @@ fn conv_of(n: usize, kernel: i64) -> Conv {
         channels_last: false,
         acc: DType::F32,
         panel: None,
+        winograd: None,
         kernel: smallvec::smallvec![kernel; n],
     }
 }

@@ -6,6 +6,7 @@ use crate::evaluate;
 use crate::scalar::Scalar;
 use crate::tensor::TensorBytes;
 use crate::tensor::op::{Contract, Conv, ReduceOp, Window};
+use crate::tensor::winograd::Winograd;
 
 /// The numbers that sums are computed in: `f64` for floats, wrapping `i64` for integers.
 trait Number: Copy {
@@ -130,11 +131,39 @@ fn unpack_matrix(panels: &TensorBytes, columns: i64) -> TensorBytes {
 }
 
 pub fn conv(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {
+    if let (Some(tile), Some(_)) = (c.winograd, c.panel) {
+        // Transforming back keeps one definition of a convolution; the algorithm itself is the schedule's.
+        let filter = winograd_filter(Winograd::of(tile).expect("inference knows the tile"), filter);
+        return conv_in::<f64>(c, x, &filter, dtype, shape);
+    }
     if c.acc.is_float() {
         conv_in::<f64>(c, x, filter, dtype, shape)
     } else {
         conv_in::<i64>(c, x, filter, dtype, shape)
     }
+}
+
+/// The filter [panels, 3, 3, C, nr] of a transformed one [panels, t * t, C, nr].
+fn winograd_filter(w: &Winograd, transformed: &TensorBytes) -> TensorBytes {
+    let [panels, positions, channels, nr] = transformed.shape[..] else {
+        panic!("transformed filters have four dimensions")
+    };
+    let u = <f64 as Number>::of(transformed);
+    let (t, inner) = (w.patch(), (channels * nr) as usize);
+    let mut out = Elements::zeros(DType::F64, &[panels, 3, 3, channels, nr]);
+    for panel in 0..panels as usize {
+        for (a, b) in (0..3).flat_map(|a| (0..3).map(move |b| (a, b))) {
+            for e in 0..inner {
+                let mut sum = 0.0;
+                for (i, j) in (0..t).flat_map(|i| (0..t).map(move |j| (i, j))) {
+                    let factor = w.filter_inverse[a * t + i] * w.filter_inverse[b * t + j];
+                    sum += factor * u[(panel * positions as usize + i * t + j) * inner + e];
+                }
+                out.set(((panel * 3 + a) * 3 + b) * inner + e, sum.to_bits());
+            }
+        }
+    }
+    out.into_tensor()
 }
 
 fn conv_in<N: Number>(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DType, shape: &[i64]) -> TensorBytes {

@@ -46,6 +46,7 @@ fn convolutions_pad_and_stride() {
         channels_last: false,
         acc: DType::F32,
         panel: None,
+        winograd: None,
         kernel: smallvec![2],
     };
     let y = run(

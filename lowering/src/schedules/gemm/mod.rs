@@ -18,7 +18,8 @@ use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Locality, LoopKind, Val}
 use onnxc_ir::scalar::{BinaryOp, Scalar};
 use onnxc_ir::tensor::Value;
 
-use self::blocking::{Blocking, ceil_div};
+use self::blocking::Blocking;
+pub use self::blocking::ceil_div;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
@@ -26,8 +27,14 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 /// Columns of a panel of `f32` weights. All targets share it: one 512-bit register, two of 256 bits or four of 128 bits.
 pub const PANEL: u32 = 16;
 
+/// Innermost contracted dimensions of at most this size have no loop.
+const UNROLLED: i64 = 4;
+
+/// How many steps ahead a panel is fetched that is read at the speed of memory.
+const NEAR: i64 = 64;
+
 /// Scalar operations of an epilogue that stays in the registers of a tile.
-const LIGHT_EPILOGUE: u32 = 8;
+pub const LIGHT_EPILOGUE: u32 = 8;
 
 /// The sizes of a matrix product and where its result goes.
 pub struct Gemm {
@@ -276,7 +283,10 @@ impl Body<'_> {
         let whole: i64 = self.extents.iter().map(|d| d.as_const().unwrap_or(0)).product();
         let panels = self.nr / i64::from(PANEL);
         if self.cut.blocks == 1 {
-            return Depth { fixed: vec![], range: None, ahead: panels * whole };
+            // One or two tiles go at the speed of memory: the panel itself is fetched a few lines ahead.
+            let few = self.cut.lines * self.cut.rows <= 2 * self.cut.tile_rows;
+            let ahead = if few { NEAR } else { panels * whole };
+            return Depth { fixed: vec![], range: None, ahead };
         }
         let step = whole / self.cut.blocks;
         let ahead = if block == Index::Const(self.cut.blocks - 1) { (panels - 1) * whole + step } else { step };
@@ -505,6 +515,16 @@ pub fn nest(
     body: &mut NestBody<'_>,
 ) -> Vec<Val> {
     let Some((&extent, inner)) = extents.split_first() else { return body(k, coords, init) };
+    if let (Index::Const(extent @ 1..=UNROLLED), []) = (extent, inner) {
+        // A few steps, such as the colours of a pixel, cost less than the loop around them.
+        let mut carried = init.to_vec();
+        for i in 0..extent {
+            coords.push(Index::Const(i));
+            carried = body(k, coords, &carried);
+            coords.pop();
+        }
+        return carried;
+    }
     k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {
         coords.push(k.b.index(i));
         let result = nest(k, inner, coords, carried, body);

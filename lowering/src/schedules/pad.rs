@@ -1,0 +1,80 @@
+//! Padding that is a copy: rows that lie in the padding are filled, the others copied between their margins, so that every
+//! load is contiguous where the operand is.
+
+use onnxc_ir::loops::Val;
+use onnxc_ir::loops::build::Index;
+use onnxc_ir::scalar::{BinaryOp, CmpOp};
+use onnxc_ir::tensor::{Node, Op};
+
+use super::elements::for_each_element;
+use crate::codegen::pull::{Position, Pulled};
+use crate::codegen::space::product;
+use crate::codegen::{Coord, GroupKernel, GroupLaunch};
+
+/// Schedules a group whose result is the `Pad` node `node`, with no negative padding.
+pub fn schedule(mut k: GroupKernel<'_>, node: Node) -> GroupLaunch {
+    let data = &k.graph.nodes[node];
+    let Op::Pad { lo, .. } = &data.op else { panic!("the group ends with a pad") };
+    let (input, fill, result) = (data.inputs[0], data.inputs[1], data.outputs[0]);
+    let dims = k.graph.tensor_ty(result).shape.to_vec();
+    let (_, outer) = dims.split_last().expect("a tensor that is padded has a dimension");
+    let lanes = k.lanes();
+    let strides = k.strides(result);
+    let buffer = k.output(result);
+    let starts: Vec<Index> = lo.iter().map(|d| k.dim(d)).collect();
+    let sizes = k.shape(input);
+    let extents = k.shape(result);
+    // A row is one element here; its vectors are made below.
+    let tasks = for_each_element(&mut k, &[outer, &[1.into()]].concat(), 1, None, |k, row| {
+        let row: Vec<Index> = row.coords[..outer.len()]
+            .iter()
+            .map(|c| if let Coord::Affine { index, .. } = c { *index } else { unreachable!("loops are uniform") })
+            .collect();
+        let last = row.len();
+        let mut source = Vec::with_capacity(row.len());
+        let mut inside: Option<Val> = None;
+        for (i, &at) in row.iter().enumerate() {
+            source.push(k.b.isub(at, starts[i]));
+            if sizes[i] != extents[i] {
+                for (op, bound) in [(CmpOp::Ge, Index::Const(0)), (CmpOp::Lt, sizes[i])] {
+                    let holds = k.b.index_compare(op, source[i], bound);
+                    inside = Some(match inside {
+                        None => holds,
+                        Some(all) => k.b.binary(BinaryOp::And, all, holds),
+                    });
+                }
+            }
+        }
+        let at = |row: &[Index], column: Coord, lanes: u16, count: Option<Val>| {
+            let coords = row.iter().map(|&i| Coord::uniform(i)).chain([column]).collect();
+            Position { coords, lanes, count }
+        };
+        let margin = |k: &mut GroupKernel<'_>, from: Index, to: Index| {
+            let length = k.b.isub(to, from);
+            k.vectors(0, length, lanes, |k, c, lanes, count| {
+                let column = k.coord_scale(c, 1, from, lanes);
+                let val = k.pull(fill, &Position { coords: vec![], lanes, count }, &mut Pulled::default());
+                k.store(buffer, &strides, &at(&row, column, lanes, count), val);
+            });
+        };
+        let copy = |k: &mut GroupKernel<'_>| {
+            let end = k.b.iadd(starts[last], sizes[last]);
+            margin(k, Index::Const(0), starts[last]);
+            k.vectors(0, sizes[last], lanes, |k, c, lanes, count| {
+                let val = k.pull(input, &at(&source, c, lanes, count), &mut Pulled::default());
+                let column = k.coord_scale(c, 1, starts[last], lanes);
+                k.store(buffer, &strides, &at(&row, column, lanes, count), val);
+            });
+            margin(k, end, extents[last]);
+        };
+        let Some(inside) = inside else { return copy(k) };
+        let then = k.b.open_block(&[]);
+        copy(k);
+        k.b.close_block(&[]);
+        let otherwise = k.b.open_block(&[]);
+        margin(k, Index::Const(0), extents[last]);
+        k.b.close_block(&[]);
+        k.b.choose(inside, then, otherwise);
+    });
+    k.finish(tasks, product(&dims))
+}
