@@ -167,13 +167,16 @@ fn call(model: &LoadedModel, spoil: impl FnOnce(&mut [Value; 2], &mut [Value; 1]
 }
 
 fn load() -> LoadedModel {
-    let program = program();
+    load_program(&program())
+}
+
+fn load_program(program: &Program) -> LoadedModel {
     let target = Target::parse("x86_64").unwrap();
     let evaluate = |constant| match &program.constants[constant].source {
         ConstantSource::Bytes(bytes) => Ok(bytes.clone()),
         _ => unreachable!("the program has only bytes"),
     };
-    let compiled = compile(&program, &target, [7; 32], &evaluate).unwrap();
+    let compiled = compile(program, &target, [7; 32], &evaluate).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.o");
     emit::object_file(&compiled.spec, &path).unwrap();
@@ -207,7 +210,7 @@ fn right_calls_compute() {
 fn wrong_arguments_are_statuses() {
     let model = load();
     type Spoil = fn(&mut [Value; 2], &mut [Value; 1], &mut Call);
-    let cases: [(i32, Spoil); 23] = [
+    let cases: [(i32, Spoil); 24] = [
         (-1, |i, _, _| i[0].data = std::ptr::null_mut()),
         (-1, |i, _, _| i[1].shape = std::ptr::null()),
         (-1, |_, o, _| o[0].data = std::ptr::null_mut()),
@@ -228,6 +231,10 @@ fn wrong_arguments_are_statuses() {
         (-14, |i, _, _| i[0].capacity = 47),
         (-15, |_, o, _| o[0].capacity = 47),
         (-16, |i, o, _| o[0].data = i[0].data.wrapping_byte_add(44)),
+        (-16, |_, o, c| {
+            o[0].data = c.arena.wrapping_byte_add(128);
+            c.arena_bytes = usize::MAX;
+        }),
         (-17, |_, _, c| c.max_workers = 257),
         (-18, |_, _, c| c.arena = c.arena.wrapping_byte_add(4)),
         (-19, |_, _, c| c.arena_bytes = 128),
@@ -247,4 +254,24 @@ fn wrong_arguments_are_statuses() {
     assert_eq!(strided.0, -11);
     // SAFETY: any number has a text.
     assert_eq!(unsafe { CStr::from_ptr(message(5)) }.to_str().unwrap(), "unknown status");
+}
+
+#[test]
+fn sizes_past_64_bits_and_below_zero_are_statuses() {
+    let mut program = program();
+    let n = Dim::symbol(program.symbols.lookup("n").unwrap());
+    program.arena_bytes = (&n * &Dim::constant(1 << 61)).unwrap();
+    program.sizes = vec![(&n - &Dim::constant(2)).unwrap()];
+    let model = load_program(&program);
+    // SAFETY: the symbol is the model's plan function.
+    let plan: Plan = unsafe { std::mem::transmute(model.symbol("net_plan").unwrap()) };
+    let mut bytes = 0;
+    for (n, status) in [(1, -10), (2, 0), (3, 0), (4, -28), (8, -28)] {
+        // SAFETY: one symbol, one size.
+        assert_eq!(unsafe { plan(&n, 1, &mut bytes) }, status, "{n} rows");
+    }
+    for (n, status) in [(1, -10), (3, -19), (4, -28), (8, -28)] {
+        let (answer, _) = call(&model, |i, _, _| (i[0].dims[0], i[1].dims[0]) = (n, 2 * n));
+        assert_eq!(answer, status, "{n} rows");
+    }
 }

@@ -2,7 +2,7 @@
 
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::Program;
-use onnxc_ir::tensor::Graph;
+use onnxc_ir::tensor::{Graph, Op};
 
 use crate::passes::rewrite::PassContext;
 use crate::{LowerError, passes, program};
@@ -64,8 +64,17 @@ pub fn run_passes(
     mut observe: impl FnMut(&str, &Graph),
 ) -> Result<PassContext, LowerError> {
     let mut cx = PassContext::new(options.machine.clone());
+    let body = graph.body();
     for (name, pass) in PASSES {
-        pass(graph, &mut cx);
+        // Each branch and loop body is a graph of its own to a pass: regions are closed.
+        let mut waiting = vec![body];
+        while let Some(region) = waiting.pop() {
+            graph.body = Some(region);
+            pass(graph, &mut cx);
+            let ops = graph.regions[region].nodes.iter().map(|&n| &graph.nodes[n].op);
+            waiting.extend(ops.filter(|op| matches!(op, Op::If { .. } | Op::Loop { .. })).flat_map(Op::regions));
+        }
+        graph.body = Some(body);
         if cfg!(debug_assertions)
             && let Err(errors) = onnxc_ir::tensor::verify::verify(graph)
         {

@@ -1,29 +1,36 @@
 //! From groups to a program: kernels, launches, places and the weight section.
 //!
-//! Before: a body of `Group`, `Constant` and `Reshape` nodes, as the pass `fuse` leaves it. After: a [`Program`].
+//! Before: a body of `Group`, `Constant`, `BindSizes` and `Reshape` nodes, as the pass `fuse` leaves it. After: a
+//! [`Program`]. Tensors whose sizes follow from the inputs' shapes lie in the arena; those whose sizes data decides get a
+//! slot, which is allocated before the first step that needs it and released after the last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use cranelift_entity::SecondaryMap;
-use onnxc_ir::dim::Dim;
+use cranelift_entity::{EntityRef, SecondaryMap};
+use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{KernelRef, Launch, Place, Port, Program, Step, Weight};
+use onnxc_ir::program::{KernelRef, Place, Port, Program, Weight};
 use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
 use crate::passes::rewrite::PackedPorts;
-use crate::plan_memory::{self, ALIGNMENT, Tenant};
+use crate::plan_memory::ALIGNMENT;
 use crate::schedules;
 
+mod control;
+mod planned;
+
+use planned::{Allocation, Home, Planned, PlannedStep, Room};
+
 /// Lowers a cut graph. `packed` has the types of the ports that are raw memory in it.
-pub fn lower(graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Result<Program, LowerError> {
-    let mut lowering = Lowering::new(&graph, machine, packed)?;
+pub fn lower(mut graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Result<Program, LowerError> {
+    let mut packed = packed.clone();
+    let numbering = number_symbols(&mut graph, &mut packed);
+    let mut lowering = Lowering::new(&graph, machine, &packed, numbering)?;
     lowering.assign_ports();
-    for &node in &graph.regions[graph.body()].nodes {
-        lowering.lower_node(node)?;
-    }
+    lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
     let mut program = lowering.finish();
     program.constants = graph.constants;
@@ -31,35 +38,39 @@ pub fn lower(graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Resu
     Ok(program)
 }
 
-/// Where the bytes of a value are, before the memory plan.
-#[derive(Clone, Debug)]
-enum Home {
-    Place(Place),
-    /// A tensor of the arena, by its number.
-    Tenant(usize),
-}
-
 struct Lowering<'g> {
     graph: &'g Graph,
     machine: &'g MachineModel,
     program: Program,
     homes: SecondaryMap<Value, Option<Home>>,
-    tenants: Vec<Tenant>,
+    rooms: Vec<Room>,
+    /// The lists of steps that are open, the innermost last, and how many there have been.
+    open: Vec<u32>,
+    lists: u32,
+    /// The next step's place in time.
+    clock: usize,
+    /// The symbol that counts the iterations of a loop.
+    iterations: HashMap<Node, Symbol>,
+    /// Assumptions about sizes that data decides, until those are bound.
+    waiting: Vec<(Dim, Dim)>,
+    /// The sizes that steps have bound so far.
+    bound: HashSet<Symbol>,
     /// Steps whose places wait for the memory plan.
-    steps: Vec<PlannedStep>,
+    steps: Vec<Planned>,
     kernels: HashMap<String, KernelRef>,
     weights: HashMap<Constant, u64>,
     /// The last node that reads a value, under any name that reshapes give it; `None` for results.
     last_readers: SecondaryMap<Value, Option<Node>>,
 }
 
-enum PlannedStep {
-    Launch { kernel: KernelRef, buffers: Vec<Home>, params: Vec<Dim>, tasks: Dim, origins: Origins, flops: Dim },
-    Copy { from: Home, to: Home, bytes: Dim, origins: Origins },
-}
-
 impl<'g> Lowering<'g> {
-    fn new(graph: &'g Graph, machine: &'g MachineModel, packed: &PackedPorts) -> Result<Lowering<'g>, LowerError> {
+    fn new(
+        graph: &'g Graph,
+        machine: &'g MachineModel,
+        packed: &PackedPorts,
+        numbering: Numbering,
+    ) -> Result<Lowering<'g>, LowerError> {
+        let Numbering { data_symbols, iterations } = numbering;
         let body = &graph.regions[graph.body()];
         type Packed = HashMap<usize, TensorType>;
         let port = |names: &[String], packed: &Packed, i: usize, v: Value| -> Result<Port, LowerError> {
@@ -72,20 +83,31 @@ impl<'g> Lowering<'g> {
         let ports = |names: &[String], packed: &Packed, values: &[Value]| {
             values.iter().enumerate().map(|(i, &v)| port(names, packed, i, v)).collect::<Result<Vec<_>, _>>()
         };
-        let program = Program {
+        let mut program = Program {
             name: graph.name.clone(),
             symbols: graph.symbols.clone(),
+            data_symbols,
             inputs: ports(&graph.input_names, &packed.inputs, &body.params)?,
             outputs: ports(&graph.output_names, &packed.outputs, &body.results)?,
-            assumptions: graph.assumptions.clone(),
             ..Program::default()
         };
+        let (named, waiting) =
+            graph.assumptions.iter().cloned().partition(|(a, b)| program.is_named(a) && program.is_named(b));
+        program.assumptions = named;
+        program.sizes = doubtful_sizes(graph);
+        program.sizes.retain(|d| d.symbols().all(|s| s.index() < graph.symbols.len() - data_symbols as usize));
         Ok(Lowering {
             graph,
             machine,
             program,
             homes: SecondaryMap::new(),
-            tenants: Vec::new(),
+            rooms: Vec::new(),
+            open: vec![0],
+            lists: 1,
+            clock: 0,
+            iterations,
+            waiting,
+            bound: HashSet::new(),
             steps: Vec::new(),
             kernels: HashMap::new(),
             weights: HashMap::new(),
@@ -107,12 +129,21 @@ impl<'g> Lowering<'g> {
             {
                 source = self.graph.nodes[node].inputs[0];
             }
+            // What computes the elements may come before data has decided the shape that they get.
+            if source != v && !self.program.states_at_entry(&self.program.outputs[i]) {
+                continue;
+            }
             let computed =
                 self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
             if computed && self.homes[source].is_none() {
                 self.homes[source] = Some(Home::Place(Place::Output(i as u32)));
             }
         }
+    }
+
+    fn lower_nodes(&mut self, region: Region) -> Result<(), LowerError> {
+        let graph = self.graph;
+        graph.regions[region].nodes.iter().try_for_each(|&node| self.lower_node(node))
     }
 
     fn lower_node(&mut self, node: Node) -> Result<(), LowerError> {
@@ -129,25 +160,50 @@ impl<'g> Lowering<'g> {
                     self.homes[data.outputs[0]] = Some(home);
                 }
             }
+            Op::BindSizes { symbols, low, high } => {
+                let from = self.home(data.inputs[0]);
+                for (i, (&symbol, (low, high))) in symbols.iter().zip(low.iter().zip(high)).enumerate() {
+                    self.bound.insert(symbol);
+                    let (from, origins) = (from.clone(), data.origins.clone());
+                    let (low, high) = (low.clone(), high.clone());
+                    self.push(PlannedStep::Bind { symbol, from, element: i as u32, low, high, origins });
+                }
+                self.homes[data.outputs[0]] = Some(from);
+                self.require_equal(&data.origins);
+            }
+            Op::If { then, otherwise, sizes } => self.lower_if(node, [*then, *otherwise], sizes)?,
+            Op::Loop { body, carried, varying, sizes } => {
+                self.lower_loop(node, *body, *carried as usize, varying, sizes)?;
+            }
             Op::Group { body } => self.lower_group(node, *body)?,
             other => panic!("`{}` is left in the body after fusion", other.name()),
         }
         Ok(())
     }
 
+    /// Tests the assumptions whose sizes are all bound now.
+    fn require_equal(&mut self, origins: &Origins) {
+        let named = self.program.named_symbols();
+        for (left, right) in std::mem::take(&mut self.waiting) {
+            let has_value = |s: Symbol| s.index() < named || self.bound.contains(&s);
+            if left.symbols().all(has_value) && right.symbols().all(has_value) {
+                self.push(PlannedStep::Require { left, right, origins: origins.clone() });
+            } else {
+                self.waiting.push((left, right));
+            }
+        }
+    }
+
     fn lower_group(&mut self, node: Node, region: Region) -> Result<(), LowerError> {
         let graph = self.graph;
         let data = &graph.nodes[node];
-        let first = self.steps.len();
         let in_place = self.overwritten_operand(node, region);
         if let Some(operand) = in_place {
             self.homes[data.outputs[0]] = self.homes[data.inputs[operand]].clone();
         }
         for &v in &data.outputs {
             if self.homes[v].is_none() {
-                let tenant = Tenant { bytes: bytes_of(graph.tensor_ty(v))?, first, last: first };
-                self.homes[v] = Some(Home::Tenant(self.tenants.len()));
-                self.tenants.push(tenant);
+                self.homes[v] = Some(self.room(graph.tensor_ty(v))?);
             }
         }
         let empty = |v: &Value| graph.tensor_ty(*v).static_len() == Some(0);
@@ -175,12 +231,10 @@ impl<'g> Lowering<'g> {
                     }
                 })
                 .collect::<Vec<Home>>();
-            let step = self.steps.len();
-            buffers.iter().for_each(|home| self.touch(home, step));
             self.program.scratch_bytes = self.program.scratch_bytes.max(kernel.scratch_layout().1);
             let kernel = self.kernel(kernel);
             let origins = data.origins.clone();
-            self.steps.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
+            self.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
         }
         Ok(())
     }
@@ -198,6 +252,7 @@ impl<'g> Lowering<'g> {
         let roots: Vec<Value> = data.inputs.iter().map(|&v| root(graph, v)).collect();
         data.inputs.iter().enumerate().position(|(i, &v)| {
             matches!(self.homes[v], Some(Home::Tenant(_)))
+                && graph.def_node(roots[i]).is_some()
                 && graph.ty(v) == graph.ty(output)
                 && self.last_readers[roots[i]] == Some(node)
                 && roots.iter().filter(|&&r| r == roots[i]).count() == 1
@@ -229,9 +284,31 @@ impl<'g> Lowering<'g> {
     /// Keeps a tensor alive up to a step.
     fn touch(&mut self, home: &Home, step: usize) {
         if let Home::Tenant(t) = *home {
-            self.tenants[t].first = self.tenants[t].first.min(step);
-            self.tenants[t].last = self.tenants[t].last.max(step);
+            self.rooms[t].first = self.rooms[t].first.min(step);
+            self.rooms[t].last = self.rooms[t].last.max(step);
         }
+    }
+
+    /// Room for a tensor of the list that is open, from the next step on.
+    fn room(&mut self, ty: &TensorType) -> Result<Home, LowerError> {
+        let list = *self.open.last().expect("a list is open");
+        let (first, last) = (self.clock, self.clock);
+        let allocation = Allocation::Automatic;
+        self.rooms.push(Room { bytes: bytes_of(ty)?, ty: ty.clone(), first, last, list, allocation });
+        Ok(Home::Tenant(self.rooms.len() - 1))
+    }
+
+    fn tick(&mut self) -> usize {
+        self.clock += 1;
+        self.clock - 1
+    }
+
+    /// Appends a step; what it touches lives until then.
+    fn push(&mut self, step: PlannedStep) {
+        let clock = self.tick();
+        let homes: Vec<Home> = step.homes().cloned().collect();
+        homes.iter().for_each(|home| self.touch(home, clock));
+        self.steps.push(Planned { begin: clock, end: clock, step });
     }
 
     /// The offset of a constant in the weight section.
@@ -259,40 +336,108 @@ impl<'g> Lowering<'g> {
             }
             let bytes = bytes_of(graph.tensor_ty(v)).expect("the size was checked with the port");
             let origins = graph.def_node(v).map(|n| graph.nodes[n].origins.clone()).unwrap_or_default();
-            let step = self.steps.len();
-            self.touch(&from, step);
-            self.steps.push(PlannedStep::Copy { from, to: Home::Place(to), bytes, origins });
+            self.push(PlannedStep::Copy { from, to: Home::Place(to), offset: Dim::ZERO, bytes, origins });
         }
     }
 
-    fn finish(mut self) -> Program {
-        let (offsets, arena) = plan_memory::plan(&self.tenants);
-        let place = |home: Home| match home {
-            Home::Place(place) => place,
-            Home::Tenant(t) => Place::Arena(offsets[t].clone()),
-        };
-        self.program.steps = self
-            .steps
-            .into_iter()
-            .map(|step| match step {
-                PlannedStep::Launch { kernel, buffers, params, tasks, origins, flops } => {
-                    let buffers = buffers.into_iter().map(place).collect();
-                    Step::Launch(Launch { kernel, buffers, params, tasks, origins, flops })
-                }
-                PlannedStep::Copy { from, to, bytes, origins } => {
-                    Step::Copy { from: place(from), to: place(to), bytes, origins }
-                }
-            })
-            .collect();
-        self.program.arena_bytes = arena;
-        self.program.scratch_bytes = self.program.scratch_bytes.next_multiple_of(ALIGNMENT);
-        self.program
+    fn finish(self) -> Program {
+        let mut program = self.program;
+        (program.steps, program.slots, program.arena_bytes) = planned::place(&program, &self.rooms, self.steps);
+        program.scratch_bytes = program.scratch_bytes.next_multiple_of(ALIGNMENT);
+        program
     }
+}
+
+/// The sizes of the graph's tensors that the symbols' ranges allow to be negative, each once.
+fn doubtful_sizes(graph: &Graph) -> Vec<Dim> {
+    let mut sizes = Vec::new();
+    for region in graph.reachable_regions() {
+        let region = &graph.regions[region];
+        let values = region.nodes.iter().flat_map(|&n| &graph.nodes[n].outputs).chain(&region.params);
+        for dim in values.filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape) {
+            if dim.as_const().is_none() && dim.bounds(&graph.symbols).0 < 0 && !sizes.contains(dim) {
+                sizes.push(dim.clone());
+            }
+        }
+    }
+    sizes
+}
+
+/// The symbols that steps bind.
+struct Numbering {
+    /// How many they are.
+    data_symbols: u32,
+    /// Which of them count the iterations of loops.
+    iterations: HashMap<Node, Symbol>,
+}
+
+/// The body and the regions of branches and loops in it.
+fn control_regions(graph: &Graph) -> Vec<Region> {
+    let mut all = vec![graph.body()];
+    let mut next = 0;
+    while let Some(&region) = all.get(next) {
+        next += 1;
+        let ops = graph.regions[region].nodes.iter().map(|&n| &graph.nodes[n].op);
+        all.extend(ops.filter(|op| matches!(op, Op::If { .. } | Op::Loop { .. })).flat_map(Op::regions));
+    }
+    all
+}
+
+/// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides. Others,
+/// such as those of a loop that was unrolled, go away.
+fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts) -> Numbering {
+    let mut iterations = HashMap::new();
+    for region in control_regions(graph) {
+        for node in graph.regions[region].nodes.clone() {
+            if matches!(graph.nodes[node].op, Op::Loop { .. }) {
+                iterations.insert(node, graph.symbols.fresh("iteration"));
+            }
+        }
+    }
+    let body = &graph.regions[graph.body()];
+    let shapes = body.params.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape);
+    let named: BTreeSet<Symbol> = shapes.flat_map(Dim::symbols).collect();
+    let mut order: Vec<Symbol> = named.into_iter().collect();
+    let count = order.len();
+    for region in control_regions(graph) {
+        for &node in &graph.regions[region].nodes {
+            order.extend(graph.nodes[node].op.own_sizes());
+            order.extend(iterations.get(&node).copied());
+        }
+    }
+    let data_symbols = (order.len() - count) as u32;
+    if order.iter().copied().eq(graph.symbols.iter()) {
+        return Numbering { data_symbols, iterations };
+    }
+    let mut symbols = Symbols::new();
+    let mut renamed = HashMap::new();
+    for &symbol in &order {
+        let (low, high) = graph.symbols.bounds(symbol);
+        let new = symbols.intern(graph.symbols.name(symbol));
+        symbols.widen(new, low, high);
+        renamed.insert(symbol, new);
+    }
+    // An assumption about what went away says nothing about the rest.
+    graph.assumptions.retain(|(a, b)| a.symbols().chain(b.symbols()).all(|s| renamed.contains_key(&s)));
+    let rename_dim = |dim: &Dim| {
+        let rename = |s: Symbol| renamed.get(&s).copied().map(Dim::symbol);
+        dim.substitute(rename).expect("symbols for symbols keep the size")
+    };
+    graph.map_dims(&rename_dim);
+    for ty in packed.inputs.values_mut().chain(packed.outputs.values_mut()) {
+        ty.shape.iter_mut().for_each(|d| *d = rename_dim(d));
+    }
+    let rename = |s: Symbol| renamed.get(&s).copied().unwrap_or(s);
+    graph.nodes.values_mut().for_each(|data| data.op.rename_sizes(rename));
+    iterations.values_mut().for_each(|s| *s = rename(*s));
+    graph.symbols = symbols;
+    Numbering { data_symbols, iterations }
 }
 
 /// The value whose elements a value has: what reshapes rename is one memory.
 fn root(graph: &Graph, mut value: Value) -> Value {
-    while let Some(node) = graph.def_node(value).filter(|&n| matches!(graph.nodes[n].op, Op::Reshape)) {
+    let renames = |&n: &Node| matches!(graph.nodes[n].op, Op::Reshape | Op::BindSizes { .. });
+    while let Some(node) = graph.def_node(value).filter(renames) {
         value = graph.nodes[node].inputs[0];
     }
     value
@@ -300,14 +445,16 @@ fn root(graph: &Graph, mut value: Value) -> Value {
 
 /// For each value the last node that reads it, under any name; `None` where it is a result.
 fn last_readers(graph: &Graph) -> SecondaryMap<Value, Option<Node>> {
-    let body = &graph.regions[graph.body()];
     let mut last = SecondaryMap::new();
-    for &node in &body.nodes {
-        if !matches!(graph.nodes[node].op, Op::Reshape) {
-            graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
+    for region in control_regions(graph) {
+        let region = &graph.regions[region];
+        for &node in &region.nodes {
+            if !matches!(graph.nodes[node].op, Op::Reshape) {
+                graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
+            }
         }
+        region.results.iter().for_each(|&v| last[root(graph, v)] = None);
     }
-    body.results.iter().for_each(|&v| last[root(graph, v)] = None);
     last
 }
 

@@ -10,6 +10,7 @@ use onnxc_frontend::data::DataValue;
 use onnxc_frontend::import::Structure;
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
 use onnxc_ir::program::interp::{run_program, weight_section};
+use onnxc_ir::program::verify::verify_steps;
 use onnxc_ir::program::{Program, Step};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
@@ -75,12 +76,17 @@ pub struct StepInfo {
 }
 
 fn step_info(program: &Program, step: &Step) -> StepInfo {
-    let (origins, kernel, flops) = match step {
-        Step::Launch(l) => (&l.origins, program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
-        Step::Copy { origins, .. } => (origins, "copy", Some(0)),
+    let (kernel, flops) = match step {
+        Step::Launch(l) => (program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
+        Step::Copy { .. } => ("copy", Some(0)),
+        Step::Bind { .. } | Step::Assign { .. } | Step::Require { .. } => ("sizes", Some(0)),
+        Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
+        Step::Append { .. } | Step::Move { .. } => ("memory", Some(0)),
+        Step::If { .. } => ("branch", Some(0)),
+        Step::Loop { .. } => ("loop", Some(0)),
     };
     let node = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
-    StepInfo { nodes: origins.iter().map(node).collect(), kernel: kernel.to_owned(), flops }
+    StepInfo { nodes: step.origins().iter().map(node).collect(), kernel: kernel.to_owned(), flops }
 }
 
 /// A model that can be run.
@@ -96,9 +102,17 @@ pub struct Executable {
 }
 
 enum Runnable {
-    Native { model: Model, session: Option<Session>, threads: usize },
+    Native {
+        model: Model,
+        /// With the values of the symbols that it is planned for.
+        session: Option<(Vec<i64>, Session)>,
+        threads: usize,
+    },
     Graph(Box<Graph>),
-    Program { program: Box<Program>, weights: Vec<u8> },
+    Program {
+        program: Box<Program>,
+        weights: Vec<u8>,
+    },
 }
 
 fn run_failure(message: impl Into<String>) -> Failure {
@@ -138,6 +152,7 @@ impl Executable {
             Engine::TensorInterpreter => Runnable::Graph(Box::new(imported.graph)),
             Engine::LoopInterpreter => {
                 let program = lower(imported, &options.target()?, options)?;
+                verify_steps(&program).map_err(|e| run_failure(e.to_string()))?;
                 let weights = weight_section(&program, |constants, c| Ok::<_, Failure>(constant_bytes(constants, c)))?;
                 Runnable::Program { program: Box::new(program), weights }
             }
@@ -149,7 +164,7 @@ impl Executable {
                 }
                 let program = lower(imported, &target, options)?;
                 let hash = hash(path, &target, options)?;
-                steps = program.steps.iter().map(|step| step_info(&program, step)).collect();
+                steps = program.all_steps().into_iter().map(|step| step_info(&program, step)).collect();
                 let model = with_compiled(&program, &target, hash, |compiled| {
                     stats.code_bytes = compiled.spec.code_bytes();
                     stats.weight_bytes = program.weight_bytes;
@@ -192,7 +207,7 @@ impl Executable {
     /// Sizes and times.
     pub fn stats(&self) -> Stats {
         let arena_bytes = match &self.form {
-            Runnable::Native { session: Some(session), .. } => session.arena_bytes() as u64,
+            Runnable::Native { session: Some((_, session)), .. } => session.arena_bytes() as u64,
             _ => 0,
         };
         Stats { arena_bytes, ..self.stats }
@@ -259,11 +274,16 @@ impl Executable {
             }
             aligned.push((dtype, tensor.shape.to_vec(), words, tensor.bytes.len()));
         }
+        let dims = symbol_values(model, &aligned);
         if session.is_none() {
-            let dims = symbol_values(model, &aligned);
-            *session = Some(Session::new(model, &dims, *threads).map_err(|e| run_failure(e.to_string()))?);
+            let new = Session::new(model, &dims, *threads).map_err(|e| run_failure(e.to_string()))?;
+            *session = Some((dims.clone(), new));
         }
-        let session = session.as_mut().expect("the session was just made");
+        let (planned, session) = session.as_mut().expect("the session was just made");
+        if *planned != dims {
+            session.set_dims(&dims).map_err(|e| run_failure(e.to_string()))?;
+            *planned = dims;
+        }
         Ok(Timed { session, inputs: aligned, outputs: self.outputs.len() })
     }
 }

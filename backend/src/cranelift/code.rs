@@ -124,8 +124,14 @@ impl Code<'_> {
 
     /// Calls a callback of the platform's convention.
     pub fn call_pointer(&mut self, pointer: Value, arguments: &[Value]) {
-        let signature = self.signature(self.convention, None, arguments);
-        self.f.ins().call_indirect(signature, pointer, arguments);
+        self.call_pointer_for(pointer, None, arguments);
+    }
+
+    /// Calls a callback of the platform's convention that gives a result.
+    pub fn call_pointer_for(&mut self, pointer: Value, result: Option<Type>, arguments: &[Value]) -> Option<Value> {
+        let signature = self.signature(self.convention, result, arguments);
+        let call = self.f.ins().call_indirect(signature, pointer, arguments);
+        self.f.inst_results(call).first().copied()
     }
 
     /// Calls a kernel, whose convention is System V everywhere.
@@ -198,6 +204,8 @@ pub struct DimCode<'c, 'f> {
     pub code: &'c mut Code<'f>,
     /// The address of the array.
     pub dims: Value,
+    /// Where sums and products are watched: whether one of them did not fit 64 bits, an `i8`.
+    pub wraps: Option<Value>,
 }
 
 impl DimFold for DimCode<'_, '_> {
@@ -213,11 +221,25 @@ impl DimFold for DimCode<'_, '_> {
     }
 
     fn add(&mut self, a: Value, b: Value) -> Value {
-        self.code.f.ins().iadd(a, b)
+        let sum = self.code.f.ins().iadd(a, b);
+        if let Some(wraps) = self.wraps {
+            // The sum of two numbers of one sign has it too.
+            let (x, y) = (self.code.f.ins().bxor(a, sum), self.code.f.ins().bxor(b, sum));
+            let both = self.code.f.ins().band(x, y);
+            let wrong = self.code.compare_with(IntCC::SignedLessThan, both, 0);
+            self.wraps = Some(self.code.f.ins().bor(wraps, wrong));
+        }
+        sum
     }
 
     fn mul(&mut self, a: Value, b: Value) -> Value {
-        self.code.f.ins().imul(a, b)
+        let product = self.code.f.ins().imul(a, b);
+        if let Some(wraps) = self.wraps {
+            let (high, sign) = (self.code.f.ins().smulhi(a, b), self.code.f.ins().sshr_imm_u(product, 63));
+            let wrong = self.code.compare(IntCC::NotEqual, high, sign);
+            self.wraps = Some(self.code.f.ins().bor(wraps, wrong));
+        }
+        product
     }
 
     fn floor_div(&mut self, a: Value, b: Value) -> Value {

@@ -10,7 +10,7 @@ use cranelift_codegen::isa::{self, OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_entity::EntityRef;
 use cranelift_frontend::FunctionBuilderContext;
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{Dim, Symbol};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::loops::legalize::{Caps, legalize};
@@ -91,7 +91,7 @@ pub fn compile<'a>(
     let compiled: Result<Vec<CompiledFunction>, CompileError> =
         kernels.par_iter().zip(&names).map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa)).collect();
     let mut functions = compiled?;
-    let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.symbols.len() };
+    let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.named_symbols() };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
         .functions()
         .into_par_iter()
@@ -305,42 +305,46 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     }
     let mut ports = DataObject::new(symbol("_ports"));
     for port in program.inputs.iter().chain(&program.outputs) {
-        put_port(&mut ports, port, &mut strings);
+        put_port(&mut ports, port, program.named_symbols(), &mut strings);
     }
     let mut symbols = DataObject::new(symbol("_symbols"));
-    for s in program.symbols.iter() {
+    for s in program.symbols.iter().take(program.named_symbols()) {
         let (least, most) = program.symbols.bounds(s);
         let name = strings.add(program.symbols.name(s));
         symbols.put_pointer(name, 0).put_u64(least as u64).put_u64(most as u64);
     }
     let mut steps = DataObject::new(symbol("_steps"));
-    for step in &program.steps {
-        let origins = match step {
-            Step::Launch(launch) => &launch.origins,
-            Step::Copy { origins, .. } => origins,
-        };
-        let text = match origins.first() {
-            Some(&o) => format!("{} {}", program.origins[o].operator, program.origins[o].path),
-            None => "Copy".to_owned(),
+    let all_steps = program.all_steps();
+    for step in &all_steps {
+        let text = match (step.origins().first(), step) {
+            (Some(&o), _) => format!("{} {}", program.origins[o].operator, program.origins[o].path),
+            (None, Step::Release { .. } | Step::Move { .. }) => "Memory".to_owned(),
+            (None, Step::Assign { .. }) => "Sizes".to_owned(),
+            (None, _) => "Copy".to_owned(),
         };
         steps.put_pointer(strings.add(&text), 0);
     }
-    let fixed = program.symbols.is_empty();
+    let fixed = program.named_symbols() == 0;
     let arena = program.arena_bytes.as_const().filter(|_| fixed).unwrap_or(0) as u64;
     let scratch = if fixed { program.scratch_bytes } else { 0 };
     let (name, target_name) = (strings.add(prefix), strings.add(target.name()));
     let mut model = DataObject::new(prefix.clone()).exported();
     model.put_u32(ABI_VERSION as u32).put_u32(192);
     model.put_pointer(name, 0).put(&hash);
-    model.put_u32(u32::from(!fixed)).put_u32(0);
+    // ONNXC_MEMORY_STATIC, _DIMS, _DATA.
+    model.put_u32(if program.allocates() { 2 } else { u32::from(!fixed) }).put_u32(0);
     model.put_u32(program.inputs.len() as u32).put_u32(program.outputs.len() as u32);
     model.put_pointer(symbol("_ports"), 0).put_pointer(symbol("_ports"), program.inputs.len() as i64 * 144);
-    model.put_u32(program.symbols.len() as u32).put_u32(program.steps.len() as u32);
+    model.put_u32(program.named_symbols() as u32).put_u32(all_steps.len() as u32);
     model.put_pointer(symbol("_symbols"), 0).put_pointer(symbol("_steps"), 0);
     model.put_u64(if fixed { arena + scratch } else { 0 }).put_u64(scratch);
     model.put_u64(code_bytes).put_u64(program.weight_bytes);
     for entry in ["plan", "run", "run_dl", "status"] {
-        model.put_pointer(symbol(entry), 0);
+        if entry == "run_dl" && program.allocates() {
+            model.put_u64(0);
+        } else {
+            model.put_pointer(symbol(entry), 0);
+        }
     }
     model.put_pointer(target_name, 0).put_u64(0).put_u64(0);
     debug_assert_eq!(model.bytes.len(), 192);
@@ -349,7 +353,7 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     all
 }
 
-fn put_port(object: &mut DataObject, port: &Port, strings: &mut Strings<'_>) {
+fn put_port(object: &mut DataObject, port: &Port, named_symbols: usize, strings: &mut Strings<'_>) {
     let ty = &port.ty;
     let name = strings.add(&port.name);
     object.put_pointer(name, 0).put_u32(1).put_u32(ty.rank() as u32);
@@ -359,7 +363,8 @@ fn put_port(object: &mut DataObject, port: &Port, strings: &mut Strings<'_>) {
         object.put_u64(extent as u64);
     }
     for axis in 0..MAX_RANK {
-        let symbol = ty.shape.get(axis).and_then(Dim::as_symbol).map_or(-1, |s| s.index() as i32);
+        let named = |s: &Symbol| s.index() < named_symbols;
+        let symbol = ty.shape.get(axis).and_then(Dim::as_symbol).filter(named).map_or(-1, |s| s.index() as i32);
         object.put_u32(symbol as u32);
     }
     let bytes = ty.static_len().and_then(|n| ty.dtype.packed_bytes(n as u64)).map_or(-1, |b| b as i64);
@@ -379,7 +384,12 @@ fn header(program: &Program, target: &Target) -> HeaderModel {
         target: target.name().to_owned(),
         inputs: program.inputs.iter().map(port).collect(),
         outputs: program.outputs.iter().map(port).collect(),
-        symbols: program.symbols.iter().map(|s| program.symbols.name(s).to_owned()).collect(),
+        symbols: program
+            .symbols
+            .iter()
+            .take(program.named_symbols())
+            .map(|s| program.symbols.name(s).to_owned())
+            .collect(),
         notes: Vec::new(),
     }
 }

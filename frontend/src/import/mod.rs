@@ -7,6 +7,7 @@
 mod context;
 mod lists;
 mod scope;
+mod sizes;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -118,7 +119,8 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
     let shared =
         Shared { file, functions, problems: RefCell::default(), warnings: RefCell::default(), lists: Lists::default() };
     let mut graph = Graph::new(&options.name);
-    for (name, setting) in &options.dims {
+    // By name: the order of symbols is the order of the model's descriptor.
+    for (name, setting) in options.dims.iter().collect::<std::collections::BTreeMap<_, _>>() {
         if let DimSetting::Range(low, high) = *setting {
             let symbol = graph.symbols.intern(name);
             graph.symbols.restrict(symbol, low, high);

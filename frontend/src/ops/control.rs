@@ -8,6 +8,7 @@ use onnxc_ir::tensor::{Builder, Shape, Type, Value};
 
 use super::Operator;
 use crate::import::{NodeContext, OpError, OpResult, Subgraph};
+use crate::proto::{DimensionValue, TypeValue, ValueInfoProto};
 
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
@@ -155,7 +156,8 @@ impl LoopImport<'_, '_> {
                     b.scalar_bool(true)
                 };
                 let scanned = outputs.split_off(count);
-                let widened = widen(b, &mut types, &outputs, &mut fresh)?;
+                let declared = &self.sub.proto.output[usize::from(conditional)..];
+                let widened = widen(b, &mut types, &outputs, declared, &mut fresh)?;
                 let ends = b.known_i64s(condition).as_deref() != Some(&[1]);
                 if widened || (ends && iterations.take().is_some()) {
                     return Err(Leave::Again);
@@ -175,9 +177,17 @@ impl LoopImport<'_, '_> {
 
 /// Makes the sizes that differ between what the body takes and gives unknown, each a symbol of its own, which `fresh`
 /// collects; whether there were any.
-fn widen(b: &mut Builder<'_>, types: &mut [Type], results: &[Value], fresh: &mut Vec<Symbol>) -> Result<bool, OpError> {
+///
+/// A size that data decides and that the body declares to be what it takes is a promise, which a run tests.
+fn widen(
+    b: &mut Builder<'_>,
+    types: &mut [Type],
+    results: &[Value],
+    declared: &[ValueInfoProto],
+    fresh: &mut Vec<Symbol>,
+) -> Result<bool, OpError> {
     let mut changed = false;
-    for (ty, &result) in types.iter_mut().zip(results) {
+    for (n, (ty, &result)) in types.iter_mut().zip(results).enumerate() {
         let (Type::Tensor(taken), Type::Tensor(given)) = (&mut *ty, b.ty(result).clone()) else {
             return Err(OpError::Unsupported(CARRIED_LIST.into()));
         };
@@ -189,7 +199,11 @@ fn widen(b: &mut Builder<'_>, types: &mut [Type], results: &[Value], fresh: &mut
             let message = "a loop that carries a tensor whose number of dimensions changes".into();
             return Err(OpError::Unsupported(message));
         }
-        for (t, g) in taken.shape.iter_mut().zip(&given.shape) {
+        for (axis, (t, g)) in taken.shape.iter_mut().zip(&given.shape).enumerate() {
+            let promised = declared.get(n).and_then(|info| declared_size(info, axis));
+            if promised.is_some_and(|size| *t == size) && g.as_const().is_none() {
+                b.graph.assume_equal(g, t).map_err(|e| OpError::Invalid(e.to_string()))?;
+            }
             // A size that is a symbol of its own takes anything.
             if !t.as_symbol().is_some_and(|s| fresh.contains(&s)) && !b.graph.same_dim(t, g) {
                 let symbol = b.graph.symbols.fresh("carried");
@@ -200,6 +214,15 @@ fn widen(b: &mut Builder<'_>, types: &mut [Type], results: &[Value], fresh: &mut
         }
     }
     Ok(changed)
+}
+
+/// The size of an axis that a value is declared with, where it is a number.
+fn declared_size(info: &ValueInfoProto, axis: usize) -> Option<i64> {
+    let Some(TypeValue::TensorType(ty)) = info.r#type.as_deref().and_then(|t| t.value.as_ref()) else { return None };
+    match ty.shape.as_ref()?.dim.get(axis)?.value {
+        Some(DimensionValue::DimValue(size)) => Some(size),
+        _ => None,
+    }
 }
 
 fn repeat(cx: &mut NodeContext<'_>) -> OpResult {

@@ -97,20 +97,21 @@ fn deform_conv(cx: &mut NodeContext<'_>) -> OpResult {
 /// Adds the elements of columns where they were taken from; those from the padding are dropped.
 fn col2im(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let (image, block) = (cx.known_dims(1)?, cx.known_i64s(2)?);
+    let (image, block) = (cx.sizes(1)?, cx.sizes(2)?);
     let (shape, dtype, rank) = (cx.b.shape(x)?, cx.b.dtype(x)?, image.len());
-    if block.len() != rank || shape.len() != 3 || block.iter().any(|&k| k < 1 || k > i64::from(i32::MAX)) {
-        return cx.invalid(format!("blocks of size {block:?} in an image of {rank} dimensions"));
+    let too_small = |k: &Dim| k.bounds(&cx.b.graph.symbols).1 < 1;
+    if block.len() != rank || shape.len() != 3 || block.iter().any(too_small) {
+        let block = cx.b.graph.shape_text(&block);
+        return cx.invalid(format!("blocks of size {block} in an image of {rank} dimensions"));
     }
     let (strides, dilations) = (positive(cx, "strides", rank)?, positive(cx, "dilations", rank)?);
     let (lo, hi) = explicit_pads(cx, rank)?;
-    let blocks = block.iter().try_fold(1i64, |n, &k| n.checked_mul(k));
-    let Some(blocks) = blocks else { return cx.invalid(format!("blocks of size {block:?}")) };
-    let mut split: Shape = [shape[0].clone(), shape[1].floor_div(&Dim::from(blocks))?].into_iter().collect();
-    split.extend(block.iter().map(|&k| Dim::from(k)));
+    let blocks = Dim::product(&block)?;
+    let mut split: Shape = [shape[0].clone(), shape[1].floor_div(&blocks)?].into_iter().collect();
+    split.extend(block.iter().cloned());
     for d in 0..rank {
-        let extent = (block[d] - 1) * dilations[d] + 1;
-        let room = (&image[d] + &Dim::from(lo[d] + hi[d] - extent))?;
+        let extent = (&(&block[d] - &Dim::ONE)? * &Dim::from(dilations[d]))?;
+        let room = (&(&image[d] + &Dim::from(lo[d] + hi[d] - 1))? - &extent)?;
         split.push((&room.floor_div(&Dim::from(strides[d]))? + &Dim::ONE)?);
     }
     let updates = cx.b.reshape(x, &split)?;

@@ -1,7 +1,7 @@
 //! Tensors from nothing, or from positions: constants, ranges, diagonals, triangles. Dropout, which makes only its mask,
 //! is here too.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
@@ -75,7 +75,7 @@ fn constant_of_shape(cx: &mut NodeContext<'_>) -> OpResult {
         Some(data) => only_element(cx, &data)?,
         None => Scalar::f32(0.0),
     };
-    let dims = cx.known_dims(0)?;
+    let dims = cx.sizes(0)?;
     if let Some(shape) = dims.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>() {
         return Ok(vec![cx.b.splat(scalar, &shape)?]);
     }
@@ -83,11 +83,15 @@ fn constant_of_shape(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.broadcast(value, &dims)?])
 }
 
-/// `start + i * delta`. The number of elements has to be known when the model is compiled.
+/// `start + i * delta`.
 fn range(cx: &mut NodeContext<'_>) -> OpResult {
     let inputs = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
     let dtype = cx.b.dtype(inputs[0])?;
     let count = if dtype.is_float() { float_count(cx, inputs)? } else { int_count(cx, inputs)? };
+    let count = match count {
+        Some(count) => count,
+        None => data_count(cx, inputs)?,
+    };
     let start = cx.b.reshape(inputs[0], &[])?;
     let delta = cx.b.reshape(inputs[2], &[])?;
     let wide = compute_type(dtype);
@@ -104,33 +108,63 @@ fn range(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![y])
 }
 
-const UNKNOWN_RANGE: &str = "a range whose length depends on data";
+/// The number of elements where data decides it.
+fn data_count(cx: &mut NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError> {
+    let dtype = cx.b.dtype(inputs[0])?;
+    // Whole numbers are counted as such: beyond 2^53 a float is not exact.
+    let wide = if dtype.is_float() { DType::F64 } else { DType::I64 };
+    let mut scalars = Vec::with_capacity(3);
+    for value in inputs {
+        let scalar = cx.b.reshape(value, &[])?;
+        scalars.push(cx.b.cast(scalar, wide)?);
+    }
+    let count = cx.b.map(&scalars, |e| {
+        let (start, limit, delta) = (e.arg(0), e.arg(1), e.arg(2));
+        let zero = e.number(wide, 0.0)?;
+        let span = e.sub(limit, start);
+        let count = if wide == DType::F64 {
+            let steps = e.div(span, delta);
+            let steps = e.ceil(steps);
+            e.max(steps, zero)
+        } else {
+            let one = e.number(wide, 1.0)?;
+            let (backwards, turned_span, turned) = (e.lt(delta, zero), e.sub(zero, span), e.sub(zero, delta));
+            let (span, delta) = (e.select(backwards, turned_span, span), e.select(backwards, turned, delta));
+            let (delta, last) = (e.max(delta, one), e.sub(span, one));
+            let steps = e.div(last, delta);
+            let (count, empty) = (e.add(steps, one), e.le(span, zero));
+            e.select(empty, zero, count)
+        };
+        Ok(if wide == DType::I64 { count } else { e.cast(DType::I64, count) })
+    })?;
+    cx.bind_one(count, &Dim::from(DEFAULT_HIGH))
+}
 
-fn float_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError> {
+fn float_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Option<Dim>, OpError> {
     let one = |v: Value| cx.b.graph.known[v].as_ref().and_then(|k| k.all_floats()).and_then(|f| f.first().copied());
     let (Some(start), Some(limit), Some(delta)) = (one(inputs[0]), one(inputs[1]), one(inputs[2])) else {
-        return cx.unsupported(UNKNOWN_RANGE);
+        return Ok(None);
     };
     let count = ((limit - start) / delta).ceil().max(0.0);
     // NaN and infinity come from a step of zero.
     if count.is_nan() || count >= 1e15 {
         return cx.invalid("a range without end");
     }
-    Ok(Dim::from(count as i64))
+    Ok(Some(Dim::from(count as i64)))
 }
 
-fn int_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Dim, OpError> {
+fn int_count(cx: &NodeContext<'_>, inputs: [Value; 3]) -> Result<Option<Dim>, OpError> {
     let one = |v: Value| cx.b.known_dims(v).and_then(|d| d.into_iter().next());
     let (Some(start), Some(limit), Some(delta)) = (one(inputs[0]), one(inputs[1]), one(inputs[2])) else {
-        return cx.unsupported(UNKNOWN_RANGE);
+        return Ok(None);
     };
     let count = match delta.as_const() {
         Some(0) => return cx.invalid("a range without end"),
         Some(1..) => (&limit - &start)?.ceil_div(&delta)?,
         Some(_) => (&start - &limit)?.ceil_div(&(-&delta)?)?,
-        None => return cx.unsupported("a range whose step depends on the model's dimensions"),
+        None => return Ok(None),
     };
-    Ok(cx.b.graph.greater_dim(&count, &Dim::ZERO)?)
+    Ok(Some(cx.b.graph.greater_dim(&count, &Dim::ZERO)?))
 }
 
 /// Ones on the diagonal that lies `k` above the main one.

@@ -1,12 +1,12 @@
 //! Reading and writing by index: the Gather and Scatter families, sorting, one-hot, and selections whose condition is
 //! known when the model is compiled.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::op::{Coord, ReduceOp, ScatterOp};
 use onnxc_ir::tensor::{Shape, Value};
 
-use super::Operator;
+use super::{Operator, data_sizes};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -104,10 +104,9 @@ fn top_k(cx: &mut NodeContext<'_>) -> OpResult {
     let k = if cx.version < 10 {
         Dim::from(cx.int("k", 0))
     } else {
-        match &cx.known_dims(1)?[..] {
-            [k] => k.clone(),
-            other => return cx.invalid(format!("{} numbers of elements instead of one", other.len())),
-        }
+        let shape = cx.b.shape(x)?;
+        let most = shape[cx.b.axis(axis, shape.len())?].clone();
+        cx.size_up_to(1, &most)?
     };
     let (values, indices) = cx.b.sort(x, axis, cx.flag("largest", true))?;
     let values = cx.b.slice_axis(values, axis, &Dim::ZERO, &k, 1)?;
@@ -119,7 +118,11 @@ fn one_hot(cx: &mut NodeContext<'_>) -> OpResult {
     let (indices, values) = (cx.input(0)?, cx.input(2)?);
     let depth = match known_count(cx, 1)? {
         Some(depth) => depth,
-        None => return cx.unsupported("a depth that depends on data"),
+        None => {
+            let depth = cx.input(1)?;
+            let depth = cx.b.cast(depth, DType::I64)?;
+            cx.bind_one(depth, &Dim::from(DEFAULT_HIGH))?
+        }
     };
     let mut shape = cx.b.shape(indices)?;
     let axis = cx.b.axis(cx.int("axis", -1), shape.len() + 1)?;
@@ -196,23 +199,18 @@ fn reverse_sequence(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.gather(x, &[index], &coords, &shape)?])
 }
 
-/// Elements of an integer or `bool` input that are not zero, as far as the compiler knows them.
-fn known_truths(cx: &NodeContext<'_>, value: Value, what: &str) -> Result<Vec<bool>, OpError> {
+/// Elements of an input that are not zero, where the compiler knows them.
+fn known_truths(cx: &NodeContext<'_>, value: Value) -> Option<Vec<bool>> {
     if let Some(known) = cx.b.known_i64s(value) {
-        return Ok(known.iter().map(|&i| i != 0).collect());
+        return Some(known.iter().map(|&i| i != 0).collect());
     }
-    if let Some(known) = cx.b.graph.known[value].as_ref().and_then(|k| k.all_floats()) {
-        return Ok(known.iter().map(|&f| f != 0.0).collect());
-    }
-    cx.unsupported(format!(
-        "{what} that depends on data: the size of the result is not known when the model is compiled"
-    ))
+    let known = cx.b.graph.known[value].as_ref().and_then(|k| k.all_floats())?;
+    Some(known.iter().map(|&f| f != 0.0).collect())
 }
 
 /// Without an axis the elements are taken from the flattened tensor.
 fn compress(cx: &mut NodeContext<'_>) -> OpResult {
     let (mut x, condition) = (cx.input(0)?, cx.input(1)?);
-    let truths = known_truths(cx, condition, "a condition")?;
     let axis = match cx.int_opt("axis") {
         Some(axis) => axis,
         None => {
@@ -221,17 +219,21 @@ fn compress(cx: &mut NodeContext<'_>) -> OpResult {
             0
         }
     };
-    let indices: Vec<i64> = (0..truths.len()).filter(|&i| truths[i]).map(|i| i as i64).collect();
-    let indices = cx.b.i64s(&indices);
+    let indices = match known_truths(cx, condition) {
+        Some(truths) => {
+            let indices: Vec<i64> = (0..truths.len()).filter(|&i| truths[i]).map(|i| i as i64).collect();
+            cx.b.i64s(&indices)
+        }
+        None => data_sizes::positions(cx, condition)?,
+    };
     Ok(vec![cx.b.take(x, indices, axis)?])
 }
 
 fn non_zero(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let Some(shape) = cx.b.tensor(x)?.static_shape() else {
-        return cx.unsupported("an input with dimensions that are not known when the model is compiled");
+    let (Some(shape), Some(truths)) = (cx.b.tensor(x)?.static_shape(), known_truths(cx, x)) else {
+        return non_zero_by_data(cx, x);
     };
-    let truths = known_truths(cx, x, "an input")?;
     let found: Vec<i64> = (0..truths.len()).filter(|&i| truths[i]).map(|i| i as i64).collect();
     // Row-major positions as coordinates, one row per dimension.
     let mut coordinates = Vec::with_capacity(found.len() * shape.len());
@@ -241,4 +243,35 @@ fn non_zero(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let y = cx.b.i64s(&coordinates);
     Ok(vec![cx.b.reshape(y, &[Dim::from(shape.len() as i64), Dim::from(found.len() as i64)])?])
+}
+
+fn non_zero_by_data(cx: &mut NodeContext<'_>, x: Value) -> OpResult {
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let truths = if dtype == DType::Bool {
+        x
+    } else {
+        cx.b.map(&[x], |e| {
+            let (x, zero) = (e.arg(0), e.number(dtype, 0.0)?);
+            Ok(e.ne(x, zero))
+        })?
+    };
+    let truths = cx.b.reshape(truths, &[Dim::product(&shape)?])?;
+    let found = data_sizes::positions(cx, truths)?;
+    let count = cx.b.shape(found)?[0].clone();
+    let mut rows = Vec::with_capacity(shape.len());
+    for (axis, size) in shape.iter().enumerate() {
+        let stride = Dim::product(&shape[axis + 1..])?;
+        let row = cx.b.map(&[found], |e| {
+            let (at, stride, size) = (e.arg(0), e.dim(&stride), e.dim(size));
+            let at = e.div(at, stride);
+            Ok(e.modulo(at, size))
+        })?;
+        rows.push(cx.b.unsqueeze(row, &[0])?);
+    }
+    if rows.is_empty() {
+        let none = cx.b.i64s(&[]);
+        let none = cx.b.reshape(none, &[Dim::ZERO, Dim::ONE])?;
+        return Ok(vec![cx.b.broadcast(none, &[Dim::ZERO, count])?]);
+    }
+    Ok(vec![cx.b.concat(&rows, 0)?])
 }

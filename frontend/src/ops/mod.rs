@@ -13,6 +13,7 @@ mod cast;
 mod cell_function;
 mod control;
 mod conv;
+mod data_sizes;
 mod deform;
 mod einsum;
 mod generate;
@@ -23,6 +24,7 @@ mod logic;
 mod loss;
 mod math;
 mod ml;
+mod nms;
 mod norm;
 mod pool;
 mod quantize;
@@ -79,6 +81,7 @@ const FAMILIES: &[&[Operator]] = &[
     logic::OPERATORS,
     loss::OPERATORS,
     math::OPERATORS,
+    nms::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,
     quantize::OPERATORS,

@@ -258,7 +258,7 @@ fn max_unpool(cx: &mut NodeContext<'_>) -> OpResult {
     if cx.optional(2).is_none() {
         return Ok(vec![y]);
     }
-    let wanted = cx.known_dims(2)?;
+    let wanted = cx.sizes(2)?;
     if wanted.len() != pooled.len() {
         return cx.invalid(format!("input 2 has {} elements for rank {}", wanted.len(), pooled.len()));
     }

@@ -1,12 +1,12 @@
 //! Moving elements around by their position: joining, splitting, slicing, padding, blocks of space and depth.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::op::Coord;
 use onnxc_ir::tensor::{Shape, Value};
 
-use super::Operator;
+use super::{Operator, data_sizes};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -38,7 +38,7 @@ fn split(cx: &mut NodeContext<'_>) -> OpResult {
     let axis = cx.b.axis(cx.int("axis", 0), shape.len())?;
     let size = &shape[axis];
     let sizes: Vec<Dim> = match (cx.optional(1), cx.ints("split")) {
-        (Some(_), _) => cx.known_dims(1)?,
+        (Some(_), _) => cx.sizes_up_to(1, size)?,
         (None, Some(sizes)) => sizes.iter().map(|&d| Dim::from(d)).collect(),
         (None, None) => {
             let parts = cx.int("num_outputs", cx.output_count() as i64);
@@ -57,7 +57,7 @@ fn split(cx: &mut NodeContext<'_>) -> OpResult {
         outputs.push(cx.b.slice_axis(x, axis as i64, &total, part, 1)?);
         total = (&total + part)?;
     }
-    if total.as_const().zip(size.as_const()).is_some_and(|(a, b)| a != b) {
+    if cx.b.graph.assume_equal(&total, size).is_err() {
         return cx.invalid("the sizes do not add up to the dimension");
     }
     Ok(outputs)
@@ -83,6 +83,11 @@ fn slice(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let rank = cx.b.rank(x)?;
     let constants = |values: &[i64]| values.iter().map(|&v| Dim::from(v)).collect::<Vec<_>>();
+    let known = |n: usize| cx.optional(n).is_none_or(|v| cx.b.known_dims(v).is_some());
+    let constant = |n: usize| cx.optional(n).is_none_or(|v| cx.b.known_i64s(v).is_some());
+    if cx.version >= 10 && !(known(1) && known(2) && constant(3) && constant(4)) {
+        return slice_by_data(cx, x, rank);
+    }
     let (starts, ends, axes, steps) = if cx.version < 10 {
         let (Some(starts), Some(ends)) = (cx.ints("starts"), cx.ints("ends")) else {
             return cx.invalid("attribute `starts` or `ends` is missing");
@@ -110,13 +115,57 @@ fn slice(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![y])
 }
 
+/// A slice of which data decides something: each axis is sliced by its start, end and step.
+fn slice_by_data(cx: &mut NodeContext<'_>, x: Value, rank: usize) -> OpResult {
+    let (mut starts, count) = cx.vector(1)?;
+    let (mut ends, end_count) = cx.vector(2)?;
+    let mut steps = match cx.optional(4) {
+        Some(_) => cx.vector(4)?,
+        None => (cx.b.i64s(&vec![1; count]), count),
+    };
+    let axes = match cx.optional(3) {
+        Some(axes) => cx.b.known_i64s(axes),
+        None => Some((0..count as i64).collect()),
+    };
+    let axes = match axes {
+        Some(axes) => axes,
+        None => {
+            // Each axis has a start, end and step then; where none is named they take all of it.
+            let (named, named_count) = cx.vector(3)?;
+            if [named_count, end_count, steps.1] != [count; 3] {
+                return cx.invalid("starts, ends, axes and steps have different lengths");
+            }
+            starts = data_sizes::by_axis(cx, named, starts, count, rank, 0)?;
+            ends = data_sizes::by_axis(cx, named, ends, count, rank, i64::MAX)?;
+            steps = (data_sizes::by_axis(cx, named, steps.0, count, rank, 1)?, count);
+            (0..rank as i64).collect()
+        }
+    };
+    if [end_count, steps.1] != [count; 2] {
+        return cx.invalid("starts, ends, axes and steps have different lengths");
+    }
+    let mut y = x;
+    for (i, &axis) in axes.iter().enumerate() {
+        let axis = cx.b.axis(axis, rank)?;
+        let part = [cx.element(starts, i)?, cx.element(ends, i)?, cx.element(steps.0, i)?];
+        y = data_sizes::slice_axis(cx, y, axis, part)?;
+    }
+    Ok(vec![y])
+}
+
 /// How far each dimension is padded, before and after.
 struct Padding {
     lo: Vec<Dim>,
     hi: Vec<Dim>,
+    /// Whether data decides it, and it may be negative.
+    data: bool,
 }
 
-fn padding(cx: &NodeContext<'_>, rank: usize) -> Result<Padding, OpError> {
+fn padding(cx: &mut NodeContext<'_>, rank: usize) -> Result<Padding, OpError> {
+    let known = |n: usize| cx.optional(n).is_none_or(|v| cx.b.known_dims(v).is_some());
+    if cx.version >= 11 && !(known(1) && known(3)) {
+        return padding_by_data(cx, rank);
+    }
     let amounts: Vec<Dim> = if cx.version < 11 {
         let name = if cx.version < 2 { "paddings" } else { "pads" };
         cx.ints(name).unwrap_or_default().iter().map(|&d| Dim::from(d)).collect()
@@ -130,13 +179,36 @@ fn padding(cx: &NodeContext<'_>, rank: usize) -> Result<Padding, OpError> {
     if amounts.len() != 2 * axes.len() {
         return cx.invalid(format!("{} amounts of padding for {} axes", amounts.len(), axes.len()));
     }
-    let mut padding = Padding { lo: vec![Dim::ZERO; rank], hi: vec![Dim::ZERO; rank] };
+    let mut padding = Padding { lo: vec![Dim::ZERO; rank], hi: vec![Dim::ZERO; rank], data: false };
     for (i, &axis) in axes.iter().enumerate() {
         let axis = cx.b.axis(axis, rank)?;
         padding.lo[axis] = amounts[i].clone();
         padding.hi[axis] = amounts[axes.len() + i].clone();
     }
     Ok(padding)
+}
+
+/// Padding that data decides: at most as much is cut off as there is.
+fn padding_by_data(cx: &mut NodeContext<'_>, rank: usize) -> Result<Padding, OpError> {
+    let (amounts, count) = cx.vector(1)?;
+    let half = count / 2;
+    let axes = match cx.optional(3) {
+        Some(_) => cx.vector(3)?,
+        None => (cx.b.i64s(&(0..rank as i64).collect::<Vec<_>>()), rank),
+    };
+    if count != 2 * axes.1 {
+        return cx.invalid(format!("{count} amounts of padding for {} axes", axes.1));
+    }
+    let mut ends = [Vec::new(), Vec::new()];
+    for (i, end) in ends.iter_mut().enumerate() {
+        let (from, length) = (Dim::from((i * half) as i64), Dim::from(half as i64));
+        let part = cx.b.slice_axis(amounts, 0, &from, &length, 1)?;
+        let by_axis = data_sizes::by_axis(cx, axes.0, part, half, rank, 0)?;
+        let most = Dim::from(DEFAULT_HIGH);
+        *end = cx.bind(by_axis, &(-&most)?, &most)?;
+    }
+    let [lo, hi] = ends;
+    Ok(Padding { lo, hi, data: true })
 }
 
 fn pad(cx: &mut NodeContext<'_>) -> OpResult {
@@ -154,6 +226,9 @@ fn pad(cx: &mut NodeContext<'_>) -> OpResult {
             None => zero(cx, dtype)?,
         },
     };
+    if padding.data {
+        return Ok(vec![data_sizes::padded(cx, x, fill, &padding.lo, &padding.hi)?]);
+    }
     Ok(vec![cx.b.pad(x, fill, &padding.lo, &padding.hi)?])
 }
 
@@ -219,7 +294,7 @@ fn position_inside(cx: &mut NodeContext<'_>, mode: &str, size: &Dim, lo: &Dim, p
 fn center_crop_pad(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
-    let targets = cx.known_dims(1)?;
+    let targets = cx.sizes(1)?;
     let axes: Vec<i64> = match cx.ints("axes") {
         Some(axes) => axes.to_vec(),
         None => (0..shape.len() as i64).collect(),
@@ -228,7 +303,7 @@ fn center_crop_pad(cx: &mut NodeContext<'_>) -> OpResult {
         return cx.invalid(format!("{} sizes for {} axes", targets.len(), axes.len()));
     }
     let two = Dim::from(2);
-    let mut padding = Padding { lo: vec![Dim::ZERO; shape.len()], hi: vec![Dim::ZERO; shape.len()] };
+    let mut padding = Padding { lo: vec![Dim::ZERO; shape.len()], hi: vec![Dim::ZERO; shape.len()], data: false };
     let mut y = x;
     for (&axis, target) in axes.iter().zip(&targets) {
         let axis = cx.b.axis(axis, shape.len())?;

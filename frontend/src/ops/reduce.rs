@@ -6,9 +6,9 @@ use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::Value;
 use onnxc_ir::tensor::op::ReduceOp;
 
-use super::Operator;
 use super::math::compute_type;
-use super::shape::axes;
+use super::shape::{Axes, axes};
+use super::{Operator, data_sizes};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -48,41 +48,60 @@ enum Reduction {
 /// logarithms and roots too.
 fn reduce(cx: &mut NodeContext<'_>, reduction: Reduction) -> OpResult {
     let x = cx.input(0)?;
-    let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
-    let mut axes = axes(cx)?.unwrap_or_default();
+    let rank = cx.b.rank(x)?;
+    let keepdims = cx.flag("keepdims", true);
+    let mut axes = match axes(cx)? {
+        Axes::Absent => Vec::new(),
+        Axes::Known(axes) => axes,
+        Axes::Data(axes, count) => {
+            let split = data_sizes::split(cx, x, axes, count, keepdims)?;
+            let y = reduce_axes(cx, split.matrix, reduction, &[1], false)?;
+            return Ok(vec![cx.b.reshape(y, &split.rows)?]);
+        }
+    };
     if axes.is_empty() {
         if cx.flag("noop_with_empty_axes", false) {
             return Ok(vec![over_nothing(cx, x, reduction)?]);
         }
         axes = (0..rank as i64).collect();
     }
-    let keepdims = cx.flag("keepdims", true);
+    Ok(vec![reduce_axes(cx, x, reduction, &axes, keepdims)?])
+}
+
+fn reduce_axes(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    reduction: Reduction,
+    axes: &[i64],
+    keepdims: bool,
+) -> Result<Value, OpError> {
+    let dtype = cx.b.dtype(x)?;
     if matches!(reduction, Reduction::Min | Reduction::Max) {
         let op = if reduction == Reduction::Min { ReduceOp::Min } else { ReduceOp::Max };
-        return Ok(vec![cx.b.reduce(op, x, &axes, keepdims)?]);
+        return Ok(cx.b.reduce(op, x, axes, keepdims)?);
     }
     let wide = wide_type(reduction, dtype);
     let x = cx.b.cast(x, wide)?;
     let y = match reduction {
-        Reduction::Sum | Reduction::Min | Reduction::Max => cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?,
-        Reduction::Mean => cx.b.mean(x, &axes, keepdims)?,
-        Reduction::Prod => cx.b.reduce(ReduceOp::Prod, x, &axes, keepdims)?,
+        Reduction::Sum | Reduction::Min | Reduction::Max => cx.b.reduce(ReduceOp::Sum, x, axes, keepdims)?,
+        Reduction::Mean => cx.b.mean(x, axes, keepdims)?,
+        Reduction::Prod => cx.b.reduce(ReduceOp::Prod, x, axes, keepdims)?,
         Reduction::L1 => {
             let x = if wide.is_unsigned_int() { x } else { cx.b.abs(x)? };
-            cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?
+            cx.b.reduce(ReduceOp::Sum, x, axes, keepdims)?
         }
         Reduction::SumSquare | Reduction::L2 => {
             let square = cx.b.mul(x, x)?;
-            let sum = cx.b.reduce(ReduceOp::Sum, square, &axes, keepdims)?;
+            let sum = cx.b.reduce(ReduceOp::Sum, square, axes, keepdims)?;
             if reduction == Reduction::L2 { cx.b.sqrt(sum)? } else { sum }
         }
         Reduction::LogSum => {
-            let sum = cx.b.reduce(ReduceOp::Sum, x, &axes, keepdims)?;
+            let sum = cx.b.reduce(ReduceOp::Sum, x, axes, keepdims)?;
             cx.b.log(sum)?
         }
-        Reduction::LogSumExp => log_sum_exp(cx, x, wide, &axes, keepdims)?,
+        Reduction::LogSumExp => log_sum_exp(cx, x, wide, axes, keepdims)?,
     };
-    Ok(vec![cx.b.cast(y, dtype)?])
+    Ok(cx.b.cast(y, dtype)?)
 }
 
 fn wide_type(reduction: Reduction, dtype: DType) -> DType {

@@ -298,7 +298,7 @@ fn grid_position(
 /// The grid that an affine map makes of the regular one.
 fn affine_grid(cx: &mut NodeContext<'_>) -> OpResult {
     let theta = cx.input(0)?;
-    let sizes = cx.known_dims(1)?;
+    let sizes = cx.sizes(1)?;
     let (shape, dtype) = (cx.b.shape(theta)?, cx.b.dtype(theta)?);
     let rank = sizes.len().saturating_sub(2);
     if rank == 0 || shape.len() != 3 || shape[1] != rank as i64 || shape[2] != rank as i64 + 1 {

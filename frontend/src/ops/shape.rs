@@ -3,7 +3,7 @@
 use onnxc_ir::dim::Dim;
 use onnxc_ir::tensor::{Shape, Value};
 
-use super::Operator;
+use super::{Operator, data_sizes};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -22,22 +22,45 @@ pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], (1, 2), squeeze),
     Operator::onnx("Unsqueeze", &[1, 11, 13, 21, 23, 24, 25], (1, 2), |cx| {
         let x = cx.input(0)?;
-        let Some(axes) = axes(cx)? else { return cx.invalid("has no axes") };
-        Ok(vec![cx.b.unsqueeze(x, &axes)?])
+        match axes(cx)? {
+            Axes::Known(axes) => Ok(vec![cx.b.unsqueeze(x, &axes)?]),
+            Axes::Data(axes, count) => Ok(vec![data_sizes::unsqueezed(cx, x, axes, count)?]),
+            Axes::Absent => cx.invalid("has no axes"),
+        }
     }),
     Operator::onnx("Transpose", &[1, 13, 21, 23, 24, 25], (1, 1), transpose),
     Operator::onnx("Expand", &[8, 13], (2, 2), |cx| {
-        let (x, shape) = (cx.input(0)?, cx.known_dims(1)?);
-        Ok(vec![cx.b.expand(x, &shape)?])
+        let (x, shape) = (cx.input(0)?, cx.input(1)?);
+        if let Some(shape) = cx.b.known_dims(shape) {
+            return Ok(vec![cx.b.expand(x, &shape)?]);
+        }
+        let (shape, count) = cx.vector(1)?;
+        Ok(vec![data_sizes::expanded(cx, x, shape, count)?])
     }),
     Operator::onnx("Tile", &[1, 6, 13], (2, 3), tile),
 ];
 
-/// The axes of the second input, or of the attribute in old versions; `None` where there are neither.
-pub(super) fn axes(cx: &NodeContext<'_>) -> Result<Option<Vec<i64>>, OpError> {
+/// The axes that an operator works on.
+pub(super) enum Axes {
+    /// The node has none.
+    Absent,
+    /// These.
+    Known(Vec<i64>),
+    /// Those in an `i64` vector of this length.
+    Data(Value, usize),
+}
+
+/// The axes of the second input, or of the attribute in old versions.
+pub(super) fn axes(cx: &mut NodeContext<'_>) -> Result<Axes, OpError> {
     match cx.optional(1) {
-        Some(_) => Ok(Some(cx.known_i64s(1)?)),
-        None => Ok(cx.ints("axes").map(<[i64]>::to_vec)),
+        Some(axes) => match cx.b.known_i64s(axes) {
+            Some(known) => Ok(Axes::Known(known)),
+            None => {
+                let (axes, count) = cx.vector(1)?;
+                Ok(Axes::Data(axes, count))
+            }
+        },
+        None => Ok(cx.ints("axes").map_or(Axes::Absent, |axes| Axes::Known(axes.to_vec()))),
     }
 }
 
@@ -55,13 +78,17 @@ fn shape(cx: &mut NodeContext<'_>) -> OpResult {
 /// The target shape is an attribute before opset 5.
 fn reshape(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let target: Vec<Dim> = if cx.version < 5 {
-        cx.ints("shape").unwrap_or_default().iter().map(|&d| Dim::from(d)).collect()
-    } else {
-        cx.known_dims(1)?
-    };
     let keeps_zeros = cx.flag("allowzero", false);
     let from = cx.b.shape(x)?;
+    let known = cx.optional(1).filter(|_| cx.version >= 5).map(|shape| cx.b.known_dims(shape));
+    let target: Vec<Dim> = match known {
+        None => cx.ints("shape").unwrap_or_default().iter().map(|&d| Dim::from(d)).collect(),
+        Some(Some(target)) => target,
+        Some(None) => {
+            let (target, count) = cx.vector(1)?;
+            data_sizes::reshaped(cx, &from, target, count, keeps_zeros)?
+        }
+    };
     let mut to = Shape::new();
     let mut inferred = None;
     for (i, dim) in target.iter().enumerate() {
@@ -111,8 +138,9 @@ fn missing_factor(cx: &NodeContext<'_>, from: &[Dim], rest: &[Dim]) -> Result<Di
 fn squeeze(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let axes = match axes(cx)? {
-        Some(axes) => axes,
-        None => {
+        Axes::Known(axes) => axes,
+        Axes::Data(axes, count) => return Ok(vec![data_sizes::squeezed(cx, x, axes, count)?]),
+        Axes::Absent => {
             let shape = cx.b.shape(x)?;
             (0..shape.len()).filter(|&i| shape[i] == 1).map(|i| i as i64).collect()
         }
@@ -136,13 +164,13 @@ fn tile(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let rank = cx.b.rank(x)?;
     let repeats = if cx.version < 6 {
-        let (tiles, axis) = (cx.known_dims(1)?, cx.known_i64(2)?);
+        let (tiles, axis) = (cx.sizes(1)?, cx.known_i64(2)?);
         let [tiles] = &tiles[..] else { return cx.invalid("`tiles` is no scalar") };
         let mut repeats = vec![Dim::ONE; rank];
         repeats[cx.b.axis(axis, rank)?] = tiles.clone();
         repeats
     } else {
-        cx.known_dims(1)?
+        cx.sizes(1)?
     };
     if repeats.len() != rank {
         return cx.invalid(format!("{} repeats for {rank} dimensions", repeats.len()));

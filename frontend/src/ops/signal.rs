@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::op::{Contract, Conv, Label};
 use onnxc_ir::tensor::{TensorBytes, Value};
@@ -222,10 +222,7 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
 
 /// A sum of cosines: the `n`-th coefficient belongs to `cos(2 pi n i / N)`.
 fn window(cx: &mut NodeContext<'_>, coefficients: &[f64]) -> OpResult {
-    let size = match &cx.known_dims(0)?[..] {
-        [size] => size.clone(),
-        other => return cx.invalid(format!("input 0 has {} elements instead of one", other.len())),
-    };
+    let size = cx.size_up_to(0, &Dim::from(DEFAULT_HIGH))?;
     let dtype = cx.dtype("output_datatype")?.unwrap_or(DType::F32);
     let period = if cx.flag("periodic", true) { size.clone() } else { (&size - &Dim::ONE)? };
     Ok(vec![cx.b.map_to(&[size], &[], |e| {

@@ -1,9 +1,11 @@
-//! Unique, of inputs that are known when the model is compiled.
+//! Unique: of inputs that are known when the model is compiled, and of others by sorting or by comparing all slices.
 
 use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::tensor::op::{Coord, ReduceOp, ScatterOp};
 use onnxc_ir::tensor::{TensorBytes, Value};
 
-use super::Operator;
+use super::{Operator, data_sizes};
 use crate::import::{NodeContext, OpResult};
 
 /// The rows of this family.
@@ -37,9 +39,10 @@ fn unique(cx: &mut NodeContext<'_>) -> OpResult {
     let mut x = cx.input(0)?;
     let shape = cx.b.tensor(x)?.static_shape();
     let (Some(keys), Some(mut shape)) = (keys(cx, x), shape) else {
-        return cx.unsupported(
-            "an input that depends on data: the size of the result is not known when the model is compiled",
-        );
+        return match cx.int_opt("axis") {
+            None => unique_elements(cx, x),
+            Some(axis) => unique_slices(cx, x, axis),
+        };
     };
     let axis = match cx.int_opt("axis") {
         Some(axis) => cx.b.axis(axis, shape.len())?,
@@ -58,6 +61,130 @@ fn unique(cx: &mut NodeContext<'_>) -> OpResult {
         cx.b.i64s(&found.inverse),
         cx.b.i64s(&found.counts),
     ])
+}
+
+/// Of a tensor's elements: equal ones are neighbours once they are sorted.
+fn unique_elements(cx: &mut NodeContext<'_>, x: Value) -> OpResult {
+    let length = Dim::product(&cx.b.shape(x)?)?;
+    let x = cx.b.reshape(x, std::slice::from_ref(&length))?;
+    let (values, order) = cx.b.sort(x, 0, false)?;
+    let before = cx.b.map_to(std::slice::from_ref(&length), &[], |e| {
+        let (at, one) = (e.index(0), e.dim(&Dim::ONE));
+        Ok(e.sub(at, one))
+    })?;
+    let before = cx.b.gather(values, &[before], &[Coord::Input(0)], std::slice::from_ref(&length))?;
+    let begins = cx.b.map(&[values, before], |e| {
+        let (value, before, at, zero) = (e.arg(0), e.arg(1), e.index(0), e.dim(&Dim::ZERO));
+        let (differs, first) = (e.ne(value, before), e.eq(at, zero));
+        Ok(e.or(differs, first))
+    })?;
+    let starts = data_sizes::positions(cx, begins)?;
+    let count = cx.b.shape(starts)?[0].clone();
+    let marks = cx.b.cast(begins, DType::I64)?;
+    let groups = cx.b.cumulate(ReduceOp::Sum, marks, 0, true, false)?;
+    let groups = cx.b.map(&[groups, marks], |e| {
+        let (before, mark, one) = (e.arg(0), e.arg(1), e.dim(&Dim::ONE));
+        let with = e.add(before, mark);
+        Ok(e.sub(with, one))
+    })?;
+    let zeros = cx.b.map_to(std::slice::from_ref(&length), &[], |e| Ok(e.dim(&Dim::ZERO)))?;
+    let inverse = cx.b.scatter(ScatterOp::Set, zeros, groups, &[order], &[Coord::Input(0)])?;
+    let first = cx.b.take(order, starts, 0)?;
+    let next = cx.b.map_to(std::slice::from_ref(&count), &[], |e| {
+        let (at, one) = (e.index(0), e.dim(&Dim::ONE));
+        Ok(e.add(at, one))
+    })?;
+    let next = cx.b.gather(starts, &[next], &[Coord::Input(0)], std::slice::from_ref(&count))?;
+    let last = (&count - &Dim::ONE)?;
+    let counts = cx.b.map(&[starts, next], |e| {
+        let (start, next, at) = (e.arg(0), e.arg(1), e.index(0));
+        let (last, length) = (e.dim(&last), e.dim(&length));
+        let ends = e.eq(at, last);
+        let next = e.select(ends, length, next);
+        Ok(e.sub(next, start))
+    })?;
+    if cx.flag("sorted", true) {
+        return Ok(vec![cx.b.take(values, starts, 0)?, first, inverse, counts]);
+    }
+    // In the order in which they come: by the place of the first of each.
+    let (first, by_first) = cx.b.sort(first, 0, false)?;
+    let zeros = cx.b.map_to(std::slice::from_ref(&count), &[], |e| Ok(e.dim(&Dim::ZERO)))?;
+    let numbers = cx.b.map_to(std::slice::from_ref(&count), &[], |e| Ok(e.index(0)))?;
+    let places = cx.b.scatter(ScatterOp::Set, zeros, numbers, &[by_first], &[Coord::Input(0)])?;
+    let inverse = cx.b.take(places, inverse, 0)?;
+    let counts = cx.b.take(counts, by_first, 0)?;
+    Ok(vec![cx.b.take(x, first, 0)?, first, inverse, counts])
+}
+
+/// Of the slices along an axis: each is compared with each, at the first place where they differ.
+fn unique_slices(cx: &mut NodeContext<'_>, x: Value, axis: i64) -> OpResult {
+    let shape = cx.b.shape(x)?;
+    let axis = cx.b.axis(axis, shape.len())?;
+    let mut perm: Vec<usize> = (0..shape.len()).filter(|&i| i != axis).collect();
+    perm.insert(0, axis);
+    let length = shape[axis].clone();
+    let rows = cx.b.transpose(x, &perm)?;
+    let width = Dim::product(perm[1..].iter().map(|&i| &shape[i]))?;
+    let rows = cx.b.reshape(rows, &[length.clone(), width])?;
+    let (left, right) = (cx.b.unsqueeze(rows, &[1])?, cx.b.unsqueeze(rows, &[0])?);
+    let differs = cx.b.map(&[left, right], |e| {
+        let (a, b) = (e.arg(0), e.arg(1));
+        let differs = e.ne(a, b);
+        Ok(e.cast(DType::I64, differs))
+    })?;
+    let differ = cx.b.reduce(ReduceOp::Max, differs, &[2], false)?;
+    let place = cx.b.reduce(ReduceOp::ArgMax { last: false }, differs, &[2], false)?;
+    let square = [length.clone(), length.clone()];
+    let [left, right] = [0, 1].map(|n| cx.b.gather(rows, &[place], &[Coord::Axis(n), Coord::Input(0)], &square));
+    let (left, right) = (left?, right?);
+    // Along the columns of these matrices: slice j, compared with every slice i.
+    let earlier = cx.b.map(&[differ], |e| {
+        let (differ, zero, i, j) = (e.arg(0), e.dim(&Dim::ZERO), e.index(0), e.index(1));
+        let (equal, before) = (e.eq(differ, zero), e.lt(i, j));
+        let earlier = e.and(equal, before);
+        Ok(e.cast(DType::I64, earlier))
+    })?;
+    let repeated = cx.b.reduce(ReduceOp::Max, earlier, &[0], false)?;
+    let fresh = cx.b.map(&[repeated], |e| {
+        let (repeated, one) = (e.arg(0), e.dim(&Dim::ONE));
+        Ok(e.sub(one, repeated))
+    })?;
+    let column = cx.b.unsqueeze(fresh, &[1])?;
+    let before = if cx.flag("sorted", true) {
+        cx.b.map(&[left, right, column], |e| {
+            let (a, b, fresh, zero) = (e.arg(0), e.arg(1), e.arg(2), e.dim(&Dim::ZERO));
+            let less = e.lt(a, b);
+            Ok(e.select(less, fresh, zero))
+        })?
+    } else {
+        let equal = cx.b.map(&[differ], |e| {
+            let (differ, one) = (e.arg(0), e.dim(&Dim::ONE));
+            Ok(e.sub(one, differ))
+        })?;
+        let first = cx.b.reduce(ReduceOp::ArgMax { last: false }, equal, &[0], true)?;
+        cx.b.map_to(&square, &[first, column], |e| {
+            let (first, fresh, i, zero) = (e.arg(0), e.arg(1), e.index(0), e.dim(&Dim::ZERO));
+            let less = e.lt(i, first);
+            Ok(e.select(less, fresh, zero))
+        })?
+    };
+    let inverse = cx.b.reduce(ReduceOp::Sum, before, &[0], false)?;
+    let places = cx.b.map(&[fresh, inverse], |e| {
+        let (fresh, place, zero, outside) = (e.arg(0), e.arg(1), e.dim(&Dim::ZERO), e.dim(&length));
+        let kept = e.gt(fresh, zero);
+        Ok(e.select(kept, place, outside))
+    })?;
+    let all = std::slice::from_ref(&length);
+    let zeros = cx.b.map_to(all, &[], |e| Ok(e.dim(&Dim::ZERO)))?;
+    let numbers = cx.b.map_to(all, &[], |e| Ok(e.index(0)))?;
+    let ones = cx.b.map_to(all, &[], |e| Ok(e.dim(&Dim::ONE)))?;
+    let first = cx.b.scatter(ScatterOp::Set, zeros, numbers, &[places], &[Coord::Input(0)])?;
+    let counts = cx.b.scatter(ScatterOp::Add, zeros, ones, &[inverse], &[Coord::Input(0)])?;
+    let count = cx.b.reduce(ReduceOp::Sum, fresh, &[0], false)?;
+    let count = cx.bind_one(count, &length)?;
+    let first = cx.b.slice_axis(first, 0, &Dim::ZERO, &count, 1)?;
+    let counts = cx.b.slice_axis(counts, 0, &Dim::ZERO, &count, 1)?;
+    Ok(vec![cx.b.take(x, first, axis as i64)?, first, inverse, counts])
 }
 
 /// The elements of each slice along an axis, in row-major order.

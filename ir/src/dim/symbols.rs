@@ -81,6 +81,15 @@ impl Symbols {
         true
     }
 
+    /// Sets a symbol's bounds, where those of a size are too narrow. False, and no change, where they are empty.
+    pub fn widen(&mut self, symbol: Symbol, low: i64, high: i64) -> bool {
+        if low <= high {
+            let entry = &mut self.entries[symbol];
+            (entry.low, entry.high) = (low, high);
+        }
+        low <= high
+    }
+
     /// All symbols in order of their handles.
     pub fn iter(&self) -> impl Iterator<Item = Symbol> + '_ {
         self.entries.keys()

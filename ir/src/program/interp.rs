@@ -9,7 +9,7 @@ use cranelift_entity::{EntityRef, PrimaryMap};
 use super::{KernelRef, Launch, Place, Port, Program, Step};
 use crate::dim::{Dim, Symbol};
 use crate::loops::interp::{Binding, FlatKernel, InterpError, Options};
-use crate::tensor::{Constant, ConstantData, TensorBytes};
+use crate::tensor::{Constant, ConstantData, TensorBytes, TensorType};
 
 /// Why a program cannot run, or stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,14 @@ pub enum RunError {
         /// How many the program has.
         expected: u64,
     },
+    /// A size that data decides is out of its range, or two that have to be equal are not.
+    #[error("step {step}: {message}")]
+    Data {
+        /// Which step.
+        step: usize,
+        /// What does not fit.
+        message: String,
+    },
     /// A kernel stopped.
     #[error("step {step}: {error}")]
     Kernel {
@@ -82,7 +90,7 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
     if weights.len() as u64 != program.weight_bytes {
         return Err(RunError::Weights { given: weights.len(), expected: program.weight_bytes });
     }
-    let run = Run { program, symbols: bind(program, inputs)? };
+    let mut run = Run { program, symbols: bind(program, inputs)? };
     for (left, right) in &program.assumptions {
         let (left_value, right_value) = (run.signed(left)?, run.signed(right)?);
         if left_value != right_value {
@@ -90,35 +98,24 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
             return Err(RunError::Assumption { left: text(left), right: text(right), left_value, right_value });
         }
     }
+    for size in &program.sizes {
+        run.size(size)?;
+    }
     let mut memory = Memory {
         inputs: inputs.iter().map(|t| t.bytes.to_vec()).collect(),
         outputs: Vec::new(),
         weights: weights.to_vec(),
         arena: vec![0xff; run.size(&program.arena_bytes)?],
+        slots: vec![Vec::new(); program.slots as usize],
     };
     let mut shapes = Vec::new();
     for port in &program.outputs {
-        let (shape, bytes) = run.port(port)?;
+        let (shape, bytes) = if program.states_at_entry(port) { run.port(port)? } else { (Vec::new(), 0) };
         shapes.push(shape);
         memory.outputs.push(vec![0xff; bytes]);
     }
-    let mut flat: HashMap<KernelRef, FlatKernel<'_>> = HashMap::new();
-    for (number, step) in program.steps.iter().enumerate() {
-        match step {
-            Step::Launch(launch) => {
-                let kernel =
-                    flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
-                run.launch(number, launch, kernel, &mut memory)?;
-            }
-            Step::Copy { from, to, bytes, .. } => {
-                let bytes = run.size(bytes)?;
-                let (from, to) = (run.binding(number, from, bytes, &memory)?, run.binding(number, to, bytes, &memory)?);
-                let mut regions = memory.regions();
-                let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
-                regions[to.region][to.offset..to.offset + bytes].copy_from_slice(&copy);
-            }
-        }
-    }
+    let mut kernels = HashMap::new();
+    run.steps(&program.steps, &mut 0, &mut memory, &mut shapes, &mut kernels)?;
     let outputs = program.outputs.iter().zip(shapes).zip(memory.outputs);
     Ok(outputs
         .map(|((port, shape), bytes)| TensorBytes {
@@ -196,22 +193,23 @@ struct Run<'p> {
     symbols: Vec<Option<i64>>,
 }
 
-/// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena.
+/// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena, slots.
 struct Memory {
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
     weights: Vec<u8>,
     arena: Vec<u8>,
+    slots: Vec<Vec<u8>>,
 }
 
 impl Memory {
     fn regions(&mut self) -> Vec<&mut [u8]> {
         let ports = self.inputs.iter_mut().chain(&mut self.outputs);
-        ports.chain([&mut self.weights, &mut self.arena]).map(|v| &mut v[..]).collect()
+        ports.chain([&mut self.weights, &mut self.arena]).chain(&mut self.slots).map(|v| &mut v[..]).collect()
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     fn signed(&self, dim: &Dim) -> Result<i64, RunError> {
         let known = dim.symbols().all(|s| self.symbols.get(s.index()).is_some_and(Option::is_some));
         let value_of = |s: Symbol| self.symbols[s.index()].unwrap_or(0);
@@ -228,13 +226,142 @@ impl Run<'_> {
 
     /// An output's shape and bytes.
     fn port(&self, port: &Port) -> Result<(Vec<i64>, usize), RunError> {
-        let shape: Vec<i64> = port.ty.shape.iter().map(|d| self.signed(d)).collect::<Result<_, _>>()?;
+        self.tensor(&port.ty, &|| format!("of output `{}`", port.name))
+    }
+
+    /// A tensor's shape and bytes.
+    fn tensor(&self, ty: &TensorType, what: &dyn Fn() -> String) -> Result<(Vec<i64>, usize), RunError> {
+        let shape: Vec<i64> = ty.shape.iter().map(|d| self.signed(d)).collect::<Result<_, _>>()?;
         let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
-        let bytes = elements.and_then(|n| port.ty.dtype.packed_bytes(n)).filter(|&b| b < 1 << 40);
+        let bytes = elements.and_then(|n| ty.dtype.packed_bytes(n)).filter(|&b| b < 1 << 40);
         match bytes {
             Some(bytes) => Ok((shape, bytes as usize)),
-            None => Err(RunError::Size { dim: format!("of output `{}`", port.name) }),
+            None => Err(RunError::Size { dim: what() }),
         }
+    }
+
+    /// Runs a list of steps; `next` is the number of its first one, then of the first after it.
+    fn steps(
+        &mut self,
+        steps: &[Step],
+        next: &mut usize,
+        memory: &mut Memory,
+        shapes: &mut [Vec<i64>],
+        flat: &mut HashMap<KernelRef, FlatKernel<'a>>,
+    ) -> Result<(), RunError> {
+        for step in steps {
+            let number = *next;
+            *next += 1;
+            self.step(step, number, next, memory, shapes, flat)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes at a place.
+    fn read<const N: usize>(
+        &self,
+        number: usize,
+        place: &Place,
+        at: usize,
+        memory: &mut Memory,
+    ) -> Result<[u8; N], RunError> {
+        let from = self.binding(number, place, at + N, memory)?;
+        let start = from.offset + at;
+        Ok(memory.regions()[from.region][start..start + N].try_into().expect("as many bytes as asked for"))
+    }
+
+    fn step(
+        &mut self,
+        step: &Step,
+        number: usize,
+        next: &mut usize,
+        memory: &mut Memory,
+        shapes: &mut [Vec<i64>],
+        flat: &mut HashMap<KernelRef, FlatKernel<'a>>,
+    ) -> Result<(), RunError> {
+        let program = self.program;
+        match step {
+            Step::Launch(launch) => {
+                let kernel =
+                    flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
+                self.launch(number, launch, kernel, memory)?;
+            }
+            Step::Copy { from, to, offset, bytes, .. } => {
+                let (bytes, offset) = (self.size(bytes)?, self.size(offset)?);
+                let from = self.binding(number, from, bytes, memory)?;
+                let to = self.binding(number, to, offset + bytes, memory)?;
+                let mut regions = memory.regions();
+                let copy = regions[from.region][from.offset..from.offset + bytes].to_vec();
+                let start = to.offset + offset;
+                regions[to.region][start..start + bytes].copy_from_slice(&copy);
+            }
+            Step::Bind { symbol, from, element, low, high, .. } => {
+                let size = i64::from_le_bytes(self.read(number, from, *element as usize * 8, memory)?);
+                let (low, high) = (self.signed(low)?, self.signed(high)?);
+                if size < low || size > high {
+                    let message = format!("{} is {size}, not in {low}..={high}", program.symbols.name(*symbol));
+                    return Err(RunError::Data { step: number, message });
+                }
+                self.symbols[symbol.index()] = Some(size);
+            }
+            Step::Assign { sizes } => {
+                let values: Vec<i64> = sizes.iter().map(|(_, d)| self.signed(d)).collect::<Result<_, _>>()?;
+                sizes.iter().zip(values).for_each(|((s, _), value)| self.symbols[s.index()] = Some(value));
+            }
+            Step::Require { left, right, .. } => {
+                let (a, b) = (self.signed(left)?, self.signed(right)?);
+                if a != b {
+                    let [left, right] = [left, right].map(|d| d.display(&program.symbols).to_string());
+                    let message = format!("{left} is {a} and {right} is {b}, which have to be equal");
+                    return Err(RunError::Data { step: number, message });
+                }
+            }
+            Step::If { condition, then, otherwise, .. } => {
+                let [truth] = self.read(number, condition, 0, memory)?;
+                let first = *next;
+                let second = first + then.iter().map(Step::count).sum::<usize>();
+                let (list, mut at) = if truth != 0 { (then, first) } else { (otherwise, second) };
+                self.steps(list, &mut at, memory, shapes, flat)?;
+                *next = second + otherwise.iter().map(Step::count).sum::<usize>();
+            }
+            Step::Loop { trips, condition, iteration, counter, body, .. } => {
+                let trips = i64::from_le_bytes(self.read(number, trips, 0, memory)?);
+                let mut done = 0;
+                loop {
+                    self.symbols[iteration.index()] = Some(done);
+                    let [truth] = self.read(number, condition, 0, memory)?;
+                    if done >= trips || truth == 0 {
+                        break;
+                    }
+                    let to = self.binding(number, counter, 8, memory)?;
+                    memory.regions()[to.region][to.offset..to.offset + 8].copy_from_slice(&done.to_le_bytes());
+                    self.steps(body, &mut { *next }, memory, shapes, flat)?;
+                    done += 1;
+                }
+                *next += body.iter().map(Step::count).sum::<usize>();
+            }
+            Step::Append { slot, from, bytes, used, .. } => {
+                let (bytes, used) = (self.size(bytes)?, self.size(used)?);
+                let from = self.binding(number, from, bytes, memory)?;
+                let part = memory.regions()[from.region][from.offset..from.offset + bytes].to_vec();
+                let held = &mut memory.slots[*slot as usize];
+                held.truncate(used);
+                held.extend(part);
+            }
+            Step::Move { from, to } => {
+                memory.slots[*to as usize] = std::mem::take(&mut memory.slots[*from as usize]);
+            }
+            Step::Allocate { slot, ty, .. } => {
+                memory.slots[*slot as usize] = vec![0xff; self.tensor(ty, &|| format!("of slot {slot}"))?.1];
+            }
+            Step::Release { slot } => memory.slots[*slot as usize] = Vec::new(),
+            Step::State { output, .. } => {
+                let (shape, bytes) = self.port(&program.outputs[*output as usize])?;
+                shapes[*output as usize] = shape;
+                memory.outputs[*output as usize] = vec![0xff; bytes];
+            }
+        }
+        Ok(())
     }
 
     /// A place of at least `bytes`.
@@ -245,6 +372,7 @@ impl Run<'_> {
             Place::Output(n) => (inputs + *n as usize, 0, memory.outputs[*n as usize].len()),
             Place::Weights(offset) => (inputs + outputs, *offset as usize, memory.weights.len()),
             Place::Arena(offset) => (inputs + outputs + 1, self.size(offset)?, memory.arena.len()),
+            Place::Slot(n) => (inputs + outputs + 2 + *n as usize, 0, memory.slots[*n as usize].len()),
         };
         match len.checked_sub(offset).filter(|&left| left >= bytes) {
             Some(left) => Ok(Binding { region, offset, bytes: left }),

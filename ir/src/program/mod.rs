@@ -2,7 +2,9 @@
 //! up the weight section. Backends turn it into code without another decision about the model.
 //!
 //! Invariant: the steps run in order and each sees what the ones before it wrote. Sizes are [`Dim`] expressions over the
-//! symbols, whose values the entry function takes from the inputs' shapes.
+//! symbols, whose values the entry function takes from the inputs' shapes. The last symbols of a program may be bound by
+//! steps instead: sizes that data decides. What mentions one comes after the step that binds it; a tensor of such a size
+//! lies in a slot, memory that the run allocates and releases.
 //! Invariant: arena offsets and weight offsets are multiples of 64 bytes; no two tensors that are alive at one time overlap.
 
 pub mod interp;
@@ -11,9 +13,10 @@ mod print;
 mod tests;
 pub mod verify;
 
-use cranelift_entity::{PrimaryMap, entity_impl};
+use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
+use smallvec::{SmallVec, smallvec};
 
-use crate::dim::{Dim, Symbols};
+use crate::dim::{Dim, Symbol, Symbols};
 use crate::loops::Kernel;
 use crate::tensor::{Constant, ConstantData, Origin, OriginData, Origins, TensorType};
 
@@ -42,6 +45,8 @@ pub enum Place {
     Weights(u64),
     /// In the arena, at this byte offset.
     Arena(Dim),
+    /// In the slot of this number.
+    Slot(u32),
 }
 
 /// What the host program does, one after the other.
@@ -55,11 +60,150 @@ pub enum Step {
         from: Place,
         /// To where.
         to: Place,
+        /// How many bytes further: where the step is repeated, each time another part.
+        offset: Dim,
         /// How many bytes.
         bytes: Dim,
         /// The ONNX nodes that it stands for.
         origins: Origins,
     },
+    /// Reads a size from memory.
+    Bind {
+        /// The symbol that becomes its value.
+        symbol: Symbol,
+        /// An `i64` tensor.
+        from: Place,
+        /// Which of its elements.
+        element: u32,
+        /// The least value that is no failure.
+        low: Dim,
+        /// The greatest.
+        high: Dim,
+        /// The ONNX nodes that need it.
+        origins: Origins,
+    },
+    /// Gives symbols the values of expressions, all computed before the first is given.
+    Assign {
+        /// Symbols that steps bind, with their values.
+        sizes: Vec<(Symbol, Dim)>,
+    },
+    /// Runs one of two lists of steps.
+    If {
+        /// A `bool`.
+        condition: Place,
+        /// Run if it holds.
+        then: Vec<Step>,
+        /// Run otherwise.
+        otherwise: Vec<Step>,
+        /// The ONNX nodes that it stands for.
+        origins: Origins,
+    },
+    /// Repeats a list of steps while the condition holds, at most `trips` times.
+    Loop {
+        /// An `i64`.
+        trips: Place,
+        /// A `bool` that the steps may change.
+        condition: Place,
+        /// The symbol that holds the number of the iteration, and after the loop how many there were.
+        iteration: Symbol,
+        /// Where an `i64` tensor with the number of the iteration is written.
+        counter: Place,
+        /// The steps. The slots that they find are those that they leave.
+        body: Vec<Step>,
+        /// The ONNX nodes that it stands for.
+        origins: Origins,
+    },
+    /// Puts elements behind those that a slot has, with more memory where it is full. The slot is empty before the first.
+    Append {
+        /// Which slot.
+        slot: u32,
+        /// From where.
+        from: Place,
+        /// How many bytes, the same each time.
+        bytes: Dim,
+        /// How many bytes the slot holds.
+        used: Dim,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+    /// Gives one slot's memory to another one, which is empty.
+    Move {
+        /// From which slot.
+        from: u32,
+        /// To which slot.
+        to: u32,
+    },
+    /// Fails unless two sizes, which data decides, are equal.
+    Require {
+        /// One.
+        left: Dim,
+        /// The other.
+        right: Dim,
+        /// The ONNX nodes that need it.
+        origins: Origins,
+    },
+    /// Gives a slot memory for a tensor. The slot is empty before.
+    Allocate {
+        /// Which slot.
+        slot: u32,
+        /// What it will hold.
+        ty: TensorType,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+    /// Gives a slot's memory back.
+    Release {
+        /// Which slot.
+        slot: u32,
+    },
+    /// The shape of an output, which data decides, is known from here on: it is stated, and room is made.
+    State {
+        /// Which output.
+        output: u32,
+        /// The ONNX nodes that write it.
+        origins: Origins,
+    },
+}
+
+impl Step {
+    /// The ONNX nodes that it stands for.
+    pub fn origins(&self) -> &[Origin] {
+        match self {
+            Step::Launch(launch) => &launch.origins,
+            Step::Copy { origins, .. }
+            | Step::Bind { origins, .. }
+            | Step::Require { origins, .. }
+            | Step::Allocate { origins, .. }
+            | Step::Append { origins, .. }
+            | Step::If { origins, .. }
+            | Step::Loop { origins, .. }
+            | Step::State { origins, .. } => origins,
+            Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } => &[],
+        }
+    }
+
+    /// The lists of steps in it.
+    pub fn lists(&self) -> SmallVec<[&[Step]; 2]> {
+        match self {
+            Step::If { then, otherwise, .. } => smallvec![&then[..], &otherwise[..]],
+            Step::Loop { body, .. } => smallvec![&body[..]],
+            Step::Launch(_)
+            | Step::Copy { .. }
+            | Step::Bind { .. }
+            | Step::Assign { .. }
+            | Step::Append { .. }
+            | Step::Move { .. }
+            | Step::Require { .. }
+            | Step::Allocate { .. }
+            | Step::Release { .. }
+            | Step::State { .. } => SmallVec::new(),
+        }
+    }
+
+    /// How many steps it is, with those in it.
+    pub fn count(&self) -> usize {
+        1 + self.lists().iter().flat_map(|list| list.iter()).map(Step::count).sum::<usize>()
+    }
 }
 
 /// The launch of a kernel.
@@ -95,14 +239,20 @@ pub struct Weight {
 pub struct Program {
     /// The model's name; prefix of its symbols.
     pub name: String,
-    /// The named dimensions.
+    /// The named dimensions, then those that steps bind.
     pub symbols: Symbols,
+    /// How many of the symbols steps bind: the last ones.
+    pub data_symbols: u32,
+    /// How many slots there are.
+    pub slots: u32,
     /// Inputs in the model's order.
     pub inputs: Vec<Port>,
     /// Outputs in the model's order.
     pub outputs: Vec<Port>,
     /// Pairs of dimensions that the model says are equal; tested at entry.
     pub assumptions: Vec<(Dim, Dim)>,
+    /// Sizes of tensors that the symbols' ranges allow to be negative, where nothing could be computed; tested at entry.
+    pub sizes: Vec<Dim>,
     /// Kernels; several launches may share one.
     pub kernels: PrimaryMap<KernelRef, Kernel>,
     /// What to do.
@@ -119,4 +269,44 @@ pub struct Program {
     pub scratch_bytes: u64,
     /// The ONNX nodes.
     pub origins: PrimaryMap<Origin, OriginData>,
+}
+
+impl Program {
+    /// How many symbols the inputs' shapes bind: the first ones.
+    pub fn named_symbols(&self) -> usize {
+        self.symbols.len() - self.data_symbols as usize
+    }
+
+    /// Whether a run needs the caller's `alloc`: data decides the size of a tensor.
+    pub fn allocates(&self) -> bool {
+        self.slots > 0 || !self.outputs.iter().all(|port| self.states_at_entry(port))
+    }
+
+    /// Whether a step may fail: only those about sizes that data decides do.
+    pub fn steps_fail(&self) -> bool {
+        self.data_symbols > 0 || self.allocates()
+    }
+
+    /// All steps, each before those in it: the number of a step is its place here.
+    pub fn all_steps(&self) -> Vec<&Step> {
+        fn add<'p>(list: &'p [Step], all: &mut Vec<&'p Step>) {
+            for step in list {
+                all.push(step);
+                step.lists().into_iter().for_each(|inner| add(inner, all));
+            }
+        }
+        let mut all = Vec::new();
+        add(&self.steps, &mut all);
+        all
+    }
+
+    /// Whether the inputs' shapes decide a size.
+    pub fn is_named(&self, dim: &Dim) -> bool {
+        dim.symbols().all(|s| s.index() < self.named_symbols())
+    }
+
+    /// Whether the inputs' shapes decide the shape of an output.
+    pub fn states_at_entry(&self, output: &Port) -> bool {
+        output.ty.shape.iter().all(|d| self.is_named(d))
+    }
 }

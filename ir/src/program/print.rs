@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use cranelift_entity::EntityRef;
+
 use super::{Launch, Place, Program, Step};
 use crate::dim::{DEFAULT_HIGH, Dim};
 use crate::tensor::shape::ShapeDisplay;
@@ -13,7 +15,9 @@ impl fmt::Display for Program {
         for symbol in self.symbols.iter() {
             let (low, high) = self.symbols.bounds(symbol);
             write!(f, "  symbol {} in {low}..", self.symbols.name(symbol))?;
-            if high < DEFAULT_HIGH { writeln!(f, "={high}")? } else { writeln!(f)? }
+            let high = if high < DEFAULT_HIGH { format!("={high}") } else { String::new() };
+            let data = if symbol.index() < self.named_symbols() { "" } else { " of data" };
+            writeln!(f, "{high}{data}")?;
         }
         for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
             for (i, port) in ports.iter().enumerate() {
@@ -22,6 +26,9 @@ impl fmt::Display for Program {
         }
         for (a, b) in &self.assumptions {
             writeln!(f, "  assume {} == {}", self.dim(a), self.dim(b))?;
+        }
+        for size in &self.sizes {
+            writeln!(f, "  assume {} >= 0", self.dim(size))?;
         }
         let arena = self.dim(&self.arena_bytes);
         writeln!(f, "  bytes: arena {arena}, scratch {}, weights {}", self.scratch_bytes, self.weight_bytes)?;
@@ -41,15 +48,7 @@ impl fmt::Display for Program {
                 }
             }
         }
-        for step in &self.steps {
-            match step {
-                Step::Launch(launch) => self.write_launch(f, launch)?,
-                Step::Copy { from, to, bytes, origins } => {
-                    let (from, to) = (self.place(from), self.place(to));
-                    writeln!(f, "  copy {from} to {to} {} bytes{}", self.dim(bytes), self.origins(origins))?;
-                }
-            }
-        }
+        self.write_steps(f, &self.steps, 1)?;
         writeln!(f, "}}")?;
         for (number, kernel) in &self.kernels {
             write!(f, "// {number}\n{kernel}")?;
@@ -74,7 +73,65 @@ impl Program {
             Place::Output(n) => format!("output {n}"),
             Place::Weights(offset) => format!("weights +{offset}"),
             Place::Arena(offset) => format!("arena +{}", self.dim(offset)),
+            Place::Slot(n) => format!("slot {n}"),
         }
+    }
+
+    fn write_steps(&self, f: &mut fmt::Formatter<'_>, steps: &[Step], depth: usize) -> fmt::Result {
+        let indent = "  ".repeat(depth);
+        for step in steps {
+            match step {
+                Step::Launch(launch) => self.write_launch(f, launch, &indent)?,
+                Step::Copy { from, to, offset, bytes, origins } => {
+                    let (from, to) = (self.place(from), self.place(to));
+                    let offset = if *offset == 0 { String::new() } else { format!(" +{}", self.dim(offset)) };
+                    let (bytes, origins) = (self.dim(bytes), self.origins(origins));
+                    writeln!(f, "{indent}copy {from} to {to}{offset} {bytes} bytes{origins}")?;
+                }
+                Step::Bind { symbol, from, element, low, high, origins } => {
+                    let (name, from) = (self.symbols.name(*symbol), self.place(from));
+                    let (low, high, origins) = (self.dim(low), self.dim(high), self.origins(origins));
+                    writeln!(f, "{indent}bind {name} to element {element} of {from} in {low}..={high}{origins}")?;
+                }
+                Step::Assign { sizes } => {
+                    let sizes: Vec<String> =
+                        sizes.iter().map(|(s, d)| format!("{} = {}", self.symbols.name(*s), self.dim(d))).collect();
+                    writeln!(f, "{indent}assign {}", sizes.join(", "))?;
+                }
+                Step::Require { left, right, origins } => {
+                    writeln!(f, "{indent}require {} == {}{}", self.dim(left), self.dim(right), self.origins(origins))?;
+                }
+                Step::If { condition, then, otherwise, origins } => {
+                    writeln!(f, "{indent}if {} {{{}", self.place(condition), self.origins(origins))?;
+                    self.write_steps(f, then, depth + 1)?;
+                    writeln!(f, "{indent}}} else {{")?;
+                    self.write_steps(f, otherwise, depth + 1)?;
+                    writeln!(f, "{indent}}}")?;
+                }
+                Step::Loop { trips, condition, iteration, counter, body, origins } => {
+                    let (trips, condition) = (self.place(trips), self.place(condition));
+                    let (name, counter) = (self.symbols.name(*iteration), self.place(counter));
+                    let origins = self.origins(origins);
+                    writeln!(f, "{indent}loop {name} in {counter} below {trips} while {condition} {{{origins}")?;
+                    self.write_steps(f, body, depth + 1)?;
+                    writeln!(f, "{indent}}}")?;
+                }
+                Step::Append { slot, from, bytes, used, origins } => {
+                    let (from, bytes, used) = (self.place(from), self.dim(bytes), self.dim(used));
+                    let origins = self.origins(origins);
+                    writeln!(f, "{indent}append {from} to slot {slot} {bytes} bytes after {used}{origins}")?;
+                }
+                Step::Move { from, to } => writeln!(f, "{indent}move slot {from} to slot {to}")?,
+                Step::Allocate { slot, ty, origins } => {
+                    writeln!(f, "{indent}allocate slot {slot}: {}{}", self.tensor_type(ty), self.origins(origins))?;
+                }
+                Step::Release { slot } => writeln!(f, "{indent}release slot {slot}")?,
+                Step::State { output, origins } => {
+                    writeln!(f, "{indent}state output {output}{}", self.origins(origins))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn origins(&self, origins: &Origins) -> String {
@@ -83,8 +140,8 @@ impl Program {
         if paths.is_empty() { String::new() } else { format!(" // {}", paths.join(", ")) }
     }
 
-    fn write_launch(&self, f: &mut fmt::Formatter<'_>, launch: &Launch) -> fmt::Result {
-        write!(f, "  launch {}", launch.kernel)?;
+    fn write_launch(&self, f: &mut fmt::Formatter<'_>, launch: &Launch, indent: &str) -> fmt::Result {
+        write!(f, "{indent}launch {}", launch.kernel)?;
         let kernel = self.kernels.get(launch.kernel);
         if let Some(kernel) = kernel {
             write!(f, " {:?}", kernel.name)?;

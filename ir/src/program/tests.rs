@@ -61,7 +61,13 @@ fn example() -> Program {
     p.steps = vec![
         launch(product, vec![Place::Input(0), Place::Input(1), arena.clone()]),
         launch(sum, vec![arena.clone(), Place::Weights(64), arena.clone()]),
-        Step::Copy { from: arena, to: Place::Output(0), bytes: p.arena_bytes.clone(), origins: smallvec![] },
+        Step::Copy {
+            from: arena,
+            to: Place::Output(0),
+            offset: Dim::ZERO,
+            bytes: p.arena_bytes.clone(),
+            origins: smallvec![],
+        },
     ];
     p
 }
@@ -160,4 +166,64 @@ fn broken_programs_are_found() {
     broken(&|p| launch(p, 1, &|l| l.params.push(Dim::ONE)), "1 parameters for 0");
     broken(&|p| p.arena_bytes = Dim::constant(-64), "negative");
     broken(&|p| p.kernels[KernelRef::from_u32(0)].name = "sum".into(), "two kernels are named `sum`");
+}
+
+/// out[d] = the first d elements of a[n], where d is the second input's element; by way of a slot.
+fn cut() -> Program {
+    let mut p = Program { name: "cut".into(), data_symbols: 1, slots: 1, ..Program::default() };
+    let n = Dim::symbol(p.symbols.intern("n"));
+    let symbol = p.symbols.intern("d");
+    let d = Dim::symbol(symbol);
+    let part = TensorType::new(DType::F32, [d.clone()]);
+    p.inputs = vec![
+        Port { name: "a".into(), ty: TensorType::new(DType::F32, [n.clone()]) },
+        Port { name: "k".into(), ty: TensorType::fixed(DType::I64, &[1]) },
+    ];
+    p.outputs = vec![Port { name: "out".into(), ty: part.clone() }];
+    let bytes = Dim::product([&d, &Dim::constant(4)]).expect("small");
+    let copy = |from, to| Step::Copy { from, to, offset: Dim::ZERO, bytes: bytes.clone(), origins: smallvec![] };
+    p.steps = vec![
+        Step::Bind { symbol, from: Place::Input(1), element: 0, low: Dim::ZERO, high: n, origins: smallvec![] },
+        Step::Allocate { slot: 0, ty: part, origins: smallvec![] },
+        copy(Place::Input(0), Place::Slot(0)),
+        Step::State { output: 0, origins: smallvec![] },
+        copy(Place::Slot(0), Place::Output(0)),
+        Step::Release { slot: 0 },
+    ];
+    p
+}
+
+#[test]
+fn data_decides_a_size() {
+    let program = cut();
+    assert_eq!(verify(&program), Ok(()));
+    let run = |k| {
+        run_program(&program, &[], &[TensorBytes::from_f32(&[3], &[1.0, 2.0, 3.0]), TensorBytes::from_i64(&[1], &[k])])
+    };
+    let out = run(2).expect("in range").remove(0);
+    assert_eq!((&out.shape[..], out.to_f32().expect("floats")), (&[2][..], vec![1.0, 2.0]));
+    let message = "d is 4, not in 0..=3".to_owned();
+    assert_eq!(run(4), Err(RunError::Data { step: 0, message }));
+    let text = program.to_string();
+    assert!(
+        text.contains("bind d to element 0 of input 1 in 0..=n") && text.contains("allocate slot 0: f32[d]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn sizes_are_used_after_they_are_bound() {
+    let problems = |change: fn(&mut Program)| {
+        let mut program = cut();
+        change(&mut program);
+        verify(&program).expect_err("broken").problems.join("\n")
+    };
+    let late = problems(|p| p.steps.rotate_left(1));
+    assert!(late.contains("step 0: allocate: d has no value yet"), "{late}");
+    let empty = problems(|p| drop(p.steps.remove(1)));
+    assert!(empty.contains("step 1: copy: slot 0 has no memory"), "{empty}");
+    let unstated = problems(|p| drop(p.steps.remove(3)));
+    assert!(unstated.contains("output 0 has no memory yet") && unstated.contains("never stated"), "{unstated}");
+    let twice = problems(|p| p.steps.push(Step::Release { slot: 0 }));
+    assert!(twice.contains("step 6: release: slot 0"), "{twice}");
 }

@@ -3,10 +3,12 @@
 //! That tensors which are alive at one time do not overlap in the arena cannot be seen here, since a program does not
 //! know its tensors' lives any more; the interpreter's results show it.
 
+use std::collections::HashSet;
+
 use cranelift_entity::{EntityRef, SecondaryMap};
 
 use super::{Launch, Place, Program, Step};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::loops::{self, Access, BufferData};
 use crate::tensor::{ConstantSource, Origins};
 
@@ -25,22 +27,27 @@ const ALIGN: u64 = 64;
 
 /// Checks a program.
 pub fn verify(program: &Program) -> Result<(), VerifyError> {
-    let mut v = Verifier { program, problems: Vec::new() };
+    check(program, true)
+}
+
+/// Checks the steps of a program, their places and sizes, but not what its kernels are made of.
+pub fn verify_steps(program: &Program) -> Result<(), VerifyError> {
+    check(program, false)
+}
+
+fn check(program: &Program, with_kernels: bool) -> Result<(), VerifyError> {
+    let bound = program.symbols.iter().take(program.named_symbols()).collect();
+    let slots = vec![false; program.slots as usize];
+    let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
+    let mut v = Verifier { program, problems: Vec::new(), bound, slots, stated };
     v.ports();
     v.weights();
-    v.kernels();
-    for (number, step) in program.steps.iter().enumerate() {
-        match step {
-            Step::Launch(launch) => v.launch(number, launch),
-            Step::Copy { from, to, bytes, origins } => {
-                let what = format!("step {number}: copy");
-                v.dim(&what, bytes);
-                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
-                v.place(&what, from, size, false);
-                v.place(&what, to, size, true);
-                v.origins(&what, origins);
-            }
-        }
+    if with_kernels {
+        v.kernels();
+    }
+    v.steps(&program.steps, &mut 0);
+    if let Some(output) = v.stated.iter().position(|stated| !stated) {
+        v.fail(format!("output {output} is never stated"));
     }
     if v.problems.is_empty() {
         Ok(())
@@ -52,6 +59,12 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
 struct Verifier<'p> {
     program: &'p Program,
     problems: Vec<String>,
+    /// The symbols that have values so far.
+    bound: HashSet<Symbol>,
+    /// Which slots have memory.
+    slots: Vec<bool>,
+    /// Which outputs have a shape.
+    stated: Vec<bool>,
 }
 
 impl Verifier<'_> {
@@ -62,8 +75,149 @@ impl Verifier<'_> {
     fn dim(&mut self, what: &str, dim: &Dim) {
         if dim.symbols().any(|s| s.index() >= self.program.symbols.len()) {
             self.fail(format!("{what}: a size has a symbol that does not exist"));
+        } else if let Some(early) = dim.symbols().find(|s| !self.bound.contains(s)) {
+            self.fail(format!("{what}: {} has no value yet", self.program.symbols.name(early)));
         } else if dim.as_const().is_some_and(|d| d < 0) {
             self.fail(format!("{what}: a size is negative"));
+        }
+    }
+
+    fn steps(&mut self, steps: &[Step], number: &mut usize) {
+        for step in steps {
+            let at = *number;
+            *number += 1;
+            self.step(step, at, number);
+        }
+    }
+
+    /// Checks a step; `next` is the number of the first step in it.
+    fn step(&mut self, step: &Step, number: usize, next: &mut usize) {
+        let program = self.program;
+        match step {
+            Step::Launch(launch) => self.launch(number, launch),
+            Step::Copy { from, to, offset, bytes, origins } => {
+                let what = format!("step {number}: copy");
+                self.dim(&what, bytes);
+                self.dim(&what, offset);
+                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                self.place(&what, from, size, false);
+                self.place(&what, to, size, true);
+                self.origins(&what, origins);
+            }
+            Step::Bind { symbol, from, element, low, high, origins } => {
+                let what = format!("step {number}: bind");
+                self.bounds(&what, [low, high]);
+                self.place(&what, from, Some((u64::from(*element) + 1) * 8), false);
+                self.origins(&what, origins);
+                self.binds(&what, *symbol);
+            }
+            Step::Assign { sizes } => {
+                let what = format!("step {number}: assign");
+                sizes.iter().for_each(|(_, dim)| self.bounds(&what, [dim, dim]));
+                sizes.iter().for_each(|(symbol, _)| self.binds(&what, *symbol));
+            }
+            Step::Require { left, right, origins } => {
+                let what = format!("step {number}: require");
+                self.bounds(&what, [left, right]);
+                self.origins(&what, origins);
+            }
+            Step::If { condition, then, otherwise, origins } => {
+                let what = format!("step {number}: if");
+                self.place(&what, condition, Some(1), false);
+                self.origins(&what, origins);
+                let (bound, slots) = (self.bound.clone(), self.slots.clone());
+                self.steps(then, next);
+                let first = (std::mem::replace(&mut self.bound, bound), std::mem::replace(&mut self.slots, slots));
+                self.steps(otherwise, next);
+                self.bound.retain(|s| first.0.contains(s));
+                if self.slots != first.1 {
+                    self.fail(format!("{what}: the branches leave different slots with memory"));
+                }
+            }
+            Step::Loop { trips, condition, iteration, counter, body, origins } => {
+                let what = format!("step {number}: loop");
+                self.place(&what, trips, Some(8), false);
+                self.place(&what, condition, Some(1), false);
+                self.place(&what, counter, Some(8), true);
+                self.origins(&what, origins);
+                self.binds(&what, *iteration);
+                let (bound, slots) = (self.bound.clone(), self.slots.clone());
+                self.steps(body, next);
+                self.bound = bound;
+                if self.slots.iter().zip(&slots).any(|(after, before)| *before && !*after) {
+                    self.fail(format!("{what}: an iteration takes memory that the next one needs"));
+                }
+                let appended = |slot: usize| self.appends(body, slot as u32);
+                if (0..slots.len()).any(|i| self.slots[i] && !slots[i] && !appended(i)) {
+                    self.fail(format!("{what}: an iteration leaves memory behind"));
+                }
+            }
+            Step::Append { slot, from, bytes, used, origins } => {
+                let what = format!("step {number}: append");
+                self.dim(&what, bytes);
+                self.dim(&what, used);
+                let size = bytes.as_const().and_then(|b| u64::try_from(b).ok());
+                self.place(&what, from, size, false);
+                self.origins(&what, origins);
+                match self.slots.get_mut(*slot as usize) {
+                    Some(full) => *full = true,
+                    None => self.fail(format!("{what}: slot {slot} does not exist")),
+                }
+            }
+            Step::Move { from, to } => {
+                let what = format!("step {number}: move");
+                self.set_slot(&what, *from, false);
+                self.set_slot(&what, *to, true);
+            }
+            Step::Allocate { slot, ty, origins } => {
+                let what = format!("step {number}: allocate");
+                ty.shape.iter().for_each(|d| self.dim(&what, d));
+                self.origins(&what, origins);
+                self.set_slot(&what, *slot, true);
+            }
+            Step::Release { slot } => self.set_slot(&format!("step {number}: release"), *slot, false),
+            Step::State { output, origins } => {
+                let what = format!("step {number}: state");
+                self.origins(&what, origins);
+                match program.outputs.get(*output as usize) {
+                    Some(port) => port.ty.shape.iter().for_each(|d| self.dim(&what, d)),
+                    None => self.fail(format!("{what}: output {output} does not exist")),
+                }
+                match self.stated.get_mut(*output as usize) {
+                    Some(stated) if !*stated => *stated = true,
+                    _ => self.fail(format!("{what}: output {output} is stated already")),
+                }
+            }
+        }
+    }
+
+    /// Whether the steps append to a slot, which then has memory from the first iteration on.
+    fn appends(&self, steps: &[Step], slot: u32) -> bool {
+        steps.iter().any(|step| match step {
+            Step::Append { slot: to, .. } => *to == slot,
+            other => other.lists().into_iter().any(|list| self.appends(list, slot)),
+        })
+    }
+
+    /// A symbol gets a value.
+    fn binds(&mut self, what: &str, symbol: Symbol) {
+        if symbol.index() < self.program.named_symbols() || symbol.index() >= self.program.symbols.len() {
+            self.fail(format!("{what}: {symbol} is none that steps bind"));
+        }
+        self.bound.insert(symbol);
+    }
+
+    /// Expressions that may be negative.
+    fn bounds(&mut self, what: &str, dims: [&Dim; 2]) {
+        for dim in dims.into_iter().filter(|d| d.as_const().is_none()) {
+            self.dim(what, dim);
+        }
+    }
+
+    fn set_slot(&mut self, what: &str, slot: u32, full: bool) {
+        match self.slots.get_mut(slot as usize) {
+            Some(state) if *state != full => *state = full,
+            _ => self.fail(format!("{what}: slot {slot} does not exist or is so already")),
         }
     }
 
@@ -77,10 +231,12 @@ impl Verifier<'_> {
         let program = self.program;
         for (kind, ports) in [("input", &program.inputs), ("output", &program.outputs)] {
             for (i, port) in ports.iter().enumerate() {
-                port.ty.shape.iter().for_each(|d| self.dim(&format!("{kind} {i} `{}`", port.name), d));
+                let dims = port.ty.shape.iter().filter(|d| kind == "input" || program.is_named(d));
+                dims.for_each(|d| self.dim(&format!("{kind} {i} `{}`", port.name), d));
             }
         }
         self.dim("the arena", &program.arena_bytes);
+        program.sizes.iter().for_each(|d| self.dim("a size that is tested", d));
         for (a, b) in &program.assumptions {
             if [a, b].into_iter().any(|d| d.symbols().any(|s| s.index() >= program.symbols.len())) {
                 self.fail("an assumption has a symbol that does not exist");
@@ -163,8 +319,8 @@ impl Verifier<'_> {
         self.dim(&what, &launch.tasks);
         self.dim(&what, &launch.flops);
         for param in &launch.params {
-            if param.symbols().any(|s| s.index() >= program.symbols.len()) {
-                self.fail(format!("{what}: a parameter has a symbol that does not exist"));
+            if param.symbols().any(|s| !self.bound.contains(&s)) {
+                self.fail(format!("{what}: a parameter has a symbol that does not exist or has no value yet"));
             }
         }
         self.origins(&what, &launch.origins);
@@ -200,6 +356,13 @@ impl Verifier<'_> {
             Place::Output(n) => {
                 if *n as usize >= program.outputs.len() {
                     self.fail(format!("{what}: {text} does not exist"));
+                } else if !self.stated[*n as usize] {
+                    self.fail(format!("{what}: {text} has no memory yet"));
+                }
+            }
+            Place::Slot(n) => {
+                if !self.slots.get(*n as usize).is_some_and(|full| *full) {
+                    self.fail(format!("{what}: {text} has no memory"));
                 }
             }
             Place::Weights(offset) => {

@@ -157,6 +157,17 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             ins.expect(0)?;
             exact(DType::I64, [])
         }
+        Op::BindSizes { symbols, low, high } => {
+            let x = ins.one()?;
+            if x.dtype != DType::I64 || x.rank() > 1 || x.static_len() != Some(symbols.len() as i64) {
+                let text = graph.type_text(inputs[0]);
+                return mismatch(format!("{} sizes from a tensor of type {text}", symbols.len()));
+            }
+            if [low.len(), high.len()] != [symbols.len(); 2] {
+                return mismatch(format!("{} sizes in {} and {} bounds", symbols.len(), low.len(), high.len()));
+            }
+            exact(DType::I64, x.shape.iter().cloned())
+        }
         Op::Elementwise(expr) => {
             let dtypes = (0..inputs.len()).map(|n| Ok(ins.tensor(n)?.dtype)).collect::<Result<Vec<_>, InferError>>()?;
             smallvec![OutputType::Stated(expr.result_type(&dtypes)?)]
@@ -244,13 +255,13 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             let indices = TensorType { dtype: DType::I64, shape: x.shape.clone() };
             smallvec![OutputType::Exact(x.clone().into()), OutputType::Exact(indices.into())]
         }
-        Op::If { then, otherwise } => {
+        Op::If { then, otherwise, .. } => {
             ins.scalar(0, DType::Bool)?;
             ins.match_params(1, *then, 0)?;
             ins.match_params(1, *otherwise, 0)?;
             infer_branches(&ins, *then, *otherwise)?
         }
-        Op::Loop { body, carried } => infer_loop(&ins, *body, *carried as usize)?,
+        Op::Loop { body, carried, .. } => infer_loop(&ins, *body, *carried as usize)?,
         Op::Composite { body, .. } | Op::Group { body } => {
             ins.match_params(0, *body, 0)?;
             graph.regions[*body].results.iter().map(|&v| OutputType::Exact(graph.ty(v).clone())).collect()
@@ -644,6 +655,7 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
         },
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Reduce { .. }
         | Op::Cumulate { .. }
         | Op::Contract(_)

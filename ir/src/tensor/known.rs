@@ -41,6 +41,15 @@ impl KnownValue {
         &self.0
     }
 
+    /// What is known with other expressions in place of these.
+    pub fn map_dims(&self, f: impl Fn(&Dim) -> Dim) -> KnownValue {
+        let change = |e: &Option<Element>| match e {
+            Some(Element::Int(dim)) => Some(Element::Int(f(dim))),
+            other => other.clone(),
+        };
+        KnownValue(self.0.iter().map(change).collect())
+    }
+
     /// All elements, where all are known integers.
     pub fn all(&self) -> Option<Vec<Dim>> {
         self.0.iter().map(|e| e.as_ref().and_then(Element::as_dim).cloned()).collect()
@@ -163,6 +172,7 @@ impl<'g> Rule<'g> {
                 constant_elements(&data.ty, &data.source)
             }
             Op::DimValue(dim) => Some(vec![Some(Element::Int(dim.clone()))]),
+            Op::BindSizes { symbols, .. } => Some(symbols.iter().map(|&s| Some(Element::Int(s.into()))).collect()),
             Op::Elementwise(expr) => {
                 let inputs = self.graph.nodes[self.node].inputs.iter();
                 let dtypes = inputs.map(|&v| Some(self.graph.ty(v).as_tensor()?.dtype)).collect::<Option<Vec<_>>>()?;
@@ -216,7 +226,7 @@ impl<'g> Rule<'g> {
             }
             Op::Scatter { coords, op: ScatterOp::Set } => self.scatter(coords),
             Op::Reduce { op, axes } => self.reduce(*op, axes),
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, .. } => {
                 let condition = self.known(0)?.first()?.as_ref()?.as_const()?;
                 self.region_result(if condition != 0 { *then } else { *otherwise }, output)
             }

@@ -5,6 +5,8 @@
 //! around it, so it can be moved, interpreted and scheduled on its own.
 //!
 //! Invariant: every node carries at least one [`Origin`], the ONNX node it came from; passes merge origins, none drops one.
+//! Invariant: what mentions a size that data decides comes after the [`Op::BindSizes`] that binds it; sizes, unlike values,
+//! are seen by nested regions.
 //! Invariant: all tensors are dense and row-major. A layout is a permutation of dimensions that a `Transpose` states.
 //! Invariant: the output types of a node are what [`infer`] derives from its operation and input types, where it derives any.
 //!
@@ -25,6 +27,8 @@ pub mod side_file;
 pub mod verify;
 pub mod winograd;
 
+use std::collections::HashMap;
+
 use cranelift_entity::{PrimaryMap, SecondaryMap, entity_impl};
 use smallvec::SmallVec;
 
@@ -33,7 +37,7 @@ pub use constant::{ConstantData, ConstantSource, TensorBytes};
 pub use known::KnownValue;
 pub use op::{CompositeKind, Op};
 
-use crate::dim::{Dim, Symbols};
+use crate::dim::{Dim, Symbol, Symbols};
 use crate::dtype::DType;
 
 /// A node of the graph: one operation.
@@ -119,6 +123,16 @@ impl Type {
         match self {
             Type::Tensor(t) => Some(t),
             _ => None,
+        }
+    }
+}
+
+impl Type {
+    /// Replaces the dimensions.
+    pub fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        match self {
+            Type::Tensor(t) => t.shape.iter_mut().for_each(|d| *d = f(d)),
+            Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => t.map_dims(f),
         }
     }
 }
@@ -366,12 +380,14 @@ impl Graph {
     /// Depth-first post-order from the results, visiting candidates in their present order, so that an already sorted
     /// region keeps its order exactly.
     fn sorted_live_nodes(&self, region: Region, nodes: &[Node]) -> Vec<Node> {
+        let binders = self.size_binders(nodes);
         let mut live: SecondaryMap<Node, bool> = SecondaryMap::with_capacity(self.nodes.len());
         let mut stack: Vec<Node> = self.regions[region].results.iter().filter_map(|&v| self.def_node(v)).collect();
         stack.extend(nodes.iter().copied().filter(|&n| self.nodes[n].op.has_effect()));
         while let Some(node) = stack.pop() {
             if !std::mem::replace(&mut live[node], true) {
                 stack.extend(self.nodes[node].inputs.iter().filter_map(|&v| self.def_node(v)));
+                stack.extend(self.binders_of(node, &binders));
             }
         }
         let mut order = Vec::with_capacity(nodes.len());
@@ -381,16 +397,24 @@ impl Graph {
             if std::mem::replace(&mut entered[root], true) {
                 continue;
             }
-            // An explicit stack, because chains are long: (node, next input to visit).
+            // An explicit stack, because chains are long: (node, next input to visit). After the inputs come the nodes
+            // that bind the sizes which the node mentions.
             let mut stack = vec![(root, 0usize)];
             while let Some((node, next)) = stack.pop() {
-                let Some(&input) = self.nodes[node].inputs.get(next) else {
-                    done[node] = true;
-                    order.push(node);
-                    continue;
+                let inputs = &self.nodes[node].inputs;
+                let def = match inputs.get(next) {
+                    Some(&input) => self.def_node(input),
+                    None => match self.binders_of(node, &binders).get(next - inputs.len()) {
+                        Some(&binder) => Some(binder),
+                        None => {
+                            done[node] = true;
+                            order.push(node);
+                            continue;
+                        }
+                    },
                 };
                 stack.push((node, next + 1));
-                if let Some(def) = self.def_node(input)
+                if let Some(def) = def
                     && !done[def]
                 {
                     assert!(!std::mem::replace(&mut entered[def], true), "{def} depends on itself");
@@ -399,6 +423,59 @@ impl Graph {
             }
         }
         order
+    }
+
+    /// The nodes of a region that bind sizes, by symbol.
+    fn size_binders(&self, nodes: &[Node]) -> HashMap<Symbol, Node> {
+        let mut binders = HashMap::new();
+        for &node in nodes {
+            binders.extend(self.nodes[node].op.bound_sizes().iter().map(|&s| (s, node)));
+        }
+        binders
+    }
+
+    /// The nodes that bind what a node mentions, also in its regions, but itself.
+    fn binders_of(&self, node: Node, binders: &HashMap<Symbol, Node>) -> SmallVec<[Node; 2]> {
+        let mut found = SmallVec::new();
+        if !binders.is_empty() {
+            self.each_dim(node, &mut |dim| {
+                for binder in dim.symbols().filter_map(|s| binders.get(&s).copied()) {
+                    if binder != node && !found.contains(&binder) {
+                        found.push(binder);
+                    }
+                }
+            });
+        }
+        found
+    }
+
+    /// Every dimension expression that a node mentions: in its attributes, its results' types and its regions.
+    pub fn each_dim(&self, node: Node, f: &mut dyn FnMut(&Dim)) {
+        fn of_type(ty: &Type, f: &mut dyn FnMut(&Dim)) {
+            match ty {
+                Type::Tensor(t) => t.shape.iter().for_each(f),
+                Type::Sequence(t) | Type::Optional(t) | Type::Map(_, t) => of_type(t, f),
+            }
+        }
+        let data = &self.nodes[node];
+        data.op.dims().into_iter().for_each(&mut *f);
+        data.outputs.iter().for_each(|&v| of_type(self.ty(v), f));
+        for region in data.op.regions() {
+            self.regions[region].params.iter().for_each(|&v| of_type(self.ty(v), f));
+            self.regions[region].nodes.iter().for_each(|&n| self.each_dim(n, f));
+        }
+    }
+
+    /// Replaces every dimension expression of the graph.
+    pub fn map_dims(&mut self, f: &dyn Fn(&Dim) -> Dim) {
+        self.nodes.values_mut().for_each(|data| data.op.map_dims(f));
+        self.values.values_mut().for_each(|data| data.ty.map_dims(f));
+        for (left, right) in &mut self.assumptions {
+            (*left, *right) = (f(left), f(right));
+        }
+        for value in self.values.keys() {
+            self.known[value] = self.known[value].as_ref().map(|known| known.map_dims(f));
+        }
     }
 
     /// The body and all regions nested in it, outer before inner.

@@ -7,9 +7,9 @@
 use smallvec::SmallVec;
 
 use super::{Constant, Region, Shape};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
-use crate::scalar::ScalarExpr;
+use crate::scalar::{ScalarExpr, ScalarInst};
 
 /// How a reduction combines elements, starting from its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -200,6 +200,17 @@ pub enum Op {
     Constant(Constant),
     /// `() -> i64 scalar`: the value of a dimension expression.
     DimValue(Dim),
+    /// `(x i64 scalar or vector) -> i64 tensor like x`: sizes that data decides. After it each symbol has the value of its
+    /// element of `x`, which has to lie between `low` and `high`: a run stops where it does not. The result is `x`. What
+    /// mentions a symbol comes after the node that binds it, in the same region or in one nested in it.
+    BindSizes {
+        /// One per element of `x`, bound nowhere else.
+        symbols: SmallVec<[Symbol; 4]>,
+        /// The least value of each.
+        low: Shape,
+        /// The greatest value of each.
+        high: Shape,
+    },
     /// `(tensor...) -> tensor`: computes each output element from the inputs' elements at the same position. Inputs are
     /// broadcast to the output's shape: aligned at the last dimension, each of their dimensions is 1 or equal. The
     /// output's shape is stated by the node's type.
@@ -284,6 +295,8 @@ pub enum Op {
         then: Region,
         /// Run otherwise.
         otherwise: Region,
+        /// The sizes of the results that differ between the branches: bound to those of the branch that ran.
+        sizes: SmallVec<[Symbol; 2]>,
     },
     /// `(trip count i64 scalar, cond bool scalar, carried..., captures...) -> (carried..., scanned...)`. The body takes
     /// `(iteration i64 scalar, carried..., captures...)` and gives `(cond, carried..., scanned...)`. It runs while the
@@ -294,6 +307,10 @@ pub enum Op {
         body: Region,
         /// How many values are carried.
         carried: u32,
+        /// The sizes of carried values that may change: in the body, those that an iteration begins with.
+        varying: SmallVec<[Symbol; 2]>,
+        /// The sizes of the results that are known only after the loop.
+        sizes: SmallVec<[Symbol; 2]>,
     },
     /// `(inputs...) -> outputs`: the region applied to the inputs; `kind` tells what it is.
     Composite {
@@ -313,10 +330,11 @@ impl Op {
     /// The regions that the operation owns.
     pub fn regions(&self) -> SmallVec<[Region; 2]> {
         match self {
-            Op::If { then, otherwise } => SmallVec::from_slice(&[*then, *otherwise]),
+            Op::If { then, otherwise, .. } => SmallVec::from_slice(&[*then, *otherwise]),
             Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => SmallVec::from_slice(&[*body]),
             Op::Constant(_)
             | Op::DimValue(_)
+            | Op::BindSizes { .. }
             | Op::Elementwise(_)
             | Op::Reduce { .. }
             | Op::Cumulate { .. }
@@ -335,6 +353,134 @@ impl Op {
         }
     }
 
+    /// The dimension expressions among the attributes; those of nested regions are not.
+    pub fn dims(&self) -> SmallVec<[&Dim; 4]> {
+        match self {
+            Op::DimValue(dim) => SmallVec::from_iter([dim]),
+            Op::BindSizes { low, high, .. } => low.iter().chain(high).collect(),
+            Op::Elementwise(expr) => expr.insts.iter().filter_map(inst_dim).collect(),
+            Op::Slice { starts, .. } => starts.iter().collect(),
+            Op::Pad { lo, hi } => lo.iter().chain(hi).collect(),
+            Op::Constant(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::If { .. }
+            | Op::Loop { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => SmallVec::new(),
+        }
+    }
+
+    /// The symbols that get their values where the operation has run.
+    pub fn bound_sizes(&self) -> &[Symbol] {
+        match self {
+            Op::BindSizes { symbols, .. } => symbols,
+            Op::If { sizes, .. } | Op::Loop { sizes, .. } => sizes,
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::Elementwise(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => &[],
+        }
+    }
+
+    /// The symbols that the operation gives values, for what comes after it and for its regions.
+    pub fn own_sizes(&self) -> SmallVec<[Symbol; 4]> {
+        let inside: &[Symbol] = if let Op::Loop { varying, .. } = self { varying } else { &[] };
+        inside.iter().chain(self.bound_sizes()).copied().collect()
+    }
+
+    /// Renames the symbols that the operation gives values.
+    pub fn rename_sizes(&mut self, f: impl Fn(Symbol) -> Symbol) {
+        let change = |symbols: &mut [Symbol]| symbols.iter_mut().for_each(|s| *s = f(*s));
+        match self {
+            Op::BindSizes { symbols, .. } => change(symbols),
+            Op::If { sizes, .. } => change(sizes),
+            Op::Loop { varying, sizes, .. } => {
+                change(varying);
+                change(sizes);
+            }
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::Elementwise(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => {}
+        }
+    }
+
+    /// Replaces the dimension expressions among the attributes; those of nested regions stay.
+    pub fn map_dims(&mut self, f: impl Fn(&Dim) -> Dim) {
+        let change = |dims: &mut Shape| dims.iter_mut().for_each(|d| *d = f(d));
+        match self {
+            Op::DimValue(dim) => *dim = f(dim),
+            Op::BindSizes { low, high, .. } => [low, high].into_iter().for_each(change),
+            Op::Elementwise(expr) => {
+                for inst in &mut expr.insts {
+                    if let ScalarInst::Dim(dim) = inst {
+                        *dim = f(dim);
+                    }
+                }
+            }
+            Op::Slice { starts, .. } => change(starts),
+            Op::Pad { lo, hi } => [lo, hi].into_iter().for_each(change),
+            Op::Constant(_)
+            | Op::Reduce { .. }
+            | Op::Cumulate { .. }
+            | Op::Contract(_)
+            | Op::Conv(_)
+            | Op::Window(_)
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Broadcast
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Scatter { .. }
+            | Op::Sort { .. }
+            | Op::If { .. }
+            | Op::Loop { .. }
+            | Op::Composite { .. }
+            | Op::Group { .. } => {}
+        }
+    }
+
     /// Whether the operation must run even when no result is used. None has effects now: all are pure functions.
     pub fn has_effect(&self) -> bool {
         false
@@ -345,6 +491,7 @@ impl Op {
         match self {
             Op::Constant(_) => "constant",
             Op::DimValue(_) => "dim_value",
+            Op::BindSizes { .. } => "bind_sizes",
             Op::Elementwise(_) => "elementwise",
             Op::Reduce { .. } => "reduce",
             Op::Cumulate { .. } => "cumulate",
@@ -365,5 +512,20 @@ impl Op {
             Op::Composite { .. } => "composite",
             Op::Group { .. } => "group",
         }
+    }
+}
+
+fn inst_dim(inst: &ScalarInst) -> Option<&Dim> {
+    match inst {
+        ScalarInst::Dim(dim) => Some(dim),
+        ScalarInst::Arg(_)
+        | ScalarInst::Index(_)
+        | ScalarInst::Const(_)
+        | ScalarInst::Unary(..)
+        | ScalarInst::Binary(..)
+        | ScalarInst::Compare(..)
+        | ScalarInst::Select(..)
+        | ScalarInst::Cast(..)
+        | ScalarInst::Bitcast(..) => None,
     }
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::constant::{ConstantData, ConstantSource};
 use super::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
 use super::{Constant, Graph, Op, Origin, OriginData, Region, Shape, TensorType, Type, Value};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
 
@@ -438,6 +438,18 @@ impl<'t> Parser<'t> {
         Ok(coords.into())
     }
 
+    fn symbol_list<A: FromIterator<Symbol>>(&mut self) -> Parsed<A> {
+        match self.dims()?.iter().map(Dim::as_symbol).collect() {
+            Some(symbols) => Ok(symbols),
+            None => self.fail("expected symbols"),
+        }
+    }
+
+    /// Symbols after a word, or none.
+    fn symbols(&mut self, word: &str) -> Parsed<SmallVec<[Symbol; 2]>> {
+        if self.keyword(word) { self.symbol_list() } else { Ok(SmallVec::new()) }
+    }
+
     /// `WORD number`, or nothing.
     fn optional(&mut self, word: &str) -> Parsed<Option<u32>> {
         if self.keyword(word) { Ok(Some(self.number()?)) } else { Ok(None) }
@@ -447,6 +459,10 @@ impl<'t> Parser<'t> {
         Ok(match self.word()? {
             "constant" => Op::Constant(Constant::new(self.handle("c")?)),
             "dim_value" => Op::DimValue(self.dim()?),
+            "bind_sizes" => {
+                let symbols = self.symbol_list()?;
+                Op::BindSizes { symbols, low: self.dims()?, high: self.dims()? }
+            }
             "elementwise" => Op::Elementwise(self.expr()?),
             "reduce" => Op::Reduce { op: self.reduce_op()?, axes: self.numbers()? },
             "cumulate" => Op::Cumulate {
@@ -517,8 +533,15 @@ impl<'t> Parser<'t> {
                 Op::Scatter { coords: self.coords()?, op }
             }
             "sort" => Op::Sort { axis: self.number()?, descending: self.keyword("descending") },
-            "if" => Op::If { then: self.new_region()?, otherwise: self.new_region()? },
-            "loop" => Op::Loop { carried: self.number()?, body: self.new_region()? },
+            "if" => {
+                let sizes = self.symbols("sizes")?;
+                Op::If { then: self.new_region()?, otherwise: self.new_region()?, sizes }
+            }
+            "loop" => {
+                let carried = self.number()?;
+                let (varying, sizes) = (self.symbols("varying")?, self.symbols("sizes")?);
+                Op::Loop { carried, body: self.new_region()?, varying, sizes }
+            }
             "composite" => Op::Composite { kind: self.composite()?, body: self.new_region()? },
             "group" => Op::Group { body: self.new_region()? },
             _ => return self.fail("expected an operation"),

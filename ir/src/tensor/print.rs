@@ -24,7 +24,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use super::constant::ConstantSource;
 use super::op::{CompositeKind, Coord, RecurrentCell, ReduceOp, ScatterOp};
 use super::{Constant, Graph, Op, Region, TensorType, Value};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::scalar::{ScalarExpr, ScalarInst};
 
 /// Constants of more elements than this print as a hash.
@@ -139,6 +139,15 @@ impl Printer<'_> {
         write!(self.text, "{}}}", "  ".repeat(depth))
     }
 
+    /// A word and symbols, where there are any.
+    fn symbols(&mut self, word: &str, symbols: &[Symbol]) {
+        if !symbols.is_empty() {
+            let dims: Vec<Dim> = symbols.iter().copied().map(Dim::symbol).collect();
+            let list = self.dims(&dims);
+            self.text.push_str(&format!(" {word} {list}"));
+        }
+    }
+
     fn dims(&self, dims: &[Dim]) -> String {
         let dims: Vec<String> = dims.iter().map(|d| d.display(&self.graph.symbols).to_string()).collect();
         format!("[{}]", dims.join(", "))
@@ -149,6 +158,10 @@ impl Printer<'_> {
         let text = match op {
             Op::Constant(c) => format!(" {c}"),
             Op::DimValue(dim) => format!(" {}", self.dims(std::slice::from_ref(dim))),
+            Op::BindSizes { symbols, low, high } => {
+                let symbols: Vec<Dim> = symbols.iter().copied().map(Dim::symbol).collect();
+                format!(" {} {} {}", self.dims(&symbols), self.dims(low), self.dims(high))
+            }
             Op::Elementwise(expr) => format!(" {{ {} }}", self.expr(expr)),
             Op::Reduce { op, axes } => format!(" {} {}", reduce_name(*op), numbers(axes)),
             Op::Cumulate { op, axis, exclusive, reverse } => {
@@ -193,14 +206,18 @@ impl Printer<'_> {
             Op::Gather { coords } => format!(" {}", coords_text(coords)),
             Op::Scatter { coords, op } => format!(" {} {}", scatter_name(*op), coords_text(coords)),
             Op::Sort { axis, descending } => format!(" {axis}{}", flag(*descending, "descending")),
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, sizes } => {
+                self.symbols("sizes", sizes);
                 self.text.push(' ');
                 self.region(*then, depth)?;
                 self.text.push(' ');
                 return self.region(*otherwise, depth);
             }
-            Op::Loop { body, carried } => {
-                write!(self.text, " {carried} ")?;
+            Op::Loop { body, carried, varying, sizes } => {
+                write!(self.text, " {carried}")?;
+                self.symbols("varying", varying);
+                self.symbols("sizes", sizes);
+                self.text.push(' ');
                 return self.region(*body, depth);
             }
             Op::Composite { kind, body } => {

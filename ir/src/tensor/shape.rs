@@ -77,10 +77,11 @@ impl Graph {
         if x_bounds.1 < y_bounds.0 || y_bounds.1 < x_bounds.0 {
             return Err(ShapeError::Differ(a.clone(), b.clone()));
         }
-        if (&x - &y).is_ok_and(|d| d.as_const().is_some()) {
+        if (&x - &y).is_ok_and(|d| d.as_const().is_some()) || a.as_const().is_some() && b.as_const().is_some() {
             return Err(ShapeError::Differ(a.clone(), b.clone()));
         }
-        self.assumptions.push((x, y));
+        // An expression gives way to a constant, not the constant to an expression.
+        self.assumptions.push(if x.as_const().is_some() && y.as_symbol().is_none() { (y, x) } else { (x, y) });
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! [`infer`](super::infer) derives, every node has an origin, every constant as many bytes as its type, and constants that
 //! are made from others do not go in circles.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use cranelift_entity::SecondaryMap;
@@ -11,6 +12,8 @@ use smallvec::SmallVec;
 
 use super::constant::ConstantSource;
 use super::infer::{self, InferError, OutputType};
+use crate::dim::{Dim, Symbol};
+
 use super::{Constant, Graph, Node, Op, Origin, Region, TensorType, Type, Value, ValueDef};
 
 /// What is wrong.
@@ -42,6 +45,9 @@ pub enum Violation {
         /// How.
         message: String,
     },
+    /// A size that data decides is used before the data is there, or decided twice.
+    #[error("the size {0} {1}")]
+    Size(String, &'static str),
     /// The graph's names do not match its inputs and outputs.
     #[error("{0}")]
     Names(String),
@@ -106,6 +112,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyErrors> {
     verifier.constants();
     verifier.names();
     verifier.regions();
+    verifier.data_sizes();
     if verifier.errors.is_empty() { Ok(()) } else { Err(VerifyErrors(verifier.errors)) }
 }
 
@@ -220,6 +227,71 @@ impl Verifier<'_> {
         }
     }
 
+    /// Sizes that data decides: each is bound once, and mentioned only after that.
+    fn data_sizes(&mut self) {
+        let graph = self.graph;
+        let Some(body) = graph.body.filter(|&b| graph.regions.is_valid(b)) else { return };
+        if !self.errors.is_empty() {
+            return;
+        }
+        let mut data = HashSet::new();
+        for region in graph.reachable_regions() {
+            for &node in &graph.regions[region].nodes {
+                for symbol in graph.nodes[node].op.own_sizes() {
+                    if !data.insert(symbol) {
+                        let name = graph.symbols.name(symbol).to_owned();
+                        self.error(Some(region), Some(node), Violation::Size(name, "is bound twice"));
+                    }
+                }
+            }
+        }
+        if !data.is_empty() {
+            self.sizes_in_order(body, &data, &mut HashSet::new());
+        }
+    }
+
+    /// Checks a region and gives what it bound.
+    fn sizes_in_order(&mut self, region: Region, data: &HashSet<Symbol>, bound: &mut HashSet<Symbol>) -> Vec<Symbol> {
+        let graph = self.graph;
+        let mut here = Vec::new();
+        for &node in &graph.regions[region].nodes {
+            let record = &graph.nodes[node];
+            if let Op::Loop { varying, .. } = &record.op {
+                bound.extend(varying.iter().copied());
+            }
+            for inner in record.op.regions() {
+                let inside = self.sizes_in_order(inner, data, bound);
+                // A branch or an iteration may not happen; other regions are only brackets.
+                if matches!(record.op, Op::If { .. } | Op::Loop { .. }) {
+                    inside.iter().for_each(|s| {
+                        bound.remove(s);
+                    });
+                } else {
+                    here.extend(inside);
+                }
+            }
+            if let Op::Loop { varying, .. } = &record.op {
+                varying.iter().for_each(|s| {
+                    bound.remove(s);
+                });
+            }
+            // What a branch or loop binds is what its results are made of.
+            if matches!(record.op, Op::If { .. } | Op::Loop { .. }) {
+                here.extend(record.op.bound_sizes().iter().copied().filter(|&s| bound.insert(s)));
+            }
+            let shapes = record.outputs.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|t| &t.shape);
+            let mut mentioned = record.op.dims().into_iter().chain(shapes).flat_map(Dim::symbols);
+            if let Some(early) = mentioned.find(|s| data.contains(s) && !bound.contains(s)) {
+                let name = graph.symbols.name(early).to_owned();
+                self.error(Some(region), Some(node), Violation::Size(name, "is used before it is bound"));
+            }
+            if let Op::BindSizes { symbols, .. } = &record.op {
+                here.extend(symbols.iter().copied().filter(|&s| bound.insert(s)));
+            }
+        }
+        here
+    }
+
     fn constants(&mut self) {
         let graph = self.graph;
         for (constant, data) in &graph.constants {
@@ -251,7 +323,7 @@ fn check_constant(graph: &Graph, constant: Constant, ty: &TensorType, source: &C
         ConstantSource::Splat(scalar) if scalar.dtype == ty.dtype => Ok(()),
         ConstantSource::Splat(scalar) => Err(format!("an element of {} in {}", scalar.dtype, ty.dtype)),
         ConstantSource::Lazy { op, inputs } => {
-            if !op.regions().is_empty() || matches!(op, Op::Constant(_) | Op::DimValue(_)) {
+            if !op.regions().is_empty() || matches!(op, Op::Constant(_) | Op::DimValue(_) | Op::BindSizes { .. }) {
                 return Err(format!("made by {}", op.name()));
             }
             // A recipe uses constants that were there before it, so recipes cannot go in circles.

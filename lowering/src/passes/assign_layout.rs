@@ -46,6 +46,7 @@ fn rule(graph: &mut Graph, region: Region, node: Node, moved: &mut HashSet<Value
         Op::Reshape => sink_reshape(graph, region, node),
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Cumulate { .. }
         | Op::Contract(_)
         | Op::Conv(_)

@@ -1,26 +1,38 @@
-//! Finds what cannot be compiled, all of it at once: control flow that data decides, values that are no tensors, element
-//! types without kernels, and sizes that depend on data.
+//! Finds what cannot be compiled, all of it at once: values that are no tensors, element
+//! types without kernels, and sizes that neither the inputs nor the graph itself bind.
 //!
 //! Changes nothing. Each finding names the ONNX node and its operator.
 
-use std::collections::HashSet;
-
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::tensor::{Graph, Node, Op, Type};
+use onnxc_ir::tensor::{Graph, Node, Type};
 
 use super::rewrite::PassContext;
 
 /// Runs the check on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let body = graph.body();
-    let mut sizes = HashSet::new();
-    for &param in &graph.regions[body].params {
+    let mut sizes = std::mem::take(&mut cx.sizes);
+    for (i, &param) in graph.regions[body].params.iter().enumerate() {
+        // What is packed has its sizes from its elements, not from its bytes.
+        sizes.extend(cx.packed.inputs.get(&i).iter().flat_map(|ty| &ty.shape).filter_map(Dim::as_symbol));
         if let Type::Tensor(ty) = graph.ty(param) {
-            sizes.extend(ty.shape.iter().flat_map(Dim::symbols));
+            sizes.extend(ty.shape.iter().filter_map(Dim::as_symbol));
+        }
+    }
+    for (&param, name) in graph.regions[body].params.iter().zip(&graph.input_names) {
+        let Type::Tensor(ty) = graph.ty(param) else { continue };
+        for dim in &ty.shape {
+            if let Some(symbol) = dim.symbols().find(|s| !sizes.contains(s)) {
+                let (size, symbol) = (dim.display(&graph.symbols), graph.symbols.name(symbol));
+                cx.unsupported.push(format!(
+                    "input `{name}`: its size {size} does not say what {symbol} is; state it with --dim {symbol}=N"
+                ));
+            }
         }
     }
     for &node in &graph.regions[body].nodes {
+        sizes.extend(graph.nodes[node].op.own_sizes());
         if let Some(problem) = problem(graph, node, |d| d.symbols().all(|s| sizes.contains(&s))) {
             let text = graph.nodes[node].origins.first().map(|&o| &graph.origins[o]);
             let text = text.map_or_else(String::new, |o| format!("{} ({}): {problem}", o.path, o.operator));
@@ -29,34 +41,12 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
             }
         }
     }
+    cx.sizes = sizes;
 }
 
 /// Why a node cannot be compiled. `is_known` tells whether a size follows from the sizes of the inputs.
 fn problem(graph: &Graph, node: Node, is_known: impl Fn(&Dim) -> bool) -> Option<String> {
     let data = &graph.nodes[node];
-    match &data.op {
-        Op::If { .. } => return Some("a branch that data decides".into()),
-        Op::Loop { .. } => return Some("a loop whose length data decides".into()),
-        Op::Constant(_)
-        | Op::DimValue(_)
-        | Op::Elementwise(_)
-        | Op::Reduce { .. }
-        | Op::Cumulate { .. }
-        | Op::Contract(_)
-        | Op::Conv(_)
-        | Op::Window(_)
-        | Op::Reshape
-        | Op::Transpose { .. }
-        | Op::Broadcast
-        | Op::Slice { .. }
-        | Op::Pad { .. }
-        | Op::Concat { .. }
-        | Op::Gather { .. }
-        | Op::Scatter { .. }
-        | Op::Sort { .. }
-        | Op::Composite { .. }
-        | Op::Group { .. } => {}
-    }
     for &value in data.inputs.iter().chain(&data.outputs) {
         let Type::Tensor(ty) = graph.ty(value) else {
             return Some(format!("values of type {}", graph.type_text(graph.ty(value))));

@@ -104,6 +104,7 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         }
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Sort { .. }
         | Op::If { .. }
         | Op::Loop { .. }

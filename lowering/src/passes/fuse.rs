@@ -1,7 +1,7 @@
 //! Cuts the graph into groups, each of which becomes one kernel or a few.
 //!
-//! Before: the operations of the model. After: the body holds only `Group`, `Constant` and `Reshape` nodes; a `Reshape`
-//! there is a second name of the same memory and costs nothing.
+//! Before: the operations of the model. After: the body holds only `Group`, `Constant`, `Reshape`, `BindSizes`, `If` and
+//! `Loop` nodes; a `Reshape` there is a second name of the same memory and costs nothing.
 //!
 //! A group has at most one *anchor*, the operation that decides its loops (see [`schedules::is_anchor`]). Forward from the
 //! anchor it takes in elementwise operations, transposes and reshapes while each value has one user: they are computed
@@ -145,7 +145,7 @@ impl<'g> Cut<'g> {
     /// Puts a node that is in no group into its users' groups, or into one of its own.
     fn place(&mut self, node: Node) {
         let data = &self.graph.nodes[node];
-        if matches!(data.op, Op::Constant(_) | Op::Reshape) {
+        if stays_alone(&data.op) {
             return;
         }
         let output = data.outputs[0];
@@ -208,7 +208,12 @@ impl<'g> Cut<'g> {
             },
             Op::Contract(_) | Op::Conv(_) | Op::Window(_) => strided,
             Op::Cumulate { .. } | Op::Scatter { .. } | Op::Sort { .. } => strided,
-            Op::Constant(_) | Op::DimValue(_) | Op::If { .. } | Op::Loop { .. } | Op::Group { .. } => false,
+            Op::Constant(_)
+            | Op::DimValue(_)
+            | Op::BindSizes { .. }
+            | Op::If { .. }
+            | Op::Loop { .. }
+            | Op::Group { .. } => false,
         }
     }
 
@@ -246,6 +251,11 @@ impl<'g> Cut<'g> {
             _ => false,
         }
     }
+}
+
+/// What the host program does, or what is done by being named.
+fn stays_alone(op: &Op) -> bool {
+    matches!(op, Op::Constant(_) | Op::Reshape | Op::BindSizes { .. } | Op::If { .. } | Op::Loop { .. })
 }
 
 /// Operations that only move elements: copying one into several groups costs nothing but index arithmetic.

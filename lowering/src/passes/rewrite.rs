@@ -1,8 +1,9 @@
 //! The walk that rewriting passes share, what they may leave behind, and questions about constants that several ask.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use cranelift_entity::SecondaryMap;
+use onnxc_ir::dim::Symbol;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
@@ -15,6 +16,8 @@ pub struct PassContext {
     pub machine: MachineModel,
     /// What passes did not do, and why.
     pub remarks: Vec<Remark>,
+    /// The sizes that have values where the pass that looks for such ones has come to.
+    pub sizes: HashSet<Symbol>,
     /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
     pub unsupported: Vec<String>,
     /// The ports whose types in the graph are no longer those that the caller sees.
@@ -44,7 +47,8 @@ pub struct Remark {
 impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
-        PassContext { machine, remarks: Vec::new(), unsupported: Vec::new(), packed: PackedPorts::default() }
+        let (sizes, packed) = (HashSet::new(), PackedPorts::default());
+        PassContext { machine, remarks: Vec::new(), sizes, unsupported: Vec::new(), packed }
     }
 
     /// Leaves a remark about a node.

@@ -59,6 +59,7 @@ fn arithmetic(graph: &Graph, node: Node) -> Option<DType> {
         Op::Cumulate { .. } | Op::Contract(_) | Op::Conv(_) | Op::Composite { .. } | Op::Group { .. } => true,
         Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Elementwise(_)
         | Op::Reshape
         | Op::Transpose { .. }

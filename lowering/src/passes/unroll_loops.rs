@@ -19,8 +19,8 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
         next += 1;
         let outputs = graph.nodes[node].outputs.clone();
         let results = match graph.nodes[node].op {
-            Op::Loop { body: inner, carried } => unroll(graph, body, node, inner, carried as usize),
-            Op::If { then, otherwise } => branch(graph, body, node, then, otherwise),
+            Op::Loop { body: inner, carried, .. } => unroll(graph, body, node, inner, carried as usize),
+            Op::If { then, otherwise, .. } => branch(graph, body, node, then, otherwise),
             _ => None,
         };
         for (&old, new) in outputs.iter().zip(results.into_iter().flatten()) {

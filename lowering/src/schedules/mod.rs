@@ -30,12 +30,13 @@ pub fn is_anchor(op: &Op) -> bool {
         | Op::Scatter { .. }
         | Op::Sort { .. }
         | Op::Concat { .. }
-        | Op::If { .. }
-        | Op::Loop { .. }
         | Op::Composite { .. }
         | Op::Group { .. } => true,
-        Op::Constant(_)
+        Op::If { .. }
+        | Op::Loop { .. }
+        | Op::Constant(_)
         | Op::DimValue(_)
+        | Op::BindSizes { .. }
         | Op::Elementwise(_)
         | Op::Reshape
         | Op::Transpose { .. }

@@ -295,16 +295,21 @@ impl Entry<'_> {
         function(self.isa, &[I64; 6], Some(I32), |c, p| {
             let [bases, sizes, first, all, arena, arena_bytes] = [p[0], p[1], p[2], p[3], p[4], p[5]];
             let overlaps = |c: &mut Code<'_>, a: Value, a_bytes: Value, b: Value, b_bytes: Value| {
-                let (a_end, b_end) = (c.f.ins().iadd(a, a_bytes), c.f.ins().iadd(b, b_bytes));
-                let before = c.compare(IntCC::UnsignedLessThan, a, b_end);
-                let after = c.compare(IntCC::UnsignedLessThan, b, a_end);
-                let both = c.f.ins().band(before, after);
+                // One begins inside of the other: differences stay exact where an end would wrap.
+                let (after, before) = (c.f.ins().isub(a, b), c.f.ins().isub(b, a));
+                let after = c.compare(IntCC::UnsignedLessThan, after, b_bytes);
+                let before = c.compare(IntCC::UnsignedLessThan, before, a_bytes);
+                let both = c.f.ins().bor(before, after);
                 let some = c.compare_with(IntCC::NotEqual, a_bytes, 0);
                 let other = c.compare_with(IntCC::NotEqual, b_bytes, 0);
                 let sized = c.f.ins().band(some, other);
                 c.f.ins().band(both, sized)
             };
             let zero = c.int(0);
+            // An arena cannot go on behind the last address, whatever its caller says.
+            let room = c.f.ins().ineg(arena);
+            let room = c.add(room, -1);
+            let arena_bytes = c.f.ins().umin(arena_bytes, room);
             c.each(first, all, |c, i| {
                 let byte = c.f.ins().ishl_imm_u(i, 3);
                 let (base_at, size_at) = (c.f.ins().iadd(bases, byte), c.f.ins().iadd(sizes, byte));

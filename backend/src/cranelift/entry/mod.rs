@@ -4,13 +4,15 @@
 //! a port are one function over the port's descriptor, so their size does not grow with the number of ports.
 
 mod checks;
+mod data;
 mod steps;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
 use cranelift_codegen::isa::TargetIsa;
 use onnxc_ir::dim::Dim;
-use onnxc_ir::program::Program;
+use onnxc_ir::program::{Program, Step};
+use onnxc_ir::tensor::TensorType;
 
 use super::code::{Code, DimCode, Names, function};
 
@@ -35,7 +37,10 @@ mod status {
     pub const WORKERS: i32 = -17;
     pub const ARENA_ALIGNMENT: i32 = -18;
     pub const ARENA_SIZE: i32 = -19;
+    pub const NEED_ALLOC: i32 = -20;
+    pub const NO_MEMORY: i32 = -21;
     pub const FLAGS: i32 = -23;
+    pub const DATA_SHAPE: i32 = -26;
     pub const SIZE_LIMIT: i32 = -28;
 }
 
@@ -49,6 +54,7 @@ mod at {
     pub const BYTE_OFFSET: i32 = 40;
     pub const CAPACITY: i32 = 48;
     pub const KIND: i32 = 56;
+    pub const VALUE_FLAGS: i32 = 60;
     pub const DIMS: i32 = 64;
     pub const VALUE_BYTES: i32 = 192;
 
@@ -59,6 +65,8 @@ mod at {
     pub const PARALLEL_FOR: i32 = 32;
     pub const MAX_WORKERS: i32 = 40;
     pub const FLAGS: i32 = 44;
+    pub const ALLOC: i32 = 48;
+    pub const RELEASE: i32 = 56;
     pub const TRACE: i32 = 64;
     pub const FAULT: i32 = 88;
     pub const CALL_BYTES: i64 = 104;
@@ -80,7 +88,14 @@ mod at {
     pub const FRAME_SCRATCH: i32 = 16;
     pub const FRAME_DIMS: i32 = 24;
     pub const FRAME_BASES: i32 = 32;
-    pub const FRAME_BYTES: u32 = 40;
+    pub const FRAME_SIZES: i32 = 40;
+    pub const FRAME_SLOTS: i32 = 48;
+    pub const FRAME_OUTPUTS: i32 = 56;
+    pub const FRAME_ARENA_BYTES: i32 = 64;
+    pub const FRAME_BYTES: u32 = 72;
+
+    /// A slot: its pointer, NULL when it is empty, and its bytes.
+    pub const SLOT_BYTES: i64 = 16;
 }
 
 /// Most workers of a call.
@@ -112,7 +127,7 @@ pub struct Entry<'a> {
     pub program: &'a Program,
     /// The symbol of each kernel.
     pub kernels: &'a [String],
-    /// The program's dimension symbols in the order of the descriptor.
+    /// How many symbols the descriptor has: those that the inputs' shapes bind.
     pub symbols: usize,
 }
 
@@ -135,19 +150,59 @@ impl Entry<'_> {
         add(self.symbol("_disjoint"), false, self.disjoint());
         add(self.symbol("_task"), false, self.task());
         add(self.symbol("_launch"), false, self.launch());
-        for i in 0..self.step_functions() {
-            add(self.symbol(&format!("_steps{i}")), false, self.steps(i));
+        for list in self.lists() {
+            for (part, steps) in list.steps.chunks(STEPS_PER_FUNCTION).enumerate() {
+                add(self.symbol(&format!("{}{part}", list.name)), false, self.steps(steps));
+            }
         }
         add(self.symbol("_execute"), false, self.execute());
         add(self.symbol("plan"), true, self.plan());
         add(self.symbol("run"), true, self.run());
-        add(self.symbol("run_dl"), true, self.run_dl());
+        if self.program.steps_fail() {
+            add(self.symbol("_fail_step"), false, self.fail_step());
+        }
+        if self.program.allocates() {
+            add(self.symbol("_allocate"), false, self.allocate());
+            add(self.symbol("_append"), false, self.append());
+            add(self.symbol("_make_room"), false, self.make_room());
+            add(self.symbol("_guarded"), false, self.guarded());
+        } else {
+            add(self.symbol("run_dl"), true, self.run_dl());
+        }
         add(self.symbol("status"), true, self.status());
         all
     }
 
-    fn step_functions(&self) -> usize {
-        self.program.steps.len().div_ceil(STEPS_PER_FUNCTION)
+    /// The lists of steps: the program's own and those of branches and loops.
+    fn lists(&self) -> Vec<StepList<'_>> {
+        fn add<'p>(name: String, steps: &'p [Step], next: &mut usize, all: &mut Vec<StepList<'p>>) {
+            let mut numbered = Vec::with_capacity(steps.len());
+            for step in steps {
+                let number = *next;
+                *next += 1;
+                numbered.push((number, step));
+                for (n, inner) in step.lists().into_iter().enumerate() {
+                    add(list_name(number, n), inner, next, all);
+                }
+            }
+            all.push(StepList { name, steps: numbered });
+        }
+        let mut all = Vec::new();
+        add("_steps".into(), &self.program.steps, &mut 0, &mut all);
+        all
+    }
+
+    /// Runs a list of `count` steps; leaves the function if one fails.
+    fn run_list(&self, c: &mut Code<'_>, name: &str, count: usize, frame: Value) {
+        for part in 0..count.div_ceil(STEPS_PER_FUNCTION) {
+            let name = self.symbol(&format!("{name}{part}"));
+            if self.program.steps_fail() {
+                let status = c.call(&name, true, Some(types::I32), &[frame]);
+                leave_unless_ok(c, status);
+            } else {
+                c.call(&name, true, None, &[frame]);
+            }
+        }
     }
 
     /// `plan(dims, max_workers, arena_bytes) -> status`.
@@ -162,7 +217,7 @@ impl Entry<'_> {
                 c.leave_with(null, status::NULL);
             }
             let workers = self.workers(c, workers);
-            for (i, symbol) in self.program.symbols.iter().enumerate() {
+            for (i, symbol) in self.program.symbols.iter().take(self.symbols).enumerate() {
                 let (least, most) = self.program.symbols.bounds(symbol);
                 let value = c.load(I64, dims, i as i32 * 8);
                 let (least, most) = (c.int(least), c.int(most));
@@ -171,23 +226,29 @@ impl Entry<'_> {
                 let outside = c.f.ins().bor(below, above);
                 c.leave_with(outside, status::DIM_RANGE);
             }
-            let bytes = self.arena(c, dims, workers);
+            for size in &self.program.sizes {
+                let (_, wrong) = eval_size(c, size, dims);
+                c.leave_with(wrong, status::DIM_RANGE);
+            }
+            let (bytes, wrong) = self.arena(c, dims, workers);
+            c.leave_with(wrong, status::SIZE_LIMIT);
             c.store(bytes, out, 0);
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
         })
     }
 
-    /// `execute(in, out, call, plain) -> status`: everything that `run` and `run_dl` share.
+    /// `execute(in, out, call, plain, slots) -> status`: everything that `run` and `run_dl` share. Of slots there are any only
+    /// where data decides sizes.
     fn execute(&self) -> (Function, Names) {
         use types::{I32, I64};
         let (inputs, outputs) = (self.program.inputs.len(), self.program.outputs.len());
-        function(self.isa, &[I64, I64, I64, I32], Some(I32), |c, p| {
-            let [values_in, values_out, call, plain] = [p[0], p[1], p[2], p[3]];
+        function(self.isa, &[I64, I64, I64, I32, I64], Some(I32), |c, p| {
+            let [values_in, values_out, call, plain, slots] = [p[0], p[1], p[2], p[3], p[4]];
             let given = c.load(I32, call, at::MAX_WORKERS);
             let workers = self.workers(c, given);
             let ports = c.symbol(&self.symbol("_ports"), true);
-            let dims = c.stack(self.symbols as u32 * 8);
+            let dims = c.stack(self.program.symbols.len() as u32 * 8);
             let unset = c.int(-1);
             for i in 0..self.symbols {
                 c.store(unset, dims, i as i32 * 8);
@@ -218,8 +279,13 @@ impl Entry<'_> {
                 let differs = c.compare(IntCC::NotEqual, a, b);
                 self.fail_if(c, differs, status::DIM_SYMBOL, &about, None, [Some(a), Some(b)]);
             }
+            for size in &self.program.sizes {
+                let (value, wrong) = eval_size(c, size, dims);
+                self.fail_if(c, wrong, status::DIM_RANGE, &about, None, [None, Some(value)]);
+            }
             self.check_outputs(c, values_out, call, plain, ports, dims, bases, sizes);
-            let needed = self.arena(c, dims, workers);
+            let (needed, wrong) = self.arena(c, dims, workers);
+            self.fail_if(c, wrong, status::SIZE_LIMIT, &about, None, [None; 2]);
             let (arena, arena_bytes) = (c.load(I64, call, at::ARENA), c.load(I64, call, at::ARENA_BYTES));
             let null = c.compare_with(IntCC::Equal, arena, 0);
             let wanted = c.compare_with(IntCC::NotEqual, needed, 0);
@@ -249,12 +315,14 @@ impl Entry<'_> {
                 (at::FRAME_SCRATCH, scratch),
                 (at::FRAME_DIMS, dims),
                 (at::FRAME_BASES, bases),
+                (at::FRAME_SIZES, sizes),
+                (at::FRAME_SLOTS, slots),
+                (at::FRAME_OUTPUTS, values_out),
+                (at::FRAME_ARENA_BYTES, arena_bytes),
             ] {
                 c.store(value, frame, offset);
             }
-            for i in 0..self.step_functions() {
-                c.call(&self.symbol(&format!("_steps{i}")), true, None, &[frame]);
-            }
+            self.run_list(c, "_steps", self.program.steps.len(), frame);
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
         })
@@ -302,18 +370,23 @@ impl Entry<'_> {
             let port = c.add(ports, (inputs + i) as i64 * at::PORT_BYTES);
             (value, port, c.int32(i as i32))
         };
+        let nothing = c.int(0);
         for (i, output) in self.program.outputs.iter().enumerate() {
             let (value, port, index) = place(c, i);
-            let mut count = c.int(1);
-            for (axis, dim) in output.ty.shape.iter().enumerate() {
-                let extent = eval(c, dim, dims);
-                c.store(extent, shape, axis as i32 * 8);
-                count = c.f.ins().imul(count, extent);
+            if !self.program.states_at_entry(output) {
+                c.store(nothing, sizes, (inputs + i) as i32 * 8);
+                continue;
             }
-            let bits = c.f.ins().imul_imm_s(count, i64::from(output.ty.dtype.bits()));
-            let bits = c.add(bits, 7);
-            let bytes = c.f.ins().ushr_imm_u(bits, 3);
+            let about = PortValues { call, output: c.int32(1), index };
+            let bytes = self.shape_and_bytes(c, &output.ty, dims, shape, |c, axis, wrong, extent| {
+                let axis = c.int(axis as i64);
+                self.fail_if(c, wrong, status::SIZE_LIMIT, &about, Some(axis), [None, Some(extent)]);
+            });
             c.store(bytes, sizes, (inputs + i) as i32 * 8);
+            if self.program.allocates() {
+                let room = c.call(&self.symbol("_make_room"), true, Some(I32), &[value, port, bytes, call]);
+                leave_unless_ok(c, room);
+            }
             let checked = c
                 .call(&self.symbol("_output"), true, Some(I32), &[value, port, shape, bytes, call, index, plain])
                 .expect("output gives a status");
@@ -326,7 +399,10 @@ impl Entry<'_> {
         let verdict = c.load(I32, verdict, 0);
         let more = c.compare_with(IntCC::NotEqual, verdict, 0);
         c.leave_if(more, |_| verdict);
-        for i in 0..self.program.outputs.len() {
+        for (i, output) in self.program.outputs.iter().enumerate() {
+            if !self.program.states_at_entry(output) {
+                continue;
+            }
             let (value, port, index) = place(c, i);
             let bytes = c.load(types::I64, sizes, (inputs + i) as i32 * 8);
             let one = c.int32(1);
@@ -336,6 +412,38 @@ impl Entry<'_> {
             let base = c.f.ins().iadd(data, offset);
             c.store(base, bases, (inputs + i) as i32 * 8);
         }
+    }
+
+    /// Stores a tensor's extents at `shape` and gives its bytes. `fail` leaves the function if an extent is negative, or if
+    /// the tensor has more elements up to an axis than the ABI counts: 2^56, so that no product of bits overflows.
+    fn shape_and_bytes(
+        &self,
+        c: &mut Code<'_>,
+        ty: &TensorType,
+        dims: Value,
+        shape: Value,
+        fail: impl Fn(&mut Code<'_>, usize, Value, Value),
+    ) -> Value {
+        let mut count = c.int(1);
+        for (axis, dim) in ty.shape.iter().enumerate() {
+            let (extent, wrong) = eval_size(c, dim, dims);
+            c.store(extent, shape, axis as i32 * 8);
+            if ty.static_len().is_none() {
+                let high = c.f.ins().umulhi(count, extent);
+                count = c.f.ins().imul(count, extent);
+                let top = c.f.ins().ushr_imm_u(count, 56);
+                let over = c.f.ins().bor(high, top);
+                let over = c.compare_with(IntCC::NotEqual, over, 0);
+                let wrong = c.f.ins().bor(wrong, over);
+                fail(c, axis, wrong, extent);
+            }
+        }
+        if let Some(len) = ty.static_len() {
+            count = c.int(len);
+        }
+        let bits = c.f.ins().imul_imm_s(count, i64::from(ty.dtype.bits()));
+        let bits = c.add(bits, 7);
+        c.f.ins().ushr_imm_u(bits, 3)
     }
 
     /// What can be wrong with a call whatever the model.
@@ -364,8 +472,12 @@ impl Entry<'_> {
         use types::{I32, I64};
         function(self.isa, &[I64; 3], Some(I32), |c, p| {
             self.check_call(c, p[0], p[1], p[2]);
-            let plain = c.int32(0);
-            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain]);
+            let (plain, no_slots) = (c.int32(0), c.int(0));
+            let status = if self.program.allocates() {
+                c.call(&self.symbol("_guarded"), true, Some(I32), &[p[0], p[1], p[2]])
+            } else {
+                c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain, no_slots])
+            };
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }
@@ -401,8 +513,9 @@ impl Entry<'_> {
             copy(c, p[0], inputs, 0);
             copy(c, p[1], outputs, inputs);
             let values_out = c.add(values, inputs as i64 * i64::from(at::VALUE_BYTES));
-            let plain = c.int32(1);
-            let status = c.call(&self.symbol("_execute"), true, Some(I32), &[values, values_out, p[2], plain]);
+            let (plain, no_slots) = (c.int32(1), c.int(0));
+            let arguments = [values, values_out, p[2], plain, no_slots];
+            let status = c.call(&self.symbol("_execute"), true, Some(I32), &arguments);
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }
@@ -426,6 +539,18 @@ impl Entry<'_> {
     }
 }
 
+/// Steps that run one after the other, with their numbers.
+struct StepList<'p> {
+    /// What the names of its functions begin with.
+    name: String,
+    steps: Vec<(usize, &'p Step)>,
+}
+
+/// What the functions of a list in a step are called.
+fn list_name(step: usize, list: usize) -> String {
+    format!("_steps_{step}_{list}_")
+}
+
 /// The port that a failure is about.
 struct PortValues {
     call: Value,
@@ -440,5 +565,15 @@ fn leave_unless_ok(c: &mut Code<'_>, status: Option<Value>) {
 }
 
 fn eval(c: &mut Code<'_>, dim: &Dim, dims: Value) -> Value {
-    dim.fold(&mut DimCode { code: c, dims })
+    dim.fold(&mut DimCode { code: c, dims, wraps: None })
+}
+
+/// The value of a size, and an `i8` that tells whether it is negative or does not fit 64 bits.
+fn eval_size(c: &mut Code<'_>, dim: &Dim, dims: Value) -> (Value, Value) {
+    let fits = c.f.ins().iconst(types::I8, 0);
+    let mut code = DimCode { code: c, dims, wraps: Some(fits) };
+    let value = dim.fold(&mut code);
+    let wraps = code.wraps.expect("the sums are watched");
+    let negative = c.compare_with(IntCC::SignedLessThan, value, 0);
+    (value, c.f.ins().bor(wraps, negative))
 }

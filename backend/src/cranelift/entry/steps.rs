@@ -6,7 +6,15 @@ use cranelift_entity::EntityRef;
 use onnxc_ir::program::{Place, Step};
 
 use super::super::code::{Code, Names, function};
-use super::{Entry, MAX_WORKERS, STEPS_PER_FUNCTION, at, eval, status};
+use super::{Entry, MAX_WORKERS, at, eval, eval_size, list_name, status};
+
+/// Where a frame's places are: arrays of pointers, the arena, the symbols' values.
+pub(super) struct Memory {
+    pub(super) bases: Value,
+    pub(super) arena: Value,
+    pub(super) dims: Value,
+    pub(super) slots: Value,
+}
 
 impl Entry<'_> {
     /// `task(job, task, worker)`: one task of a launch; the job is what `launch` puts on its stack.
@@ -66,25 +74,27 @@ impl Entry<'_> {
     }
 
     /// A part of the steps.
-    pub(super) fn steps(&self, part: usize) -> (Function, Names) {
+    pub(super) fn steps(&self, steps: &[(usize, &Step)]) -> (Function, Names) {
         use types::I64;
-        let first = part * STEPS_PER_FUNCTION;
-        let steps = &self.program.steps[first..self.program.steps.len().min(first + STEPS_PER_FUNCTION)];
-        function(self.isa, &[I64], None, |c, p| {
+        // Only steps that look at data can fail.
+        let result = self.program.steps_fail().then_some(types::I32);
+        function(self.isa, &[I64], result, |c, p| {
             let frame = p[0];
             let bases = c.load(I64, frame, at::FRAME_BASES);
             let arena = c.load(I64, frame, at::FRAME_ARENA);
             let dims = c.load(I64, frame, at::FRAME_DIMS);
-            let launches = steps.iter().filter_map(|s| if let Step::Launch(l) = s { Some(l) } else { None });
+            let slots = c.load(I64, frame, at::FRAME_SLOTS);
+            let memory = Memory { bases, arena, dims, slots };
+            let launches = steps.iter().filter_map(|(_, s)| if let Step::Launch(l) = s { Some(l) } else { None });
             let most_buffers = launches.clone().map(|l| l.buffers.len()).max().unwrap_or(0);
             let most_params = launches.map(|l| l.params.len()).max().unwrap_or(0);
             let buffers = c.stack(most_buffers as u32 * 8);
             let params = c.stack(most_params as u32 * 8);
-            for (i, step) in steps.iter().enumerate() {
+            for &(number, step) in steps {
                 match step {
                     Step::Launch(launch) => {
                         for (n, place) in launch.buffers.iter().enumerate() {
-                            let pointer = self.place(c, place, bases, arena, dims);
+                            let pointer = self.place(c, place, &memory);
                             c.store(pointer, buffers, n as i32 * 8);
                         }
                         for (n, param) in launch.params.iter().enumerate() {
@@ -93,12 +103,16 @@ impl Entry<'_> {
                         }
                         let tasks = eval(c, &launch.tasks, dims);
                         let kernel = c.symbol(&self.kernels[launch.kernel.index()], true);
-                        let number = c.int((first + i) as i64);
+                        let number = c.int(number as i64);
                         c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
                     }
-                    Step::Copy { from, to, bytes, .. } => {
-                        let from = self.place(c, from, bases, arena, dims);
-                        let to = self.place(c, to, bases, arena, dims);
+                    Step::Copy { from, to, offset, bytes, .. } => {
+                        let from = self.place(c, from, &memory);
+                        let mut to = self.place(c, to, &memory);
+                        if *offset != 0 {
+                            let offset = eval(c, offset, dims);
+                            to = c.f.ins().iadd(to, offset);
+                        }
                         let bytes = eval(c, bytes, dims);
                         // No bytes, no call: an empty tensor's pointer may be NULL.
                         let some = c.compare_with(IntCC::NotEqual, bytes, 0);
@@ -106,35 +120,83 @@ impl Entry<'_> {
                             c.call("memcpy", false, Some(I64), &[to, from, bytes]);
                         });
                     }
+                    Step::If { condition, then, otherwise, .. } => {
+                        let condition = self.place(c, condition, &memory);
+                        let condition = c.load(types::I8, condition, 0);
+                        let (first, second, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
+                        c.f.ins().brif(condition, first, &[], second, &[]);
+                        for (n, (block, list)) in [(first, then), (second, otherwise)].into_iter().enumerate() {
+                            c.f.switch_to_block(block);
+                            self.run_list(c, &list_name(number, n), list.len(), frame);
+                            c.f.ins().jump(after, &[]);
+                        }
+                        c.f.switch_to_block(after);
+                    }
+                    Step::Loop { trips, condition, iteration, counter, body, .. } => {
+                        let [trips, condition, counter] =
+                            [trips, condition, counter].map(|p| self.place(c, p, &memory));
+                        let (zero, iteration) = (c.int(0), iteration.index() as i32 * 8);
+                        let (top, more) = (c.f.create_block(), c.f.create_block());
+                        let (inside, after) = (c.f.create_block(), c.f.create_block());
+                        let i = c.f.append_block_param(top, I64);
+                        c.f.ins().jump(top, &[zero.into()]);
+                        c.f.switch_to_block(top);
+                        c.store(i, dims, iteration);
+                        let trips = c.load(I64, trips, 0);
+                        let below = c.compare(IntCC::SignedLessThan, i, trips);
+                        c.f.ins().brif(below, more, &[], after, &[]);
+                        c.f.switch_to_block(more);
+                        let again = c.load(types::I8, condition, 0);
+                        c.f.ins().brif(again, inside, &[], after, &[]);
+                        c.f.switch_to_block(inside);
+                        c.store(i, counter, 0);
+                        self.run_list(c, &list_name(number, 0), body.len(), frame);
+                        let next = c.add(i, 1);
+                        c.f.ins().jump(top, &[next.into()]);
+                        c.f.switch_to_block(after);
+                    }
+                    Step::Bind { .. }
+                    | Step::Assign { .. }
+                    | Step::Append { .. }
+                    | Step::Move { .. }
+                    | Step::Require { .. }
+                    | Step::Allocate { .. }
+                    | Step::Release { .. }
+                    | Step::State { .. } => self.data_step(c, step, number, frame, &memory),
                 }
             }
-            c.f.ins().return_(&[]);
+            let ok = result.map(|_| c.int32(0));
+            c.f.ins().return_(ok.as_slice());
         })
     }
 
-    pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, bases: Value, arena: Value, dims: Value) -> Value {
+    pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, memory: &Memory) -> Value {
         match place {
-            Place::Input(i) => c.load(types::I64, bases, *i as i32 * 8),
-            Place::Output(i) => c.load(types::I64, bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
+            Place::Input(i) => c.load(types::I64, memory.bases, *i as i32 * 8),
+            Place::Output(i) => c.load(types::I64, memory.bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
+            Place::Slot(i) => c.load(types::I64, memory.slots, *i as i32 * at::SLOT_BYTES as i32),
             Place::Weights(offset) => {
                 let weights = c.symbol(&self.symbol("weights"), false);
                 c.add(weights, *offset as i64)
             }
             Place::Arena(offset) => match offset.as_const() {
-                Some(offset) => c.add(arena, offset),
+                Some(offset) => c.add(memory.arena, offset),
                 None => {
-                    let offset = eval(c, offset, dims);
-                    c.f.ins().iadd(arena, offset)
+                    let offset = eval(c, offset, memory.dims);
+                    c.f.ins().iadd(memory.arena, offset)
                 }
             },
         }
     }
 
-    /// The arena's size for these dims and workers.
-    pub(super) fn arena(&self, c: &mut Code<'_>, dims: Value, workers: Value) -> Value {
-        let tensors = eval(c, &self.program.arena_bytes, dims);
+    /// The arena's size for these dims and workers, and an `i8` that tells whether it is past what can be addressed.
+    pub(super) fn arena(&self, c: &mut Code<'_>, dims: Value, workers: Value) -> (Value, Value) {
+        let (tensors, wrong) = eval_size(c, &self.program.arena_bytes, dims);
         let scratch = c.f.ins().imul_imm_s(workers, self.program.scratch_bytes as i64);
-        c.f.ins().iadd(tensors, scratch)
+        let bytes = c.f.ins().iadd(tensors, scratch);
+        // Scratch is small: past the greatest size the sum is negative.
+        let over = c.compare_with(IntCC::SignedLessThan, bytes, 0);
+        (bytes, c.f.ins().bor(wrong, over))
     }
 
     /// The number of workers: 0 counts as 1. Leaves the function where it is out of range.

@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use super::{BuildError, Builder};
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::tensor::infer::OutputType;
 use crate::tensor::known;
@@ -43,10 +45,19 @@ impl Builder<'_> {
     ) -> Result<Vec<Value>, E> {
         let then = self.branch(captures, then)?;
         let otherwise = self.branch(captures, otherwise)?;
-        let op = Op::If { then, otherwise };
+        let op = Op::If { then, otherwise, sizes: SmallVec::new() };
         let inputs: Vec<Value> = std::iter::once(condition).chain(self.captured(captures)).collect();
         let derived = self.infer(&op, &inputs)?;
-        let types: Vec<Type> = derived.into_iter().map(|t| self.complete(t, "if")).collect();
+        let mut sizes = SmallVec::new();
+        let inside = [then, otherwise].map(|region| self.sizes_inside(region)).concat();
+        let types: Vec<Type> = derived
+            .into_iter()
+            .map(|t| {
+                let t = self.hide(t, &inside);
+                self.complete(t, "if", &mut sizes)
+            })
+            .collect();
+        let op = Op::If { then, otherwise, sizes };
         let node = self.node(op, &inputs, &types)?;
         Ok(self.graph.nodes[node].outputs.to_vec())
     }
@@ -88,13 +99,59 @@ impl Builder<'_> {
         param
     }
 
-    /// A type with fresh symbols for the sizes that are not derived.
-    fn complete(&mut self, ty: OutputType, prefix: &str) -> Type {
+    /// The symbols that a region and those nested in it bind.
+    fn sizes_inside(&self, region: Region) -> Vec<Symbol> {
+        let mut bound = Vec::new();
+        let mut waiting = vec![region];
+        while let Some(region) = waiting.pop() {
+            for &node in &self.graph.regions[region].nodes {
+                let op = &self.graph.nodes[node].op;
+                waiting.extend(op.regions());
+                bound.extend(op.own_sizes());
+            }
+        }
+        bound
+    }
+
+    /// A size as it is seen from outside of a region that binds these symbols; `None` where that cannot be said.
+    fn seen_outside(&self, size: &Dim, inside: &[Symbol]) -> Option<Dim> {
+        let hidden = |d: &Dim| d.symbols().any(|s| inside.contains(&s));
+        if !hidden(size) {
+            return Some(size.clone());
+        }
+        Some(self.graph.rewrite_dim(size)).filter(|d| !hidden(d))
+    }
+
+    /// A type without the sizes that only a region knows.
+    fn hide(&self, ty: OutputType, inside: &[Symbol]) -> OutputType {
+        match ty {
+            OutputType::Exact(Type::Tensor(t)) => {
+                let dims: SmallVec<[Option<Dim>; 5]> = t.shape.iter().map(|d| self.seen_outside(d, inside)).collect();
+                match dims.iter().cloned().collect() {
+                    Some(shape) => OutputType::Exact(TensorType { dtype: t.dtype, shape }.into()),
+                    None => OutputType::Partial(t.dtype, dims),
+                }
+            }
+            OutputType::Partial(dtype, dims) => {
+                let dims = dims.into_iter().map(|d| d.and_then(|d| self.seen_outside(&d, inside))).collect();
+                OutputType::Partial(dtype, dims)
+            }
+            other => other,
+        }
+    }
+
+    /// A type with fresh symbols, which `sizes` collects, for the sizes that are not derived.
+    fn complete(&mut self, ty: OutputType, prefix: &str, sizes: &mut SmallVec<[Symbol; 2]>) -> Type {
         match ty {
             OutputType::Exact(t) => t,
             OutputType::Partial(dtype, dims) => {
                 let symbols = &mut self.graph.symbols;
-                let shape = dims.into_iter().map(|d| d.unwrap_or_else(|| Dim::from(symbols.fresh(prefix)))).collect();
+                let mut fresh = || {
+                    let symbol = symbols.fresh(prefix);
+                    sizes.push(symbol);
+                    Dim::from(symbol)
+                };
+                let shape = dims.into_iter().map(|d| d.unwrap_or_else(&mut fresh)).collect();
                 TensorType { dtype, shape }.into()
             }
             OutputType::Stated(dtype) => TensorType::fixed(dtype, &[]).into(),
@@ -123,7 +180,9 @@ impl Builder<'_> {
         let mut inputs = vec![spec.trip_count, spec.condition];
         inputs.extend(spec.carried.iter().map(|(v, _)| *v));
         inputs.extend(self.captured(&spec.captures));
-        let op = Op::Loop { body: region, carried: carried.len() as u32 };
+        let varying = self.varying(&spec.carried);
+        let mut sizes = SmallVec::new();
+        let op = Op::Loop { body: region, carried: carried.len() as u32, varying, sizes: SmallVec::new() };
         let derived = self.infer(&op, &inputs)?;
         let mut types = Vec::with_capacity(derived.len());
         for (i, derived) in derived.into_iter().enumerate() {
@@ -135,11 +194,12 @@ impl Builder<'_> {
                 (OutputType::Partial(dtype, mut dims), None) => {
                     dims[0] = spec.iterations.clone();
                     // A size of the body that is no symbol of the body alone is the same in every iteration.
+                    let inside = self.sizes_inside(region);
                     let result = self.graph.regions[region].results[1 + i];
                     if let Type::Tensor(t) = self.graph.ty(result).clone() {
                         for (dim, size) in dims[1..].iter_mut().zip(&t.shape) {
                             if !self.varies(size, &spec.carried) {
-                                *dim = Some(size.clone());
+                                *dim = self.seen_outside(size, &inside);
                             }
                         }
                     }
@@ -147,8 +207,10 @@ impl Builder<'_> {
                 }
                 (other, _) => other,
             };
-            types.push(self.complete(stated, "loop"));
+            types.push(self.complete(stated, "loop", &mut sizes));
         }
+        let Op::Loop { body, carried, varying, .. } = op else { unreachable!("it was made a loop") };
+        let op = Op::Loop { body, carried, varying, sizes };
         let node = self.node(op, &inputs, &types)?;
         Ok(self.graph.nodes[node].outputs.to_vec())
     }
@@ -165,6 +227,18 @@ impl Builder<'_> {
                 }
             }
         }
+    }
+
+    /// The symbols of the carried types that stand for sizes which may change.
+    fn varying(&self, carried: &[(Value, Type)]) -> SmallVec<[Symbol; 2]> {
+        let mut symbols: SmallVec<[Symbol; 2]> = SmallVec::new();
+        for (value, ty) in carried {
+            let (Type::Tensor(before), Type::Tensor(param)) = (self.graph.ty(*value), ty) else { continue };
+            for (b, p) in before.shape.iter().zip(&param.shape) {
+                symbols.extend(p.as_symbol().filter(|s| b != p && !symbols.contains(s)));
+            }
+        }
+        symbols
     }
 
     /// Whether a size depends on a symbol that only the carried types of a loop mention.
@@ -203,14 +277,46 @@ impl Builder<'_> {
     /// # Panics
     /// If there are not as many arguments as parameters.
     pub fn inline(&mut self, region: Region, args: &[Value]) -> Vec<Value> {
+        let fresh = self.fresh_sizes(region);
+        self.inline_with(region, args, &fresh)
+    }
+
+    /// New symbols for the sizes that a region and those nested in it bind, with the assumptions about them.
+    fn fresh_sizes(&mut self, region: Region) -> HashMap<Symbol, Symbol> {
+        let mut fresh = HashMap::new();
+        for symbol in self.sizes_inside(region) {
+            let name = self.graph.symbols.name(symbol).trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
+            let name = name.to_owned();
+            let (low, high) = self.graph.symbols.bounds(symbol);
+            let new = self.graph.symbols.fresh(&name);
+            self.graph.symbols.widen(new, low, high);
+            fresh.insert(symbol, new);
+        }
+        if !fresh.is_empty() {
+            for (left, right) in self.graph.assumptions.clone() {
+                let renamed = (rename(&left, &fresh), rename(&right, &fresh));
+                if renamed != (left, right) {
+                    self.graph.assumptions.push(renamed);
+                }
+            }
+        }
+        fresh
+    }
+
+    fn inline_with(&mut self, region: Region, args: &[Value], fresh: &HashMap<Symbol, Symbol>) -> Vec<Value> {
         let data = self.graph.regions[region].clone();
         assert_eq!(data.params.len(), args.len(), "one argument per parameter of {region}");
         let mut map: HashMap<Value, Value> = data.params.iter().copied().zip(args.iter().copied()).collect();
         for node in data.nodes {
             let node = self.graph.nodes[node].clone();
-            let op = self.with_copied_regions(&node.op);
+            let mut op = self.with_copied_regions(&node.op, fresh);
             let inputs = node.inputs.iter().map(|v| map[v]);
-            let types: Vec<Type> = node.outputs.iter().map(|&v| self.graph.ty(v).clone()).collect();
+            let mut types: Vec<Type> = node.outputs.iter().map(|&v| self.graph.ty(v).clone()).collect();
+            if !fresh.is_empty() {
+                op.map_dims(|d| rename(d, fresh));
+                op.rename_sizes(|s| fresh.get(&s).copied().unwrap_or(s));
+                types.iter_mut().for_each(|ty| ty.map_dims(&|d| rename(d, fresh)));
+            }
             let mut origins = node.origins.clone();
             origins.extend(self.origins.iter().copied());
             let copy = self.graph.add_node(self.region, op, inputs, types, &origins);
@@ -219,7 +325,8 @@ impl Builder<'_> {
             for (i, &old) in node.outputs.iter().enumerate() {
                 let new = self.graph.nodes[copy].outputs[i];
                 if self.graph.known[new].is_none() {
-                    self.graph.known[new] = self.graph.known[old].clone();
+                    let known = self.graph.known[old].as_ref().map(|known| known.map_dims(|d| rename(d, fresh)));
+                    self.graph.known[new] = known;
                 }
                 map.insert(old, new);
             }
@@ -227,16 +334,19 @@ impl Builder<'_> {
         data.results.iter().map(|v| map[v]).collect()
     }
 
-    fn with_copied_regions(&mut self, op: &Op) -> Op {
+    fn with_copied_regions(&mut self, op: &Op, fresh: &HashMap<Symbol, Symbol>) -> Op {
         let mut op = op.clone();
         match &mut op {
-            Op::If { then, otherwise } => {
-                *then = self.copy_region(*then);
-                *otherwise = self.copy_region(*otherwise);
+            Op::If { then, otherwise, .. } => {
+                *then = self.copy_with(*then, fresh);
+                *otherwise = self.copy_with(*otherwise, fresh);
             }
-            Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => *body = self.copy_region(*body),
+            Op::Loop { body, .. } | Op::Composite { body, .. } | Op::Group { body } => {
+                *body = self.copy_with(*body, fresh);
+            }
             Op::Constant(_)
             | Op::DimValue(_)
+            | Op::BindSizes { .. }
             | Op::Elementwise(_)
             | Op::Reduce { .. }
             | Op::Cumulate { .. }
@@ -258,11 +368,35 @@ impl Builder<'_> {
 
     /// A copy of a region with everything nested in it.
     pub fn copy_region(&mut self, region: Region) -> Region {
+        let fresh = self.fresh_sizes(region);
+        self.copy_with(region, &fresh)
+    }
+
+    fn copy_with(&mut self, region: Region, fresh: &HashMap<Symbol, Symbol>) -> Region {
         let copy = self.graph.add_region();
         let params = self.graph.regions[region].params.clone();
-        let params: Vec<Value> = params.into_iter().map(|p| self.param_like(copy, p)).collect();
-        let results = self.within(copy).inline(region, &params);
+        let params: Vec<Value> = params
+            .into_iter()
+            .map(|p| {
+                let param = self.param_like(copy, p);
+                if !fresh.is_empty() {
+                    self.graph.values[param].ty.map_dims(&|d| rename(d, fresh));
+                    let known = self.graph.known[param].as_ref().map(|known| known.map_dims(|d| rename(d, fresh)));
+                    self.graph.known[param] = known;
+                }
+                param
+            })
+            .collect();
+        let results = self.within(copy).inline_with(region, &params, fresh);
         self.graph.regions[copy].results = results;
         copy
     }
+}
+
+/// An expression with other symbols.
+fn rename(dim: &Dim, fresh: &HashMap<Symbol, Symbol>) -> Dim {
+    if fresh.is_empty() || !dim.symbols().any(|s| fresh.contains_key(&s)) {
+        return dim.clone();
+    }
+    dim.substitute(|s| fresh.get(&s).copied().map(Dim::symbol)).expect("symbols for symbols keep the size")
 }

@@ -290,6 +290,38 @@ impl<'g> Builder<'g> {
         self.concat(&vectors, 0)
     }
 
+    /// Sizes from the elements of an integer vector or scalar: known ones as they are, the others as fresh symbols, bound
+    /// here to what a run finds. Each element has its range, least and greatest; a run stops where it lies outside.
+    ///
+    /// # Errors
+    /// If the value is no vector or scalar of integers of as many elements as there are ranges.
+    pub fn bind_sizes(&mut self, value: Value, prefix: &str, ranges: &[(Dim, Dim)]) -> Result<Vec<Dim>, BuildError> {
+        let ty = self.tensor(value)?;
+        if !ty.dtype.is_int() || ty.rank() > 1 || ty.static_len() != Some(ranges.len() as i64) {
+            let text = self.graph.type_text(self.graph.ty(value));
+            return invalid(format!("{} sizes from a tensor of type {text}", ranges.len()));
+        }
+        let value = self.cast(value, DType::I64)?;
+        let known = |graph: &Graph, i: usize| graph.known[value].as_ref()?.elements()[i].as_ref()?.as_dim().cloned();
+        if let Some(dims) = (0..ranges.len()).map(|i| known(self.graph, i)).collect() {
+            return Ok(dims);
+        }
+        let mut symbols = SmallVec::new();
+        let mut sizes = Vec::with_capacity(ranges.len());
+        for (i, (low, high)) in ranges.iter().enumerate() {
+            let symbol = self.graph.symbols.fresh(prefix);
+            let (least, most) = (low.bounds(&self.graph.symbols).0, high.bounds(&self.graph.symbols).1);
+            if !self.graph.symbols.widen(symbol, least, most) {
+                return invalid(format!("a size between {least} and {most}"));
+            }
+            symbols.push(symbol);
+            sizes.push(known(self.graph, i).unwrap_or_else(|| Dim::symbol(symbol)));
+        }
+        let (low, high) = ranges.iter().cloned().unzip();
+        self.derived(Op::BindSizes { symbols, low, high }, &[value])?;
+        Ok(sizes)
+    }
+
     /// Makes two dimensions equal, recording an assumption where only a run can tell.
     fn unify(&mut self, a: &Dim, b: &Dim, what: impl FnOnce(&Graph) -> String) -> Result<(), BuildError> {
         let result = self.graph.assume_equal(a, b);

@@ -36,6 +36,9 @@ pub enum InterpError {
         /// What is wrong.
         message: String,
     },
+    /// Sizes that data decides are out of their range or do not fit each other.
+    #[error("{0}")]
+    Data(String),
     /// A type that the interpreter has no values for: strings, complex numbers, sequences.
     #[error("{0} are not interpreted")]
     Types(String),
@@ -58,16 +61,32 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
             )));
         }
         for (dim, &extent) in ty.shape.iter().zip(&input.shape) {
-            let held = match dim.as_symbol() {
-                Some(symbol) => *symbols.entry(symbol).or_insert(extent),
-                None => dim.as_const().unwrap_or(extent),
-            };
+            if let Some(symbol) = dim.as_symbol() {
+                let (low, high) = graph.symbols.bounds(symbol);
+                if extent < low || extent > high {
+                    let name = graph.symbols.name(symbol);
+                    return Err(InterpError::Inputs(format!("{name} of input {i} is {extent}, not in {low}..={high}")));
+                }
+                symbols.entry(symbol).or_insert(extent);
+            }
+        }
+    }
+    let mut run = Run { graph, symbols };
+    for (i, (&param, input)) in params.iter().zip(inputs).enumerate() {
+        for (dim, &extent) in tensor_type(graph, param)?.shape.iter().zip(&input.shape) {
+            let held = run.dim(dim)?;
             if held != extent {
                 return Err(InterpError::Inputs(format!("a dimension of input {i} is {extent} instead of {held}")));
             }
         }
     }
-    let mut run = Run { graph, symbols };
+    for (left, right) in graph.assumptions.iter().filter(|pair| run.has_values(pair)) {
+        let (a, b) = (run.dim(left)?, run.dim(right)?);
+        if a != b {
+            let (left, right) = (left.display(&graph.symbols), right.display(&graph.symbols));
+            return Err(InterpError::Inputs(format!("the model needs {left} = {right}, which are {a} and {b}")));
+        }
+    }
     run.region(graph.body(), inputs.to_vec())
 }
 
@@ -76,6 +95,14 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
 /// # Panics
 /// If a recipe does not fit its inputs: the verifier has checked that.
 pub fn constant_bytes(constants: &PrimaryMap<Constant, ConstantData>, constant: Constant) -> TensorBytes {
+    SharedConstants::of(constants, constant).take(constants, constant)
+}
+
+fn evaluate_constant(
+    constants: &PrimaryMap<Constant, ConstantData>,
+    constant: Constant,
+    shared: &mut SharedConstants,
+) -> TensorBytes {
     let data = &constants[constant];
     let shape = data.ty.static_shape().expect("constants have constant shapes");
     let dtype = data.ty.dtype;
@@ -87,11 +114,50 @@ pub fn constant_bytes(constants: &PrimaryMap<Constant, ConstantData>, constant: 
             elements.into_tensor()
         }
         ConstantSource::Lazy { op, inputs } => {
-            let inputs: Vec<TensorBytes> = inputs.iter().map(|&c| constant_bytes(constants, c)).collect();
+            let inputs: Vec<TensorBytes> = inputs.iter().map(|&c| shared.take(constants, c)).collect();
             let mut results = evaluate(op, &inputs, std::slice::from_ref(&data.ty), &|_| 0)
                 .unwrap_or_else(|e| panic!("the recipe of {constant}: {e}"));
             results.remove(0)
         }
+    }
+}
+
+/// Constants that several recipes of one evaluation use: each is evaluated once and kept until its last use.
+struct SharedConstants {
+    /// How often each recipe is still asked for.
+    uses: HashMap<Constant, usize>,
+    held: HashMap<Constant, TensorBytes>,
+}
+
+impl SharedConstants {
+    /// What a constant is made from, directly or not.
+    fn of(constants: &PrimaryMap<Constant, ConstantData>, constant: Constant) -> SharedConstants {
+        let mut uses = HashMap::from([(constant, 1)]);
+        let mut waiting = vec![constant];
+        while let Some(next) = waiting.pop() {
+            let ConstantSource::Lazy { inputs, .. } = &constants[next].source else { continue };
+            for &input in inputs {
+                let count = uses.entry(input).or_insert(0);
+                *count += 1;
+                if *count == 1 {
+                    waiting.push(input);
+                }
+            }
+        }
+        SharedConstants { uses, held: HashMap::new() }
+    }
+
+    fn take(&mut self, constants: &PrimaryMap<Constant, ConstantData>, constant: Constant) -> TensorBytes {
+        let tensor = match self.held.remove(&constant) {
+            Some(tensor) => tensor,
+            None => evaluate_constant(constants, constant, self),
+        };
+        let left = self.uses.get_mut(&constant).expect("uses were counted");
+        *left -= 1;
+        if *left > 0 {
+            self.held.insert(constant, tensor.clone());
+        }
+        tensor
     }
 }
 
@@ -111,6 +177,7 @@ pub fn evaluate(
     Ok(match op {
         Op::Constant(_) => unreachable!("the caller holds the constants"),
         Op::DimValue(dim) => vec![TensorBytes::from_i64(&[], &[size(op, dim, symbols)?])],
+        Op::BindSizes { .. } => vec![inputs[0].clone()],
         Op::Elementwise(expr) => vec![elements::elementwise(expr, inputs, dtype, &shape, symbols)],
         Op::Reduce { op, axes } => vec![compute::reduce(*op, axes, &inputs[0], dtype, &shape)],
         Op::Cumulate { op, axis, exclusive, reverse } => {
@@ -160,6 +227,47 @@ struct Run<'g> {
 }
 
 impl Run<'_> {
+    /// The value of a size.
+    fn dim(&self, dim: &Dim) -> Result<i64, InterpError> {
+        if let Some(symbol) = dim.symbols().find(|s| !self.symbols.contains_key(s)) {
+            let name = self.graph.symbols.name(symbol);
+            return Err(InterpError::Inputs(format!("no input says what `{name}` is")));
+        }
+        let text = || dim.display(&self.graph.symbols).to_string();
+        dim.eval(|s| self.symbols[&s]).ok_or_else(|| InterpError::Inputs(format!("the size {} has no value", text())))
+    }
+
+    /// Whether both sides of an assumption have values so far.
+    fn has_values(&self, (left, right): &(Dim, Dim)) -> bool {
+        left.symbols().chain(right.symbols()).all(|s| self.symbols.contains_key(&s))
+    }
+
+    /// Gives symbols the values of a tensor's elements, where they lie in their ranges and what is assumed of them holds.
+    fn bind(&mut self, symbols: &[Symbol], low: &[Dim], high: &[Dim], sizes: &TensorBytes) -> Result<(), InterpError> {
+        let graph = self.graph;
+        let name = |s: Symbol| graph.symbols.name(s);
+        for ((&symbol, size), (low, high)) in
+            symbols.iter().zip(sizes.to_i64().unwrap_or_default()).zip(low.iter().zip(high))
+        {
+            let (low, high) = (self.dim(low)?, self.dim(high)?);
+            if size < low || size > high {
+                return Err(InterpError::Data(format!("{} is {size}, not in {low}..={high}", name(symbol))));
+            }
+            self.symbols.insert(symbol, size);
+        }
+        for pair in graph.assumptions.iter().filter(|pair| self.has_values(pair)) {
+            let about = |d: &Dim| d.symbols().any(|s| symbols.contains(&s));
+            if about(&pair.0) || about(&pair.1) {
+                let (a, b) = (self.dim(&pair.0)?, self.dim(&pair.1)?);
+                if a != b {
+                    let [left, right] = [&pair.0, &pair.1].map(|d| d.display(&graph.symbols).to_string());
+                    return Err(InterpError::Data(format!("{left} is {a} and {right} is {b}, which have to be equal")));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a region; values are dropped after their last use.
     fn region(&mut self, region: Region, inputs: Vec<TensorBytes>) -> Result<Vec<TensorBytes>, InterpError> {
         let graph = self.graph;
@@ -208,11 +316,15 @@ impl Run<'_> {
         match op {
             Op::Constant(c) => Ok(vec![constant_bytes(&self.graph.constants, *c)]),
             Op::Composite { body, .. } | Op::Group { body } => self.region(*body, inputs),
-            Op::If { then, otherwise } => {
+            Op::If { then, otherwise, .. } => {
                 let taken = if truth(&inputs[0]) { *then } else { *otherwise };
                 self.region(taken, inputs[1..].to_vec())
             }
-            Op::Loop { body, carried } => self.run_loop(*body, *carried as usize, &inputs, outputs),
+            Op::BindSizes { symbols, low, high } => {
+                self.bind(symbols, low, high, &inputs[0])?;
+                Ok(inputs)
+            }
+            Op::Loop { body, carried, .. } => self.run_loop(*body, *carried as usize, &inputs, outputs),
             op => {
                 let types: Vec<TensorType> =
                     outputs.iter().map(|&v| tensor_type(self.graph, v).cloned()).collect::<Result<_, _>>()?;

@@ -117,3 +117,50 @@ fn views_move_elements() {
     );
     assert_eq!(padded.to_f32().unwrap(), [9.0, 1.0, 2.0, 3.0, 9.0, 4.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0]);
 }
+
+/// A graph of one input of this shape that is its own output.
+fn identity(shape: impl FnOnce(&mut Graph) -> Vec<Dim>) -> Graph {
+    let mut graph = Graph::new("t");
+    let shape = shape(&mut graph);
+    let body = graph.body();
+    let x = graph.add_param(body, TensorType::new(DType::F32, shape));
+    graph.regions[body].results.push(x);
+    graph
+}
+
+#[test]
+fn inputs_have_the_sizes_that_the_graph_says() {
+    let graph = identity(|g| {
+        let n = Dim::from(g.symbols.intern("n"));
+        vec![n.clone(), (&n * &Dim::from(2)).unwrap()]
+    });
+    assert!(interpret(&graph, &[f(&[1, 2], &[1.0, 2.0])]).is_ok());
+    let error = interpret(&graph, &[f(&[1, 3], &[1.0, 2.0, 3.0])]).unwrap_err().to_string();
+    assert_eq!(error, "a dimension of input 0 is 3 instead of 2");
+
+    let unbound = identity(|g| vec![(&Dim::from(g.symbols.intern("n")) * &Dim::from(2)).unwrap()]);
+    let error = interpret(&unbound, &[f(&[2], &[1.0, 2.0])]).unwrap_err().to_string();
+    assert_eq!(error, "no input says what `n` is");
+
+    let mut assumed = identity(|g| ["n", "m"].map(|name| g.symbols.intern(name).into()).into());
+    let [n, m] = ["n", "m"].map(|name| Dim::from(assumed.symbols.intern(name)));
+    assumed.assume_equal(&n, &m).unwrap();
+    assert!(interpret(&assumed, &[f(&[1, 1], &[1.0])]).is_ok());
+    let error = interpret(&assumed, &[f(&[1, 2], &[1.0, 2.0])]).unwrap_err().to_string();
+    assert!(error.contains("n = m"), "{error}");
+}
+
+#[test]
+fn shared_recipes_are_evaluated_once() {
+    // Each constant is the sum of the one before it with itself: 2^60 evaluations, or 60.
+    let mut constants = PrimaryMap::new();
+    let ty = TensorType::fixed(DType::I64, &[1]);
+    let source = ConstantSource::Splat(crate::scalar::Scalar::i64(1));
+    let mut last = constants.push(ConstantData { ty: ty.clone(), source, name: String::new() });
+    for _ in 0..60 {
+        let op = Op::Elementwise(ScalarExpr::binary(BinaryOp::Add));
+        let source = ConstantSource::Lazy { op, inputs: smallvec![last, last] };
+        last = constants.push(ConstantData { ty: ty.clone(), source, name: String::new() });
+    }
+    assert_eq!(constant_bytes(&constants, last).to_i64().unwrap(), [1 << 60]);
+}

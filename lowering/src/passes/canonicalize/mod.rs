@@ -57,6 +57,7 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
             Op::Pad { lo, hi } if lo.iter().chain(hi).all(|d| *d == 0) => one(graph.nodes[node].inputs[0]),
             Op::Pad { .. }
             | Op::DimValue(_)
+            | Op::BindSizes { .. }
             | Op::Cumulate { .. }
             | Op::Conv(_)
             | Op::Window(_)
