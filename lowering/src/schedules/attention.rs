@@ -25,6 +25,8 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 const MOST_KEYS: i64 = 4096;
 /// Elements of a query or a value at most.
 const MOST_DEPTH: i64 = 256;
+/// Fewer rows leave most lanes empty.
+const LEAST_ROWS: i64 = 8;
 /// Vectors of rows in a task.
 const VECTORS: i64 = 2;
 /// Keys, or rows, of a register tile: with two vectors each they leave registers for the operands.
@@ -143,6 +145,7 @@ fn fits(graph: &Graph, parts: &Parts) -> bool {
     let small = |d: &Dim, most: i64| d.as_const().is_some_and(|d| (1..=most).contains(&d));
     first_fits
         && second_fits
+        && first.rows.as_const().is_none_or(|rows| rows >= LEAST_ROWS)
         && small(first.size(first.contracted[0]), MOST_DEPTH)
         && small(first.columns.as_ref().expect("a column label"), MOST_KEYS)
         && small(second.columns.as_ref().expect("a column label"), MOST_DEPTH)
