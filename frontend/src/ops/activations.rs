@@ -238,7 +238,8 @@ fn mish(e: &mut ExprBuilder, t: DType, x: ExprIndex) -> Step {
     Ok(e.mul(x, factor))
 }
 
-fn swish(e: &mut ExprBuilder, t: DType, x: ExprIndex, alpha: f64) -> Step {
+/// `x * sigmoid(alpha * x)`.
+pub(super) fn swish(e: &mut ExprBuilder, t: DType, x: ExprIndex, alpha: f64) -> Step {
     let argument = if alpha == 1.0 {
         x
     } else {
@@ -249,32 +250,34 @@ fn swish(e: &mut ExprBuilder, t: DType, x: ExprIndex, alpha: f64) -> Step {
     Ok(e.mul(x, gate))
 }
 
-/// `x / 2 * (1 + erf(x / sqrt 2))`, or the approximation by tanh.
 fn gelu(cx: &mut NodeContext<'_>) -> OpResult {
     let approximate = match cx.text("approximate")? {
         None | Some("none") => false,
         Some("tanh") => true,
         Some(other) => return cx.invalid(format!("approximation `{other}`")),
     };
-    function(cx, |e, t, x| {
-        let (half, one) = (e.number(t, 0.5)?, e.number(t, 1.0)?);
-        let curve = if approximate {
-            let (cubic, scale) = (e.number(t, 0.044715)?, e.number(t, (2.0 / std::f64::consts::PI).sqrt())?);
-            let square = e.mul(x, x);
-            let cube = e.mul(square, x);
-            let cube = e.mul(cube, cubic);
-            let sum = e.add(x, cube);
-            let argument = e.mul(sum, scale);
-            e.tanh(argument)
-        } else {
-            let scale = e.number(t, std::f64::consts::FRAC_1_SQRT_2)?;
-            let argument = e.mul(x, scale);
-            e.erf(argument)
-        };
-        let sum = e.add(one, curve);
-        let halved = e.mul(x, half);
-        Ok(e.mul(halved, sum))
-    })
+    function(cx, |e, t, x| gelu_curve(e, t, x, approximate))
+}
+
+/// `x / 2 * (1 + erf(x / sqrt 2))`, or the approximation by tanh.
+pub(super) fn gelu_curve(e: &mut ExprBuilder, t: DType, x: ExprIndex, approximate: bool) -> Step {
+    let (half, one) = (e.number(t, 0.5)?, e.number(t, 1.0)?);
+    let curve = if approximate {
+        let (cubic, scale) = (e.number(t, 0.044715)?, e.number(t, (2.0 / std::f64::consts::PI).sqrt())?);
+        let square = e.mul(x, x);
+        let cube = e.mul(square, x);
+        let cube = e.mul(cube, cubic);
+        let sum = e.add(x, cube);
+        let argument = e.mul(sum, scale);
+        e.tanh(argument)
+    } else {
+        let scale = e.number(t, std::f64::consts::FRAC_1_SQRT_2)?;
+        let argument = e.mul(x, scale);
+        e.erf(argument)
+    };
+    let sum = e.add(one, curve);
+    let halved = e.mul(x, half);
+    Ok(e.mul(halved, sum))
 }
 
 fn shrink(cx: &mut NodeContext<'_>) -> OpResult {

@@ -23,6 +23,7 @@ mod linear_attention;
 mod logic;
 mod loss;
 mod math;
+mod microsoft;
 mod ml;
 mod nms;
 mod norm;
@@ -81,6 +82,8 @@ const FAMILIES: &[&[Operator]] = &[
     logic::OPERATORS,
     loss::OPERATORS,
     math::OPERATORS,
+    microsoft::ACTIVATIONS,
+    microsoft::LINEAR,
     nms::OPERATORS,
     norm::OPERATORS,
     pool::OPERATORS,

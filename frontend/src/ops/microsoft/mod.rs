@@ -1,0 +1,16 @@
+//! Operators of the domain com.microsoft, which exporters and optimizers of ONNX Runtime emit. A family is a file, as for
+//! ai.onnx; each operator is built of the same primitives.
+
+use super::Operator;
+use crate::import::{NodeContext, OpResult};
+
+mod activations;
+mod linear;
+
+pub(super) use activations::OPERATORS as ACTIVATIONS;
+pub(super) use linear::OPERATORS as LINEAR;
+
+/// A row of the domain, which has one version.
+const fn row(name: &'static str, inputs: (usize, usize), import: fn(&mut NodeContext<'_>) -> OpResult) -> Operator {
+    Operator { domain: "com.microsoft", name, versions: &[1], inputs, import }
+}
