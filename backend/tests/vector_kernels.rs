@@ -21,7 +21,7 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
         return;
     }
     let legal = legalize(&kernel, &Caps::default());
-    let code = vector::compile(&legal).unwrap_or_else(|e| panic!("{e}\n{legal}"));
+    let code = vector::compile(&legal, false).unwrap_or_else(|e| panic!("{e}\n{legal}"));
     let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
     // SAFETY: the page has room for the code.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };

@@ -12,6 +12,15 @@ use crate::{LowerError, passes, program};
 pub struct Options {
     /// The machine to schedule for.
     pub machine: MachineModel,
+    /// Only what an operation's definition rounds is rounded: no Winograd, and subnormal numbers stay.
+    pub strict: bool,
+}
+
+impl Options {
+    /// The default rules for a machine.
+    pub fn new(machine: MachineModel) -> Options {
+        Options { machine, strict: false }
+    }
 }
 
 /// A pass: its name and what it does.
@@ -64,6 +73,7 @@ pub fn run_passes(
     mut observe: impl FnMut(&str, &Graph),
 ) -> Result<PassContext, LowerError> {
     let mut cx = PassContext::new(options.machine.clone());
+    cx.strict = options.strict;
     let body = graph.body();
     for (name, pass) in PASSES {
         // Each branch and loop body is a graph of its own to a pass: regions are closed.
@@ -94,5 +104,7 @@ pub fn run_passes(
 /// Everything in the graph that cannot be compiled.
 pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
     let cx = run_passes(&mut graph, options, observe)?;
-    program::lower(graph, &options.machine, &cx.packed)
+    let mut program = program::lower(graph, &options.machine, &cx.packed)?;
+    program.flushes_subnormals = !options.strict;
+    Ok(program)
 }

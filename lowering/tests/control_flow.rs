@@ -13,7 +13,7 @@ use onnxc_lowering::pipeline::{Options, lower};
 fn agree(text: &str, inputs: &[Vec<TensorBytes>]) -> Program {
     let graph = parse::parse(text).expect("the graph parses");
     verify::verify(&graph).expect("the graph is valid");
-    let options = Options { machine: MachineModel::BASELINE };
+    let options = Options::new(MachineModel::BASELINE);
     let program = lower(graph.clone(), &options, |_, _| {}).expect("the graph compiles");
     verify_steps(&program).expect("the steps are in order");
     let weights = weight_section(&program, |c, k| Ok::<_, ()>(constant_bytes(c, k))).expect("constants have values");

@@ -34,7 +34,7 @@ fn the_last_reader_may_overwrite() {
         let graph = graph(again);
         let x = TensorBytes::from_f32(&[16], &std::array::from_fn::<f32, 16, _>(|i| i as f32 - 8.0));
         let expected = interpret(&graph, std::slice::from_ref(&x)).unwrap();
-        let program = lower(graph, &Options { machine: MachineModel::BASELINE }, |_, _| {}).unwrap();
+        let program = lower(graph, &Options::new(MachineModel::BASELINE), |_, _| {}).unwrap();
         assert_eq!(program.arena_bytes.as_const(), Some(arena), "{program}");
         let weights = weight_section(&program, |c, i| Ok::<_, ()>(constant_bytes(c, i))).unwrap();
         assert_eq!(run_program(&program, &weights, &[x]).unwrap(), expected);

@@ -345,7 +345,7 @@ fn everything_unsupported_is_named() {
     let second = graph.origins.push(OriginData { path: "narrow".into(), operator: "Cast".into() });
     let last = *graph.regions[graph.body()].nodes.last().expect("the cast");
     graph.nodes[last].origins = std::iter::once(second).collect();
-    let options = onnxc_lowering::pipeline::Options { machine: MachineModel::BASELINE };
+    let options = onnxc_lowering::pipeline::Options::new(MachineModel::BASELINE);
     let error = onnxc_lowering::pipeline::lower(graph, &options, |_, _| {}).expect_err("nothing of it is supported");
     let LowerError::Unsupported { nodes } = &error else { panic!("{error}") };
     assert_eq!(nodes.len(), 2, "{error}");

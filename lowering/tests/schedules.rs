@@ -59,7 +59,7 @@ fn check(
         graph.regions[body].results = vec![result];
         let tensors: Vec<TensorBytes> = shapes.iter().zip(1..).map(|(shape, seed)| samples(shape, seed)).collect();
         let expected = interpret(&graph, &tensors).unwrap().remove(0).to_f32().unwrap();
-        let program = lower(graph, &Options { machine: machine.clone() }, |_, _| {}).unwrap();
+        let program = lower(graph, &Options::new(machine.clone()), |_, _| {}).unwrap();
         if let Some(launches) = expect_launches(&machine) {
             assert_eq!(program.steps.len(), launches, "{program}");
         }

@@ -18,7 +18,7 @@ use onnxc_lowering::pipeline;
 use sha2::{Digest, Sha256};
 
 use super::failures;
-use super::options::CompileOptions;
+use super::options::{CompileOptions, FloatMode};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 
 /// An intermediate form as text.
@@ -95,7 +95,7 @@ pub(super) fn warnings(imported: &Imported) -> Vec<Diagnostic> {
 
 /// Lowers a model.
 pub(super) fn lower(imported: Imported, target: &Target, options: &CompileOptions) -> Result<Program, Failure> {
-    let lowering = pipeline::Options { machine: target.machine().clone() };
+    let lowering = pipeline::Options { machine: target.machine().clone(), strict: options.fp == FloatMode::Strict };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {

@@ -21,10 +21,11 @@ pub enum Engine {
 /// Floating-point rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FloatMode {
-    /// Multiply-add may be fused, reductions are reassociated in a fixed tree.
+    /// Multiply-add may be fused, reductions are reassociated in a fixed tree, convolutions may use Winograd's algorithm,
+    /// and subnormal `f32` numbers may count as zero.
     #[default]
     Default,
-    /// One rounding per ONNX operation, in ONNX's order.
+    /// Multiply-add may be fused and reductions are reassociated in a fixed tree; nothing else rounds.
     Strict,
 }
 

@@ -88,8 +88,11 @@ pub fn compile<'a>(
         .map(|(i, kernel)| format!("{prefix}_k{}_{}", i.index(), sanitized(&kernel.name)))
         .collect();
     let kernels: Vec<&Kernel> = program.kernels.values().collect();
-    let compiled: Result<Vec<CompiledFunction>, CompileError> =
-        kernels.par_iter().zip(&names).map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa)).collect();
+    let compiled: Result<Vec<CompiledFunction>, CompileError> = kernels
+        .par_iter()
+        .zip(&names)
+        .map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa, program))
+        .collect();
     let mut functions = compiled?;
     let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.named_symbols() };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
@@ -179,11 +182,12 @@ fn compile_kernel(
     name: &str,
     target: &Target,
     isa: &dyn TargetIsa,
+    program: &Program,
 ) -> Result<CompiledFunction, CompileError> {
     let legal = legalize(kernel, &Caps::default());
     if target.has_avx512() {
         // What the wide backend lacks goes to Cranelift, with the same calling convention.
-        if let Ok(code) = vector::compile(&legal) {
+        if let Ok(code) = vector::compile(&legal, program.flushes_subnormals) {
             let (name, relocations) = (name.to_owned(), Vec::new());
             return Ok(CompiledFunction { name, global: false, code, align: 64, relocations, unwind: None });
         }

@@ -31,6 +31,9 @@ const GENERAL_64: [Register; 16] = [
     Register::R15,
 ];
 
+/// Bits of the control word: subnormal operands and subnormal results are zero.
+const FLUSH: i32 = 0x8040;
+
 /// Where a block begins in the address space of the encoder, which resolves branches by address. Instructions without
 /// an address of their own have 0.
 fn address_of(label: Label) -> u64 {
@@ -38,8 +41,8 @@ fn address_of(label: Label) -> u64 {
 }
 
 /// Encodes a function.
-pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output) -> Vec<u8> {
-    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new() };
+pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, flush: bool) -> Vec<u8> {
+    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new(), flush };
     emitter.saved = CALLEE_SAVED.iter().copied().filter(|&r| emitter.uses(PReg::new(r, RegClass::Int))).collect();
     let mut blocks: Vec<Vec<Instruction>> = Vec::with_capacity(code.layout.len());
     for i in 0..code.layout.len() {
@@ -102,6 +105,8 @@ struct Emitter<'o> {
     insts: Vec<Instruction>,
     output: &'o Output,
     saved: Vec<usize>,
+    /// Subnormal numbers count as zero.
+    flush: bool,
 }
 
 impl Emitter<'_> {
@@ -115,9 +120,15 @@ impl Emitter<'_> {
         self.insts.push(inst.unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}")));
     }
 
-    /// Bytes below rbp: the callee-saved registers, then the spill slots.
+    /// Bytes below rbp: the callee-saved registers, the control word of the floating-point unit, then the spill slots.
     fn frame_bytes(&self) -> i64 {
-        (self.saved.len() * 8 + self.output.num_spillslots * 8).next_multiple_of(16) as i64
+        let words = self.saved.len() + usize::from(self.flush) + self.output.num_spillslots;
+        (words * 8).next_multiple_of(16) as i64
+    }
+
+    /// The caller's control word; the kernel's is 4 bytes further.
+    fn control_word(&self, offset: i64) -> MemoryOperand {
+        MemoryOperand::with_base_displ(Register::RBP, -8 * (self.saved.len() as i64 + 1) + offset)
     }
 
     fn saved_slot(n: usize) -> MemoryOperand {
@@ -138,9 +149,20 @@ impl Emitter<'_> {
         for (n, r) in self.saved.clone().into_iter().enumerate() {
             self.push(Instruction::with2(Code::Mov_rm64_r64, Self::saved_slot(n), GENERAL_64[r]));
         }
+        if self.flush {
+            // No argument is in eax.
+            self.push(Instruction::with1(Code::VEX_Vstmxcsr_m32, self.control_word(0)));
+            self.push(Instruction::with2(Code::Mov_r32_rm32, Register::EAX, self.control_word(0)));
+            self.push(Instruction::with2(Code::Or_EAX_imm32, Register::EAX, FLUSH));
+            self.push(Instruction::with2(Code::Mov_rm32_r32, self.control_word(4), Register::EAX));
+            self.push(Instruction::with1(Code::VEX_Vldmxcsr_m32, self.control_word(4)));
+        }
     }
 
     fn epilogue(&mut self) {
+        if self.flush {
+            self.push(Instruction::with1(Code::VEX_Vldmxcsr_m32, self.control_word(0)));
+        }
         for (n, r) in self.saved.clone().into_iter().enumerate() {
             self.push(Instruction::with2(Code::Mov_r64_rm64, GENERAL_64[r], Self::saved_slot(n)));
         }

@@ -16,6 +16,7 @@ mod select;
 mod vectors;
 mod width;
 
+use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 
 /// What this backend lacks for a kernel; the text completes "has no code for ...".
@@ -24,10 +25,15 @@ use onnxc_ir::loops::Kernel;
 pub struct Unsupported(pub &'static str);
 
 /// Machine code for a legalised kernel, position-independent and without relocations. The processor has AVX-512 F, VL, DQ
-/// and BW.
-pub fn compile(kernel: &Kernel) -> Result<Vec<u8>, Unsupported> {
+/// and BW. With `flush`, a kernel whose only floating-point type is `f32` takes subnormal numbers for zero while it runs:
+/// arithmetic on them is done by microcode, at a hundred cycles each. Narrower types are converted by arithmetic on
+/// subnormal numbers, so their kernels keep them.
+pub fn compile(kernel: &Kernel, flush: bool) -> Result<Vec<u8>, Unsupported> {
     let code = select::select(kernel)?;
     let allocatable = allocate::Allocatable::new(&code);
     let output = allocatable.allocate();
-    Ok(emit::emit(&code, &allocatable, &output))
+    let values = kernel.vals.values().map(|ty| ty.dtype).chain(kernel.buffers.values().map(|b| b.dtype));
+    let mut floats = values.filter(|dtype| dtype.is_float()).peekable();
+    let flush = flush && floats.peek().is_some() && floats.all(|dtype| dtype == DType::F32);
+    Ok(emit::emit(&code, &allocatable, &output, flush))
 }

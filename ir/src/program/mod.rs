@@ -253,6 +253,8 @@ pub struct Program {
     pub assumptions: Vec<(Dim, Dim)>,
     /// Sizes of tensors that the symbols' ranges allow to be negative, where nothing could be computed; tested at entry.
     pub sizes: Vec<Dim>,
+    /// Kernels of `f32` alone may take subnormal numbers for zero, where that is faster.
+    pub flushes_subnormals: bool,
     /// Kernels; several launches may share one.
     pub kernels: PrimaryMap<KernelRef, Kernel>,
     /// What to do.

@@ -28,6 +28,9 @@ const LEAST_CHANNELS: i64 = 16;
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
+    if cx.strict {
+        return;
+    }
     let body = graph.body();
     let machine = cx.machine.clone();
     rewrite(graph, body, |graph, region, node| choose(graph, region, node, &machine));

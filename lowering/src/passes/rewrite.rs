@@ -14,6 +14,8 @@ use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, TensorType
 pub struct PassContext {
     /// The machine that the graph is lowered for.
     pub machine: MachineModel,
+    /// See [`crate::pipeline::Options`].
+    pub strict: bool,
     /// What passes did not do, and why.
     pub remarks: Vec<Remark>,
     /// The sizes that have values where the pass that looks for such ones has come to.
@@ -48,7 +50,7 @@ impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
         let (sizes, packed) = (HashSet::new(), PackedPorts::default());
-        PassContext { machine, remarks: Vec::new(), sizes, unsupported: Vec::new(), packed }
+        PassContext { machine, strict: false, remarks: Vec::new(), sizes, unsupported: Vec::new(), packed }
     }
 
     /// Leaves a remark about a node.
