@@ -21,21 +21,7 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
         return;
     }
     let legal = legalize(&kernel, &Caps::default());
-    let code = vector::compile(&legal, false).unwrap_or_else(|e| panic!("{e}\n{legal}"));
-    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
-    // SAFETY: the page has room for the code.
-    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
-    // SAFETY: the page is ours.
-    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
-    // SAFETY: the code is a kernel.
-    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
-
-    let mut ours: Vec<Vec<u64>> = buffers.iter().map(|b| words(b)).collect();
-    let pointers: Vec<*const c_void> = ours.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
-    let mut scratch = vec![0u64; kernel.scratch_layout().1 as usize / 8 + 8];
-    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
-    // SAFETY: the interpreter checks below that the kernel stays inside of the buffers.
-    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
+    let ours = run(&legal, false, buffers, params, tasks);
 
     let mut theirs = buffers.to_vec();
     let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
@@ -52,6 +38,26 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
             assert!(same, "buffer {i} element {j}: {x} for {y}\n{legal}");
         }
     }
+}
+
+/// The buffers after a run of the compiled kernel.
+fn run(legal: &Kernel, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u64>> {
+    let code = vector::compile(legal, flush).unwrap_or_else(|e| panic!("{e}\n{legal}"));
+    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
+    // SAFETY: the page has room for the code.
+    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
+    // SAFETY: the page is ours.
+    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
+    // SAFETY: the code is a kernel.
+    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
+
+    let mut ours: Vec<Vec<u64>> = buffers.iter().map(|b| words(b)).collect();
+    let pointers: Vec<*const c_void> = ours.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
+    let mut scratch = vec![0u64; legal.scratch_layout().1 as usize / 8 + 8];
+    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
+    // SAFETY: the interpreter, which `check` runs too, would report a kernel that leaves its buffers.
+    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
+    ours
 }
 
 fn words(bytes: &[u8]) -> Vec<u64> {
@@ -244,5 +250,31 @@ fn lanes_combine_and_gather() {
             b.store(y, Address::at(8), gathered, None);
         });
         check(b.finish(), &[floats(100, |i| (i as f32).sin()), floats(40, |_| 0.0)], &[], 1, false);
+    }
+}
+
+/// Subnormal numbers vanish in kernels of `f32` when asked for, and the caller's arithmetic keeps them.
+#[test]
+fn subnormal_numbers_vanish_on_request() {
+    if !is_x86_feature_detected!("avx512dq") || !is_x86_feature_detected!("avx512vl") {
+        eprintln!("skipped: this processor has no AVX-512");
+        return;
+    }
+    let tiny = f32::from_bits(0x0000_4000);
+    let mut b = KernelBuilder::new("halves");
+    let input = b.buffer("in", DType::F32, Access::Read, Some(16));
+    let output = b.buffer("out", DType::F32, Access::Write, Some(16));
+    b.task_loop(|b, _| {
+        let x = b.load(input, Address::default(), 16, None);
+        let half = b.constant(Scalar::f32(0.5), 16);
+        let y = b.binary(BinaryOp::Mul, x, half);
+        b.store(output, Address::default(), y, None);
+    });
+    let legal = legalize(&b.finish(), &Caps::default());
+    for (flush, expected) in [(false, tiny / 2.0), (true, 0.0)] {
+        let buffers = [floats(16, |_| tiny), vec![0xff; 64]];
+        let written = run(&legal, flush, &buffers, &[], 1)[1][0] as u32;
+        assert_eq!(f32::from_bits(written), expected, "flush {flush}");
+        assert_eq!(std::hint::black_box(tiny) * std::hint::black_box(0.5), tiny / 2.0);
     }
 }
