@@ -4,7 +4,7 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{LoopKind, Val};
-use onnxc_ir::scalar::BinaryOp;
+use onnxc_ir::scalar::{BinaryOp, CmpOp};
 use onnxc_ir::tensor::{NodeData, Op, Type, Value};
 
 use super::{Coord, GroupKernel};
@@ -95,14 +95,16 @@ impl GroupKernel<'_> {
     }
 
     /// Like [`GroupKernel::vectors`], with values carried from one piece to the next: `body` combines vectors into the
-    /// accumulators `init` (of `lanes` lanes), `rest` scalars into the accumulators `scalar_init`. Gives both.
+    /// accumulators `init` (of `lanes` lanes), and scalars into the accumulators `scalar_init`. Gives both. Where the machine
+    /// has predicates, what is left over is one more vector of which `body` gets the count of valid lanes; the others
+    /// keep their accumulators, whatever it makes of them.
     pub fn vectors_carrying(
         &mut self,
         hi: impl Into<Index>,
         lanes: u16,
         init: &[Val],
         scalar_init: &[Val],
-        mut body: impl FnMut(&mut Self, Coord, u16, &[Val]) -> Vec<Val>,
+        mut body: impl FnMut(&mut Self, Coord, u16, Option<Val>, &[Val]) -> Vec<Val>,
     ) -> (Vec<Val>, Vec<Val>) {
         let hi = hi.into();
         let step = i64::from(lanes);
@@ -111,10 +113,26 @@ impl GroupKernel<'_> {
         let wide = if lanes == 1 {
             init.to_vec()
         } else {
-            self.for_(LoopKind::Serial, 0, middle, step, init, |k, i, c| body(k, Coord::consecutive(i, step), lanes, c))
+            self.for_(LoopKind::Serial, 0, middle, step, init, |k, i, c| {
+                body(k, Coord::consecutive(i, step), lanes, None, c)
+            })
         };
+        if lanes > 1 && self.machine.has_predicates {
+            let wide = self.for_(LoopKind::Serial, middle, hi, step, &wide, |k, i, carried| {
+                let count = k.b.isub(hi, i);
+                let count = k.b.val(count);
+                let next = body(k, Coord::consecutive(i, step), lanes, Some(count), carried);
+                let number = k.b.iota(DType::I32, lanes);
+                let bound = k.b.cast(DType::I32, count);
+                let bound = k.b.splat(bound, lanes);
+                let valid = k.b.compare(CmpOp::Lt, number, bound);
+                next.iter().zip(carried).map(|(&new, &old)| k.b.select(valid, new, old)).collect()
+            });
+            return (wide, scalar_init.to_vec());
+        }
         let start = if lanes == 1 { Index::Const(0) } else { middle };
-        let narrow = self.for_(LoopKind::Serial, start, hi, 1, scalar_init, |k, i, c| body(k, Coord::uniform(i), 1, c));
+        let narrow =
+            self.for_(LoopKind::Serial, start, hi, 1, scalar_init, |k, i, c| body(k, Coord::uniform(i), 1, None, c));
         (wide, narrow)
     }
 

@@ -263,22 +263,22 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
             let column = Coord::uniform(roles.column_label.map_or(Index::Const(0), index));
             let wide = k.b.constant(Scalar::zero(roles.acc), lanes);
             let narrow = k.b.constant(Scalar::zero(roles.acc), 1);
-            let element = |k: &mut GroupKernel<'_>, contracted: &[Coord], lanes: u16, sum: Val| {
+            let element = |k: &mut GroupKernel<'_>, contracted: &[Coord], lanes: u16, count: Option<Val>, sum: Val| {
                 let left = roles.coords(&roles.left_labels, &outer, row, column, contracted);
                 let right = roles.coords(&roles.right_labels, &outer, row, column, contracted);
-                let left = roles.operand(k, roles.left, left, lanes, None);
-                let right = roles.operand(k, roles.right, right, lanes, None);
+                let left = roles.operand(k, roles.left, left, lanes, count);
+                let right = roles.operand(k, roles.right, right, lanes, count);
                 multiply_add(k, left, right, sum)
             };
             let sum = match extents.split_last() {
-                None => element(k, &[], 1, narrow),
+                None => element(k, &[], 1, None, narrow),
                 Some((&length, around)) => {
                     let sums = nest(k, around, &mut vec![], &[wide, narrow], &mut |k, around, sums| {
                         let (wide, narrow) =
-                            k.vectors_carrying(length, lanes, &sums[..1], &sums[1..], |k, c, lanes, carried| {
+                            k.vectors_carrying(length, lanes, &sums[..1], &sums[1..], |k, c, lanes, count, carried| {
                                 let contracted: Vec<Coord> =
                                     around.iter().map(|&i| Coord::uniform(i)).chain([c]).collect();
-                                vec![element(k, &contracted, lanes, carried[0])]
+                                vec![element(k, &contracted, lanes, count, carried[0])]
                             });
                         vec![wide[0], narrow[0]]
                     });

@@ -77,7 +77,7 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
 type RowBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Option<Val>) + 'a;
 
 /// What an accumulator becomes at a position of a row.
-type RowElement<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Val) -> Val + 'a;
+type RowElement<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Coord], u16, Option<Val>, Val) -> Val + 'a;
 
 /// One kind of row.
 struct Row {
@@ -115,10 +115,11 @@ impl Row {
         let narrow = k.b.constant(identity(op, self.dtype), 1);
         let sums = super::gemm::nest(k, around, &mut vec![], &[wide, narrow], &mut |k, around, sums| {
             let around: Vec<Coord> = around.iter().map(|&i| Coord::uniform(i)).collect();
-            let (wide, narrow) = k.vectors_carrying(last, self.lanes, &sums[..1], &sums[1..], |k, c, lanes, sums| {
-                let inner: Vec<Coord> = around.iter().copied().chain([c]).collect();
-                vec![element(k, &inner, lanes, sums[0])]
-            });
+            let (wide, narrow) =
+                k.vectors_carrying(last, self.lanes, &sums[..1], &sums[1..], |k, c, lanes, count, sums| {
+                    let inner: Vec<Coord> = around.iter().copied().chain([c]).collect();
+                    vec![element(k, &inner, lanes, count, sums[0])]
+                });
             vec![wide[0], narrow[0]]
         });
         let combine = super::reduce::combiner(op);
@@ -138,8 +139,8 @@ impl Row {
     }
 
     fn softmax(&self, k: &mut GroupKernel<'_>, outer: &[Coord], logarithm: bool) {
-        let most = self.reduce(k, ReduceOp::Max, &mut |k, inner, lanes, held| {
-            let x = self.element(k, outer, inner, lanes, None);
+        let most = self.reduce(k, ReduceOp::Max, &mut |k, inner, lanes, count, held| {
+            let x = self.element(k, outer, inner, lanes, count);
             k.b.binary(BinaryOp::Max, held, x)
         });
         let shifted_exp = |k: &mut GroupKernel<'_>, inner: &[Coord], lanes: u16, count: Option<Val>| {
@@ -151,10 +152,10 @@ impl Row {
         // The exponentials wait in the result where nothing follows that changes its type or place.
         let kept =
             (!logarithm && k.results() == [self.result]).then(|| (k.output(self.result), k.strides(self.result)));
-        let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-            let (_, exp) = shifted_exp(k, inner, lanes, None);
+        let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, count, held| {
+            let (_, exp) = shifted_exp(k, inner, lanes, count);
             if let Some((buffer, strides)) = &kept {
-                let at = self.position(outer, inner, lanes, None);
+                let at = self.position(outer, inner, lanes, count);
                 k.store(*buffer, strides, &at, exp);
             }
             k.b.binary(BinaryOp::Add, held, exp)
@@ -187,8 +188,8 @@ impl Row {
         let length = k.b.val(self.length);
         let length = k.b.cast(self.dtype, length);
         let mean = centred.then(|| {
-            let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-                let x = self.element(k, outer, inner, lanes, None);
+            let sum = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, count, held| {
+                let x = self.element(k, outer, inner, lanes, count);
                 k.b.binary(BinaryOp::Add, held, x)
             });
             k.b.binary(BinaryOp::Div, sum, length)
@@ -203,8 +204,8 @@ impl Row {
                 }
             }
         };
-        let squares = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, held| {
-            let d = deviation(k, inner, lanes, None);
+        let squares = self.reduce(k, ReduceOp::Sum, &mut |k, inner, lanes, count, held| {
+            let d = deviation(k, inner, lanes, count);
             multiply_add(k, d, d, held)
         });
         let variance = k.b.binary(BinaryOp::Div, squares, length);

@@ -158,9 +158,9 @@ impl Reduction {
         let (&length, outer) = extents.split_last().expect("something is reduced");
         let carried = self.nest(k, outer, &mut vec![], &[wide, narrow], &mut |k, outer, carried| {
             let (wide, narrow) =
-                k.vectors_carrying(length, lanes, &carried[..1], &carried[1..], |k, c, lanes, carried| {
+                k.vectors_carrying(length, lanes, &carried[..1], &carried[1..], |k, c, lanes, count, carried| {
                     let reduced: Vec<Coord> = outer.iter().copied().chain([c]).collect();
-                    let position = Position { coords: self.coords(&at.coords, &reduced), lanes, count: None };
+                    let position = Position { coords: self.coords(&at.coords, &reduced), lanes, count };
                     let element = k.pull(self.input, &position, &mut Pulled::default());
                     let element = k.b.cast(acc, element);
                     vec![k.b.binary(op, carried[0], element)]
