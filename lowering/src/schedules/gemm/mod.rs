@@ -192,7 +192,7 @@ struct Tile {
 struct Depth {
     fixed: Vec<Index>,
     range: Option<(Index, Index)>,
-    /// How many steps ahead the panel is fetched: where the next block of the task begins.
+    /// How many steps ahead the panel is fetched: where the next block of the task begins; 0 for not at all.
     ahead: i64,
 }
 
@@ -285,7 +285,12 @@ impl Body<'_> {
         if self.cut.blocks == 1 {
             // One or two tiles go at the speed of memory: the panel itself is fetched a few lines ahead.
             let few = self.cut.lines * self.cut.rows <= 2 * self.cut.tile_rows;
-            let ahead = if few { NEAR } else { panels * whole };
+            let resident = self.gemm.columns.as_const().is_some_and(|n| whole * n * 4 <= k.machine.l2_bytes as i64);
+            let ahead = match (few, resident) {
+                (true, true) => 0,
+                (true, false) => NEAR,
+                (false, _) => panels * whole,
+            };
             return Depth { fixed: vec![], range: None, ahead };
         }
         let step = whole / self.cut.blocks;
@@ -355,7 +360,7 @@ impl Body<'_> {
         let extents = &self.extents[coords.len()..];
         let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
             let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
-            if tile.rows == self.cut.tile_rows {
+            if tile.rows == self.cut.tile_rows && depth.ahead > 0 {
                 self.prefetch(k, tile, contracted, depth.ahead);
             }
             let mut next = Vec::with_capacity(sums.len());
