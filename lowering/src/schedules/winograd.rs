@@ -92,15 +92,29 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
         width: wide * panel,
         rows: rows_of(per_task.min(tiles), k.machine),
     };
+    // Where all tiles fit one task, two share the columns: transforming the patches twice costs less than an idle core.
+    let tile_tasks = ceil_div(tiles, per_task);
+    let strips = panels / wide;
+    let shares = if tile_tasks == 1 && strips > 1 { 2 } else { 1 };
+    let share = ceil_div(strips, shares) * wide;
     k.tasks(|k, task| {
-        let (lo, hi) = k.part(task, per_task, tiles);
+        let at = k.unflatten(task, &[Index::Const(tile_tasks), Index::Const(shares)]);
+        let lo = k.b.imul(at[0], per_task);
+        let end = k.b.iadd(lo, per_task);
+        let hi = k.b.imin(end, tiles);
         k.each(lo, hi, 1, |k, tile| body.transform_patch(k, tile.into(), lo));
-        let whole = panels / wide * wide;
-        k.each(0, whole, wide, |k, p| body.panel(k, p.into(), wide, lo, hi));
-        k.each(whole, panels, 1, |k, p| body.panel(k, p.into(), 1, lo, hi));
+        let whole = strips * wide;
+        let first = k.b.imul(at[1], share);
+        let end = k.b.iadd(first, share);
+        let last = k.b.imin(end, whole);
+        k.each(first, last, wide, |k, p| body.panel(k, p.into(), wide, lo, hi));
+        // A panel without a partner goes with the last share; there is one at most.
+        let before = k.b.isub(shares - 1, at[1]);
+        let from = k.b.iadd(before, whole);
+        k.each(from, panels, 1, |k, p| body.panel(k, p.into(), 1, lo, hi));
     });
     let flops = Dim::from(2 * t * t * tiles * channels * columns);
-    k.finish(Dim::from(ceil_div(tiles, per_task)), flops)
+    k.finish(Dim::from(tile_tasks * shares), flops)
 }
 
 /// What the phases of a task share. Sizes and strides are in elements.
