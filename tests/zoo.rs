@@ -16,6 +16,7 @@ const MODELS: &[&str] = &[
     "densenet121",
     "efficientnet_b0",
     "gpt2_s64",
+    "llama70m_decode128",
     "lstm_tagger",
     "minilm_l6_s128",
     "mobilenet_v2",
@@ -27,8 +28,13 @@ const MODELS: &[&str] = &[
     "vgg11",
     "vit_b_16",
     "wavconv_1s",
+    "whisper_tiny_enc",
     "yolov8n_like",
 ];
+
+/// Models with sizes that a run decides. The C program takes static ones only.
+const DYNAMIC_MODELS: &[&str] =
+    &["bert_base_dyn", "gpt2_kv_dyn", "gru_tagger_dyn", "llama70m_dyn_dynamo", "t5s_dec_dyn", "t5s_enc_dyn"];
 
 /// Models that the interpreters run too: their multiply-accumulates are at most this many.
 const INTERPRETED_MACS: u64 = 400_000_000;
@@ -184,6 +190,9 @@ fn main() {
         if macs(name) <= INTERPRETED_MACS {
             trials.push(Trial::test(format!("interpreter::{name}"), move || command_line(name, "interp")));
         }
+    }
+    for &name in DYNAMIC_MODELS {
+        trials.push(Trial::test(format!("command_line::{name}"), move || command_line(name, "native")));
     }
     trials.push(Trial::test("cross::mobilenet_v2", || cross("mobilenet_v2")));
     trials.push(Trial::test("reproducible::mobilenet_v2", || reproducible("mobilenet_v2")));

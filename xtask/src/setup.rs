@@ -10,20 +10,30 @@ use crate::shell::{Error, Result, on_path, root, run};
 
 /// The models that the tests compare with ONNX Runtime.
 pub const TESTED_MODELS: &[&str] = &[
+    "bert_base_dyn",
     "bert_base_s128",
     "convnext_tiny",
     "densenet121",
     "efficientnet_b0",
+    "gpt2_kv_dyn",
     "gpt2_s64",
+    "gru_tagger_dyn",
+    "llama70m_decode128",
+    "llama70m_dyn_dynamo",
     "lstm_tagger",
     "minilm_l6_s128",
     "mobilenet_v2",
     "resnet18",
     "resnet50",
+    "skl_gbm_reg",
+    "skl_rf_cls",
+    "t5s_dec_dyn",
+    "t5s_enc_dyn",
     "unet_small",
     "vgg11",
     "vit_b_16",
     "wavconv_1s",
+    "whisper_tiny_enc",
     "yolov8n_like",
 ];
 
