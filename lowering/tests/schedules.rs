@@ -109,6 +109,29 @@ fn winograd_agrees_with_convolution() {
     }
 }
 
+/// Along the last of four dimensions.
+fn softmax(b: &mut Builder<'_>, x: Value) -> Result<Value, BuildError> {
+    let results = b.composite(CompositeKind::Softmax { axis: 3 }, &[x], |b, x| {
+        let most = b.reduce(ReduceOp::Max, x[0], &[3], true)?;
+        let shifted = b.sub(x[0], most)?;
+        let exp = b.exp(shifted)?;
+        let sum = b.reduce(ReduceOp::Sum, exp, &[3], true)?;
+        Ok::<_, BuildError>(vec![b.div(exp, sum)?])
+    })?;
+    Ok(results[0])
+}
+
+#[test]
+fn softmax_of_short_rows_agrees() {
+    // Classes of pixels; results where they were, behind the pixels, and behind them the other way round.
+    for perm in [[0, 1, 2, 3], [0, 3, 1, 2], [0, 3, 2, 1]] {
+        let pixels = |b: &mut Builder<'_>, x: &[Value]| softmax(b, x[0]).and_then(|y| b.transpose(y, &perm));
+        check(&[&[2, 19, 5, 7]], 1e-6, pixels, |_| None);
+    }
+    // Rows of a vector and a rest.
+    check(&[&[1, 2, 5, 37]], 1e-6, |b, x| softmax(b, x[0]), |_| Some(1));
+}
+
 /// `softmax(q kᵀ * scale + mask) v` over heads, with a batch dimension of 1 as exporters write it.
 fn attention(b: &mut Builder<'_>, q: Value, k: Value, v: Value, mask: Option<Value>) -> Result<Value, BuildError> {
     let product = |lhs: [u8; 3], rhs: [u8; 3]| Contract {
@@ -125,13 +148,7 @@ fn attention(b: &mut Builder<'_>, q: Value, k: Value, v: Value, mask: Option<Val
     if let Some(mask) = mask {
         scores = b.add(scores, mask)?;
     }
-    let probabilities = b.composite(CompositeKind::Softmax { axis: 3 }, &[scores], |b, x| {
-        let most = b.reduce(ReduceOp::Max, x[0], &[3], true)?;
-        let shifted = b.sub(x[0], most)?;
-        let exp = b.exp(shifted)?;
-        let sum = b.reduce(ReduceOp::Sum, exp, &[3], true)?;
-        Ok::<_, BuildError>(vec![b.div(exp, sum)?])
-    })?[0];
+    let probabilities = softmax(b, scores)?;
     shape.remove(0);
     let probabilities = b.reshape(probabilities, &shape)?;
     b.contract(product([0, 1, 3], [0, 3, 2]), probabilities, v)

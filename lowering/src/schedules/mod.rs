@@ -67,7 +67,9 @@ pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &st
         Op::Contract(_) => vec![contract::schedule(kernel(), node)],
         Op::Conv(_) => vec![conv::schedule(kernel(), node)],
         Op::Window(_) => vec![window::schedule(kernel(), node)],
-        Op::Composite { .. } => vec![normalize::schedule(kernel(), node)],
+        Op::Composite { .. } => {
+            vec![normalize::short_rows(kernel, node).unwrap_or_else(|| normalize::schedule(kernel(), node))]
+        }
         Op::Concat { .. } => map::schedule_concat(graph, region, machine, name, node),
         Op::Cumulate { .. } => vec![order::schedule_cumulate(kernel(), node)],
         Op::Sort { .. } => vec![order::schedule_sort(kernel(), node)],

@@ -1,16 +1,19 @@
 //! Softmax and normalisations over trailing axes: a row is read twice or three times while it is in the nearest cache.
 //!
+//! Rows shorter than a vector go side by side, a lane each.
+//!
 //! Softmax: the maximum; then the exponentials, kept in the worker's scratch, and their sum; then the quotients.
 //! Layer normalisation: the mean; then the variance around it; then the normalised row. All sums are in `f32`.
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::Val;
 use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::{InstData, Val};
 use onnxc_ir::scalar::{BinaryOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{CompositeKind, Node, Op, Value};
 
+use super::elements::for_each_element;
 use super::gemm::multiply_add;
 use super::reduce::identity;
 use crate::codegen::pull::{Position, Pulled};
@@ -71,6 +74,62 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let tasks = rows.ceil_div(&Dim::from(block)).expect("the divisor is a constant");
     let flops = product([&rows, &length, &Dim::from(5)]);
     k.finish(tasks, flops)
+}
+
+/// Schedules a softmax over rows shorter than a vector, such as the classes of a pixel: each lane has a row of its own. The
+/// lanes run along the dimension in which results follow each other in memory, if there is one.
+pub fn short_rows<'g>(kernel: impl Fn() -> GroupKernel<'g>, anchor: Node) -> Option<GroupLaunch> {
+    let k = kernel();
+    let Op::Composite { kind: CompositeKind::Softmax { axis }, .. } = k.graph.nodes[anchor].op else { return None };
+    let shape = &k.graph.tensor_ty(k.graph.nodes[anchor].inputs[0]).shape;
+    let long = |i: &usize| shape[*i].as_const().is_none_or(|n| n > 1);
+    (0..axis as usize).rev().filter(long).find_map(|along| side_by_side(kernel(), anchor, along))
+}
+
+/// The same with the lanes along a dimension; nothing if that scatters the results.
+fn side_by_side(mut k: GroupKernel<'_>, anchor: Node, along: usize) -> Option<GroupLaunch> {
+    let data = &k.graph.nodes[anchor];
+    let Op::Composite { kind: CompositeKind::Softmax { axis }, .. } = data.op else { return None };
+    let (input, result) = (data.inputs[0], data.outputs[0]);
+    let ty = k.graph.tensor_ty(input).clone();
+    let (outer, inner) = ty.shape.split_at(axis as usize);
+    let lanes = k.lanes();
+    let [length] = inner else { return None };
+    let length = length.as_const().filter(|n| (1..=i64::from(lanes)).contains(n))?;
+    if lanes == 1 || ty.dtype != DType::F32 {
+        return None;
+    }
+    let mut dims = outer.to_vec();
+    let lane_dim = dims.remove(along);
+    dims.push(lane_dim);
+    let tasks = for_each_element(&mut k, &dims, lanes, None, |k, rows| {
+        let at = |i: i64| {
+            let mut coords = rows.coords.clone();
+            let lane = coords.pop().expect("the lanes' dimension");
+            coords.insert(along, lane);
+            coords.push(Coord::uniform(i));
+            Position { coords, lanes: rows.lanes, count: rows.count }
+        };
+        let row: Vec<Val> = (0..length).map(|i| k.pull(input, &at(i), &mut Pulled::default())).collect();
+        let most = k.combine(BinaryOp::Max, &row);
+        let exps: Vec<Val> = (row.iter())
+            .map(|&x| {
+                let shifted = k.b.binary(BinaryOp::Sub, x, most);
+                k.b.unary(UnaryOp::Exp, shifted)
+            })
+            .collect();
+        let sum = k.combine(BinaryOp::Add, &exps);
+        let one = k.b.constant(Scalar::f32(1.0), rows.lanes);
+        let scale = k.b.binary(BinaryOp::Div, one, sum);
+        for (i, &exp) in exps.iter().enumerate() {
+            let val = k.b.binary(BinaryOp::Mul, exp, scale);
+            k.push(result, &at(i as i64), val, &mut Pulled::default());
+        }
+    });
+    let flops = product(ty.shape.iter().chain([&Dim::from(5)]));
+    let launch = k.finish(tasks, flops);
+    let scatters = launch.kernel.insts.values().any(|inst| matches!(inst.data, InstData::Scatter { .. }));
+    (!scatters).then_some(launch)
 }
 
 /// What happens at a position of a row: it gets the coordinates, the lanes and the count of valid lanes.
