@@ -20,6 +20,28 @@ pub fn for_each_element(
     shape: &[Dim],
     lanes: u16,
     inner: Option<usize>,
+    body: impl FnMut(&mut GroupKernel<'_>, &Position),
+) -> Dim {
+    for_each(k, shape, lanes, inner, TASK_ELEMENTS, body)
+}
+
+/// The same for rows of `length` elements: `body` has a row to itself.
+pub fn for_each_row(
+    k: &mut GroupKernel<'_>,
+    shape: &[Dim],
+    length: &Dim,
+    body: impl FnMut(&mut GroupKernel<'_>, &Position),
+) -> Dim {
+    let rows = length.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    for_each(k, &[shape, &[Dim::ONE]].concat(), 1, None, rows, body)
+}
+
+fn for_each(
+    k: &mut GroupKernel<'_>,
+    shape: &[Dim],
+    lanes: u16,
+    inner: Option<usize>,
+    most: i64,
     mut body: impl FnMut(&mut GroupKernel<'_>, &Position),
 ) -> Dim {
     let Some((last, outer)) = shape.split_last() else {
@@ -31,13 +53,13 @@ pub fn for_each_element(
         // One row: the tasks are its pieces.
         let zeros = vec![Coord::uniform(0); outer.len()];
         k.tasks(|k, task| {
-            let (lo, hi) = k.part(task, TASK_ELEMENTS, length);
+            let (lo, hi) = k.part(task, most, length);
             k.vectors(lo, hi, lanes, |k, c, lanes, count| {
                 let coords = zeros.iter().copied().chain([c]).collect();
                 body(k, &Position { coords, lanes, count });
             });
         });
-        return last.ceil_div(&Dim::from(TASK_ELEMENTS)).expect("the divisor is a constant");
+        return last.ceil_div(&Dim::from(most)).expect("the divisor is a constant");
     }
     // Dimensions whose loops nest inside of a task: no division finds their coordinates. The others are flattened.
     let around: Vec<usize> = (0..outer.len()).filter(|&i| Some(i) != inner).collect();
@@ -45,11 +67,11 @@ pub fn for_each_element(
         let nested = around[from..].iter().chain(&inner).map(|&i| &shape[i]);
         product(nested.chain([last])).as_const()
     };
-    let split = (0..around.len()).find(|&from| nested_size(from).is_some_and(|n| n <= TASK_ELEMENTS));
+    let split = (0..around.len()).find(|&from| nested_size(from).is_some_and(|n| n <= most));
     let split = split.unwrap_or(around.len());
     let (flattened, nested) = around.split_at(split);
     let items = product(flattened.iter().map(|&i| &shape[i]));
-    let block = nested_size(split).map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let block = nested_size(split).map_or(1, |n| (most / n.max(1)).max(1));
     let flat_dims: Vec<Index> = flattened.iter().map(|&i| k.dim(&shape[i])).collect();
     let nested: Vec<(usize, Index)> = nested.iter().map(|&i| (i, k.dim(&shape[i]))).collect();
     let inner = inner.map(|i| (i, k.dim(&shape[i])));

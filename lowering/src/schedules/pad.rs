@@ -6,7 +6,7 @@ use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::{BinaryOp, CmpOp};
 use onnxc_ir::tensor::{Node, Op};
 
-use super::elements::for_each_element;
+use super::elements::for_each_row;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
@@ -24,8 +24,7 @@ pub fn schedule(mut k: GroupKernel<'_>, node: Node) -> GroupLaunch {
     let starts: Vec<Index> = lo.iter().map(|d| k.dim(d)).collect();
     let sizes = k.shape(input);
     let extents = k.shape(result);
-    // A row is one element here; its vectors are made below.
-    let tasks = for_each_element(&mut k, &[outer, &[1.into()]].concat(), 1, None, |k, row| {
+    let tasks = for_each_row(&mut k, outer, &dims[outer.len()], |k, row| {
         let row: Vec<Index> = row.coords[..outer.len()]
             .iter()
             .map(|c| if let Coord::Affine { index, .. } = c { *index } else { unreachable!("loops are uniform") })
