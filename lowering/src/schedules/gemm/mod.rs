@@ -192,8 +192,16 @@ struct Tile {
 struct Depth {
     fixed: Vec<Index>,
     range: Option<(Index, Index)>,
-    /// How many steps ahead the panel is fetched: where the next block of the task begins; 0 for not at all.
-    ahead: i64,
+    fetch: Fetch,
+}
+
+/// What is fetched from memory while a block of depth is computed.
+enum Fetch {
+    Nothing,
+    /// The panel itself, this many steps ahead.
+    Near(i64),
+    /// The task's next block, which begins so many steps after this one and has so many.
+    Next { ahead: i64, steps: i64 },
 }
 
 /// What the loops of one product share.
@@ -286,20 +294,21 @@ impl Body<'_> {
             // One or two tiles go at the speed of memory: the panel itself is fetched a few lines ahead.
             let few = self.cut.lines * self.cut.rows <= 2 * self.cut.tile_rows;
             let resident = self.gemm.columns.as_const().is_some_and(|n| whole * n * 4 <= k.machine.l2_bytes as i64);
-            let ahead = match (few, resident) {
-                (true, true) => 0,
-                (true, false) => NEAR,
-                (false, _) => panels * whole,
+            let fetch = match (few, resident) {
+                (true, true) => Fetch::Nothing,
+                (true, false) => Fetch::Near(NEAR),
+                (false, _) => Fetch::Next { ahead: panels * whole, steps: whole },
             };
-            return Depth { fixed: vec![], range: None, ahead };
+            return Depth { fixed: vec![], range: None, fetch };
         }
         let step = whole / self.cut.blocks;
         let ahead = if block == Index::Const(self.cut.blocks - 1) { (panels - 1) * whole + step } else { step };
+        let fetch = Fetch::Next { ahead, steps: step };
         let fixed = self.cut.fixed;
         let mut dims = self.extents[..fixed].to_vec();
         let Some(chunk) = self.cut.chunk else {
             // The next dimension is whole: the blocks are the coordinates before it.
-            return Depth { fixed: k.unflatten(block, &dims), range: None, ahead };
+            return Depth { fixed: k.unflatten(block, &dims), range: None, fetch };
         };
         let extent = self.extents[fixed].as_const().expect("only constant depths are cut");
         dims.push(Index::Const(ceil_div(extent, chunk)));
@@ -307,7 +316,7 @@ impl Body<'_> {
         let piece = at.pop().expect("a chunk");
         let lo = k.b.imul(piece, chunk);
         let end = k.b.iadd(lo, chunk);
-        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))), ahead }
+        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))), fetch }
     }
 
     /// Runs `body` for each tile of the task's rows in a panel.
@@ -360,9 +369,7 @@ impl Body<'_> {
         let extents = &self.extents[coords.len()..];
         let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
             let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
-            if tile.rows == self.cut.tile_rows && depth.ahead > 0 {
-                self.prefetch(k, tile, contracted, depth.ahead);
-            }
+            self.fetch(k, tile, depth, contracted);
             let mut next = Vec::with_capacity(sums.len());
             for r in 0..tile.rows {
                 let at = k.b.iadd(tile.row, r);
@@ -399,20 +406,39 @@ impl Body<'_> {
         }
     }
 
-    /// Fetches what the panels hold `ahead` steps further. Weights are read once for each task, from far away: without
-    /// it the first tile of a block waits for memory.
-    fn prefetch(&self, k: &mut GroupKernel<'_>, tile: &Tile, contracted: &[Index], ahead: i64) {
+    /// Fetches a part of the panels that is wanted later. Weights come from far away, and what waits for them would be the
+    /// first tile of each block. Each tile of a block fetches its share of the next one, a little at each step: memory
+    /// delivers over all tiles what it could not in the time of one.
+    fn fetch(&self, k: &mut GroupKernel<'_>, tile: &Tile, depth: &Depth, contracted: &[Index]) {
         let Some(stored) = self.operands.stored() else { return };
         let panel = i64::from(PANEL);
+        let here = self.flat(k, contracted);
+        let (row, within) = match depth.fetch {
+            Fetch::Nothing => return,
+            Fetch::Near(ahead) => (k.b.iadd(here, ahead), Index::Const(0)),
+            Fetch::Next { .. } if tile.rows != self.cut.tile_rows => return,
+            Fetch::Next { ahead, steps } => {
+                let tiles = (self.cut.lines * self.cut.rows / self.cut.tile_rows).max(1);
+                let mut begin = depth.fixed.clone();
+                begin.extend(depth.range.map(|(lo, _)| lo));
+                begin.resize(self.extents.len(), Index::Const(0));
+                let begin = self.flat(k, &begin);
+                let number = k.b.idiv(tile.sums, self.nr * self.cut.tile_rows);
+                let first = k.b.imul(number, ceil_div(steps, tiles));
+                let row = k.b.iadd(begin, first);
+                let step = k.b.isub(here, begin);
+                (k.b.iadd(row, ahead), k.b.imul(step, ceil_div(panel, tiles)))
+            }
+        };
         let buffer = k.input(stored);
-        let row = self.flat(k, contracted);
         let depth: i64 =
             self.extents.iter().map(|d| d.as_const().expect("stored panels have a constant depth")).product();
         for offset in (0..self.nr).step_by(PANEL as usize) {
             let column = k.b.iadd(tile.column, offset);
             let number = k.b.idiv(column, panel);
-            let address = k.b.advance(Address::at(ahead * panel), number, depth * panel);
+            let address = k.b.advance(Address::default(), number, depth * panel);
             let address = k.b.advance(address, row, panel);
+            let address = k.b.advance(address, within, 1);
             k.b.prefetch(buffer, address, Locality::L2);
         }
     }
