@@ -126,7 +126,7 @@ fn constraints(inst: &MachineInst) -> Vec<Constraint> {
                         list.push(Constraint::reg_reuse_def(*to, at));
                     }
                     Operand::Memory(m) => memory(&mut list, m),
-                    Operand::Immediate(_) => {}
+                    Operand::Immediate(_) | Operand::Constant(_) => {}
                 }
             }
             list.extend(mask.map(Constraint::reg_use));

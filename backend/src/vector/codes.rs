@@ -103,6 +103,20 @@ pub const FMA_PD: Wide = [
     Code::EVEX_Vfmadd231pd_zmm_k1z_zmm_zmmm512b64_er,
 ];
 
+/// `vfmadd213ps`.
+pub const FMA_INTO_FACTOR_PS: Wide = [
+    Code::EVEX_Vfmadd213ps_xmm_k1z_xmm_xmmm128b32,
+    Code::EVEX_Vfmadd213ps_ymm_k1z_ymm_ymmm256b32,
+    Code::EVEX_Vfmadd213ps_zmm_k1z_zmm_zmmm512b32_er,
+];
+
+/// `vfmadd213pd`.
+pub const FMA_INTO_FACTOR_PD: Wide = [
+    Code::EVEX_Vfmadd213pd_xmm_k1z_xmm_xmmm128b64,
+    Code::EVEX_Vfmadd213pd_ymm_k1z_ymm_ymmm256b64,
+    Code::EVEX_Vfmadd213pd_zmm_k1z_zmm_zmmm512b64_er,
+];
+
 /// `vsqrtps`.
 pub const SQRT_PS: Wide = [
     Code::EVEX_Vsqrtps_xmm_k1z_xmmm128b32,

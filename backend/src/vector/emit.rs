@@ -3,11 +3,13 @@
 //! The frame: rbp, the callee-saved registers in use, then the spill slots below. Jumps over nothing are left out, and
 //! jumps to a block that only jumps on go to its target at once.
 
+use std::collections::BTreeMap;
+
 use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, Instruction, InstructionBlock, MemoryOperand, Register};
 use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output, PReg, RegClass};
 
 use super::allocate::Allocatable;
-use super::machine::{Label, MachineCode, MachineInst, Memory, Operand};
+use super::machine::{Label, MachineCode, MachineInst, Memory, Operand, Pattern};
 
 /// The callee-saved registers that may be allocated, as hardware numbers.
 const CALLEE_SAVED: [usize; 5] = [3, 12, 13, 14, 15];
@@ -40,9 +42,14 @@ fn address_of(label: Label) -> u64 {
     0x1000 + u64::from(label.0)
 }
 
+/// Where the constant of this number lies in the same address space.
+fn constant_address(number: usize) -> u64 {
+    0x8000_0000 + number as u64
+}
+
 /// Encodes a function.
 pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, flush: bool) -> Vec<u8> {
-    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new(), flush };
+    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new(), flush, constants: constants(code) };
     emitter.saved = CALLEE_SAVED.iter().copied().filter(|&r| emitter.uses(PReg::new(r, RegClass::Int))).collect();
     let mut blocks: Vec<Vec<Instruction>> = Vec::with_capacity(code.layout.len());
     for i in 0..code.layout.len() {
@@ -58,11 +65,25 @@ pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, 
         }
         blocks.push(std::mem::take(&mut emitter.insts));
     }
-    encode(code, blocks)
+    encode(code, blocks, &emitter.constants)
+}
+
+/// The constants that the code reads from memory, the wide ones first.
+fn constants(code: &MachineCode) -> BTreeMap<Pattern, usize> {
+    let mut patterns = BTreeMap::new();
+    for inst in code.blocks.iter().flat_map(|block| &block.insts) {
+        let MachineInst::Op { operands, .. } = inst else { continue };
+        patterns.extend(operands.iter().filter_map(|operand| match operand {
+            Operand::Constant(pattern) => Some((*pattern, 0)),
+            _ => None,
+        }));
+    }
+    patterns.values_mut().enumerate().for_each(|(i, number)| *number = i);
+    patterns
 }
 
 /// Resolves labels and lays the blocks out.
-fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>) -> Vec<u8> {
+fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, constants: &BTreeMap<Pattern, usize>) -> Vec<u8> {
     // A block of one jump is skipped over: who goes there goes on to its target.
     let forward = |mut target: u64| {
         for _ in 0..code.layout.len() {
@@ -95,10 +116,26 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>) -> Vec<u8> {
     }
     // The base lies far from the labels' addresses, so that no label is taken for a distance.
     let base = 0x10_0000;
-    let block = InstructionBlock::new(&all, base);
-    let result = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE)
-        .unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}"));
-    result.code_buffer
+    let assemble = |all: &[Instruction]| {
+        let block = InstructionBlock::new(all, base);
+        BlockEncoder::encode(64, block, BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)
+            .unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}"))
+    };
+    let end = all.len();
+    for (pattern, &number) in constants {
+        let mut data = match *pattern {
+            Pattern::Wide(bits) => Instruction::with_declare_qword_1(bits),
+            Pattern::Narrow(bits) => Instruction::with_declare_dword_1(bits),
+        };
+        data.set_ip(constant_address(number));
+        all.push(data);
+    }
+    let result = assemble(&all);
+    let Some(&start) = result.new_instruction_offsets.get(end) else { return result.code_buffer };
+    // The code before them has the same length again, because it ends in a return.
+    let gap = start.next_multiple_of(8) - start;
+    all.splice(end..end, (0..gap).map(|_| Instruction::with(Code::Int3)));
+    assemble(&all).code_buffer
 }
 
 struct Emitter<'o> {
@@ -107,6 +144,8 @@ struct Emitter<'o> {
     saved: Vec<usize>,
     /// Subnormal numbers count as zero.
     flush: bool,
+    /// The number of each constant in memory.
+    constants: BTreeMap<Pattern, usize>,
 }
 
 impl Emitter<'_> {
@@ -222,6 +261,13 @@ impl Emitter<'_> {
                             at += 1 + usize::from(index.is_some());
                         }
                         Operand::Immediate(value) => set_immediate(&mut encoded, n, *value, kinds.op_kind(n)),
+                        Operand::Constant(pattern) => {
+                            encoded.set_op_kind(n, iced_x86::OpKind::Memory);
+                            encoded.set_memory_base(Register::RIP);
+                            encoded.set_memory_displ_size(8);
+                            encoded.set_memory_displacement64(constant_address(self.constants[pattern]));
+                            encoded.set_is_broadcast(true);
+                        }
                     }
                 }
                 if mask.is_some() {

@@ -36,6 +36,17 @@ pub enum Operand {
     Memory(Memory),
     /// An immediate.
     Immediate(i64),
+    /// A constant in memory that the instruction puts into all lanes.
+    Constant(Pattern),
+}
+
+/// The bits of a constant lane, of 32 or 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pattern {
+    /// 64 bits.
+    Wide(u64),
+    /// 32 bits.
+    Narrow(u32),
 }
 
 /// An instruction.

@@ -15,7 +15,7 @@ use regalloc2::VReg;
 use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
-use super::machine::{GENERAL, Label, MASK, MachineCode, MachineInst, Memory, Operand, WIDE};
+use super::machine::{GENERAL, Label, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
 use super::width::Pieces;
 
 /// The registers of a value: one for a scalar, one for each piece of a vector or mask.
@@ -40,6 +40,7 @@ pub(super) struct Select<'k> {
     scopes: Vec<Scope>,
     registers: SecondaryMap<Val, Option<Registers>>,
     constants: SecondaryMap<Val, Option<Scalar>>,
+    uses: SecondaryMap<Val, u32>,
     depths: SecondaryMap<Val, u32>,
     buffers: HashMap<Buffer, VReg>,
     params: VReg,
@@ -58,6 +59,7 @@ pub(super) fn select(kernel: &Kernel) -> Result<MachineCode, Unsupported> {
         scopes: vec![Scope::new(entry, busy(kernel, kernel.body), false)],
         registers: SecondaryMap::new(),
         constants: SecondaryMap::new(),
+        uses: uses(kernel),
         depths: SecondaryMap::new(),
         buffers: HashMap::new(),
         params,
@@ -81,6 +83,13 @@ pub(super) fn select(kernel: &Kernel) -> Result<MachineCode, Unsupported> {
     this.block(kernel.body)?;
     this.push(MachineInst::Return);
     Ok(this.code)
+}
+
+/// How many operands each value is.
+fn uses(kernel: &Kernel) -> SecondaryMap<Val, u32> {
+    let mut uses = SecondaryMap::new();
+    kernel.insts.values().for_each(|inst| inst.data.for_each_operand(|v| uses[v] += 1));
+    uses
 }
 
 /// Whether a loop directly inside of the block, or below it, carries vectors.
@@ -172,6 +181,21 @@ impl Select<'_> {
 
     pub(super) fn constant_of(&self, val: Val) -> Option<Scalar> {
         self.constants[val]
+    }
+
+    /// The bits of a constant vector's lane.
+    pub(super) fn pattern_of(&self, val: Val) -> Option<Pattern> {
+        let scalar = self.constants[val]?;
+        match scalar.dtype.bits() {
+            32 => Some(Pattern::Narrow(scalar.bits as u32)),
+            64 => Some(Pattern::Wide(scalar.bits)),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing else uses a value: the instruction that does may write its result over it.
+    pub(super) fn is_used_once(&self, val: Val) -> bool {
+        self.uses[val] == 1
     }
 
     /// The constant as a sign-extended 32-bit immediate, for integers.

@@ -6,11 +6,11 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{FmaMode, InstData, LaneType, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, UnaryOp};
 use regalloc2::VReg;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
 use super::codes::{self, Wide};
-use super::machine::{GENERAL, MASK, Operand, WIDE};
+use super::machine::{GENERAL, MASK, Operand, Pattern, WIDE};
 use super::select::{Registers, Select};
 use super::width::Pieces;
 
@@ -68,10 +68,27 @@ impl Select<'_> {
         to
     }
 
+    /// An instruction whose last operand may be a constant in memory.
+    fn op3_with(&mut self, code: Code, a: VReg, b: Operand) -> VReg {
+        let to = self.def(WIDE);
+        self.op(code, smallvec![Operand::Def(to), Operand::Use(a), b]);
+        to
+    }
+
     pub(super) fn op2(&mut self, code: Code, a: VReg) -> VReg {
         let to = self.def(WIDE);
         self.op(code, smallvec![Operand::Def(to), Operand::Use(a)]);
         to
+    }
+
+    /// A value as the last operand of its instructions: constants stay in memory, because there are more of them in the
+    /// expansions of functions than registers.
+    fn sources(&mut self, val: Val) -> Result<SmallVec<[Operand; 4]>, Unsupported> {
+        let ty = self.kernel.ty(val);
+        if let Some(pattern) = self.pattern_of(val) {
+            return Ok(smallvec![Operand::Constant(pattern); Pieces::of(ty)?.count]);
+        }
+        Ok(self.get(val)?.into_iter().map(Operand::Use).collect())
     }
 
     /// A vector of one bit pattern.
@@ -96,6 +113,17 @@ impl Select<'_> {
         mut f: impl FnMut(&mut Self, VReg, VReg) -> VReg,
     ) -> Result<Registers, Unsupported> {
         let (a, b) = (self.get(a)?, self.get(b)?);
+        Ok(a.into_iter().zip(b).map(|(x, y)| f(self, x, y)).collect())
+    }
+
+    /// The same with a second operand that may be a constant.
+    fn each2_with(
+        &mut self,
+        a: Val,
+        b: Val,
+        mut f: impl FnMut(&mut Self, VReg, Operand) -> VReg,
+    ) -> Result<Registers, Unsupported> {
+        let (a, b) = (self.get(a)?, self.sources(b)?);
         Ok(a.into_iter().zip(b).map(|(x, y)| f(self, x, y)).collect())
     }
 
@@ -124,9 +152,9 @@ impl Select<'_> {
                     self.each(a, |this, r| this.op3(code, zero, r))
                 }
                 UnaryOp::Not => {
-                    let ones = self.pattern(pieces, -1);
+                    let ones = constant(pieces, -1);
                     let code = if double { codes::XOR_Q } else { codes::XOR_D }[pieces.width];
-                    self.each(a, |this, r| this.op3(code, r, ones))
+                    self.each(a, |this, r| this.op3_with(code, r, ones))
                 }
                 _ => Err(Unsupported("this operator on integer vectors")),
             };
@@ -134,14 +162,14 @@ impl Select<'_> {
         let sign = if double { i64::MIN } else { i64::from(i32::MIN) };
         match op {
             UnaryOp::Neg => {
-                let sign = self.pattern(pieces, sign);
+                let sign = constant(pieces, sign);
                 let code = if double { codes::XOR_Q } else { codes::XOR_D }[pieces.width];
-                self.each(a, |this, r| this.op3(code, r, sign))
+                self.each(a, |this, r| this.op3_with(code, r, sign))
             }
             UnaryOp::Abs => {
-                let rest = self.pattern(pieces, !sign);
+                let rest = constant(pieces, !sign);
                 let code = if double { codes::AND_Q } else { codes::AND_D }[pieces.width];
-                self.each(a, |this, r| this.op3(code, r, rest))
+                self.each(a, |this, r| this.op3_with(code, r, rest))
             }
             UnaryOp::Sqrt => {
                 let code = if double { codes::SQRT_PD } else { codes::SQRT_PS }[pieces.width];
@@ -196,7 +224,8 @@ impl Select<'_> {
                 BinaryOp::Min | BinaryOp::Max => return self.float_extreme(op, a, b, pieces),
                 _ => return Err(Unsupported("an operator that legalisation removes")),
             };
-            return self.each2(a, b, |this, x, y| this.op3(code, x, y));
+            let (a, b) = self.constant_last(op, a, b);
+            return self.each2_with(a, b, |this, x, y| this.op3_with(code, x, y));
         }
         let signed = ty.dtype.is_signed_int();
         let code = match op {
@@ -216,7 +245,15 @@ impl Select<'_> {
             BinaryOp::Div | BinaryOp::Rem => return Err(Unsupported("division of integer vectors")),
             BinaryOp::Mod | BinaryOp::Pow => return Err(Unsupported("an operator that legalisation removes")),
         };
-        self.each2(a, b, |this, x, y| this.op3(code, x, y))
+        let (a, b) = self.constant_last(op, a, b);
+        self.each2_with(a, b, |this, x, y| this.op3_with(code, x, y))
+    }
+
+    /// The operands of a commutative operator with a constant as the second.
+    fn constant_last(&self, op: BinaryOp, a: Val, b: Val) -> (Val, Val) {
+        use BinaryOp::{Add, And, Mul, Or, Xor};
+        let swaps = matches!(op, Add | Mul | And | Or | Xor) && self.constant_of(a).is_some();
+        if swaps { (b, a) } else { (a, b) }
     }
 
     /// Min and max give the second operand if either is NaN. So a constant goes first, and elsewhere a NaN in the first
@@ -257,21 +294,30 @@ impl Select<'_> {
     fn multiply_add(&mut self, a: Val, b: Val, acc: Val, mode: FmaMode) -> Result<Registers, Unsupported> {
         let pieces = Pieces::of(self.kernel.ty(acc))?;
         let double = pieces.bits == 64;
-        let (a, b, acc) = (self.get(a)?, self.get(b)?, self.get(acc)?);
+        let (a, b) = self.constant_last(BinaryOp::Mul, a, b);
         let mut results = Registers::new();
-        for ((x, y), sum) in a.into_iter().zip(b).zip(acc) {
-            results.push(match mode {
-                FmaMode::Fused => {
-                    let code = if double { codes::FMA_PD } else { codes::FMA_PS }[pieces.width];
-                    let to = self.def(WIDE);
-                    self.op(code, smallvec![Operand::Tied(sum, to), Operand::Use(x), Operand::Use(y)]);
-                    to
-                }
-                FmaMode::Separate => {
-                    let product = self.op3(if double { codes::MUL_PD } else { codes::MUL_PS }[pieces.width], x, y);
-                    self.op3(if double { codes::ADD_PD } else { codes::ADD_PS }[pieces.width], product, sum)
-                }
-            });
+        if mode == FmaMode::Separate {
+            let (multiply, add) = if double { (codes::MUL_PD, codes::ADD_PD) } else { (codes::MUL_PS, codes::ADD_PS) };
+            for ((x, y), sum) in self.get(a)?.into_iter().zip(self.sources(b)?).zip(self.sources(acc)?) {
+                let product = self.op3_with(multiply[pieces.width], x, y);
+                results.push(self.op3_with(add[pieces.width], product, sum));
+            }
+            return Ok(results);
+        }
+        // The result is written over an operand: the sum, unless that is wanted further on and a factor is not.
+        let once = |this: &Self, v: Val| this.constant_of(v).is_none() && this.is_used_once(v);
+        let (factor, other) = if !once(self, a) && once(self, b) { (b, a) } else { (a, b) };
+        let keeps_sum = self.constant_of(acc).is_some() || (!self.is_used_once(acc) && once(self, factor));
+        let (code, into, last) = if keeps_sum {
+            (if double { codes::FMA_INTO_FACTOR_PD } else { codes::FMA_INTO_FACTOR_PS }, factor, acc)
+        } else {
+            (if double { codes::FMA_PD } else { codes::FMA_PS }, acc, b)
+        };
+        let middle = if keeps_sum { other } else { a };
+        for ((into, x), y) in self.get(into)?.into_iter().zip(self.get(middle)?).zip(self.sources(last)?) {
+            let to = self.def(WIDE);
+            self.op(code[pieces.width], smallvec![Operand::Tied(into, to), Operand::Use(x), y]);
+            results.push(to);
         }
         Ok(results)
     }
@@ -286,9 +332,9 @@ impl Select<'_> {
         }
         let pieces = Pieces::of(ty)?;
         let (code, predicate) = compare_code(op, ty.dtype, pieces);
-        let halves = self.each2(a, b, |this, x, y| {
+        let halves = self.each2_with(a, b, |this, x, y| {
             let to = this.def(MASK);
-            let operands = smallvec![Operand::Def(to), Operand::Use(x), Operand::Use(y), Operand::Immediate(predicate)];
+            let operands = smallvec![Operand::Def(to), Operand::Use(x), y, Operand::Immediate(predicate)];
             this.op(code, operands);
             to
         })?;
@@ -371,11 +417,11 @@ impl Select<'_> {
             masks = self.masks_for(masks, pieces);
         }
         let code = if pieces.bits == 64 { codes::BLEND_PD } else { codes::BLEND_PS }[pieces.width];
-        let (a, b) = (self.get(a)?, self.get(b)?);
+        let (a, b) = (self.sources(a)?, self.get(b)?);
         let mut results = Registers::new();
         for ((x, y), mask) in a.into_iter().zip(b).zip(masks) {
             let to = self.def(WIDE);
-            self.op_masked(code, smallvec![Operand::Def(to), Operand::Use(y), Operand::Use(x)], mask, false);
+            self.op_masked(code, smallvec![Operand::Def(to), Operand::Use(y), x], mask, false);
             results.push(to);
         }
         Ok(results)
@@ -554,6 +600,11 @@ impl Select<'_> {
         };
         Ok(self.op3(code, a, b))
     }
+}
+
+/// A constant with these bits in each lane.
+fn constant(pieces: Pieces, bits: i64) -> Operand {
+    Operand::Constant(if pieces.bits == 64 { Pattern::Wide(bits as u64) } else { Pattern::Narrow(bits as u32) })
 }
 
 /// The comparison's encoding and predicate. Ordered and quiet, but for `Ne`, which is unordered.

@@ -201,7 +201,10 @@ enum Fetch {
     /// The panel itself, this many steps ahead.
     Near(i64),
     /// The task's next block, which begins so many steps after this one and has so many.
-    Next { ahead: i64, steps: i64 },
+    Next {
+        ahead: i64,
+        steps: i64,
+    },
 }
 
 /// What the loops of one product share.
