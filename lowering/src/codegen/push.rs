@@ -1,7 +1,7 @@
 //! Pushing: an element of the anchor goes through the operations after it to the group's result.
 //!
-//! After its anchor a group is a chain of segments: elementwise operations at one position, then a reshape or transpose
-//! that moves the position on. Inside of a segment the result is pulled, with the anchor's element as a given.
+//! After its anchor a group is a chain of segments: elementwise operations at one position, then a reshape, transpose or
+//! pad that moves the position on. Inside of a segment the result is pulled, with the anchor's element as a given.
 
 use onnxc_ir::loops::Val;
 use onnxc_ir::tensor::{Op, Value};
@@ -10,7 +10,7 @@ use super::GroupKernel;
 use super::pull::{Position, Pulled};
 
 impl GroupKernel<'_> {
-    /// The reshapes and transposes through which `anchor` reaches the group's result, in order.
+    /// The reshapes, transposes and pads through which `anchor` reaches the group's result, in order.
     pub fn spine(&self, anchor: Value) -> Vec<Value> {
         let mut reached = vec![anchor];
         let mut views = Vec::new();
@@ -20,7 +20,7 @@ impl GroupKernel<'_> {
                 continue;
             }
             reached.extend(data.outputs.iter().copied());
-            if matches!(data.op, Op::Reshape | Op::Transpose { .. }) {
+            if matches!(data.op, Op::Reshape | Op::Transpose { .. } | Op::Pad { .. }) {
                 views.push(data.outputs[0]);
             }
         }
@@ -55,6 +55,14 @@ impl GroupKernel<'_> {
             val = self.pull(data.inputs[0], &position, memo);
             position = match &data.op {
                 Op::Transpose { perm } => position.at(perm.iter().map(|&p| position.coords[p as usize]).collect()),
+                Op::Pad { lo, .. } => {
+                    let mut coords = Vec::with_capacity(lo.len());
+                    for (&c, lo) in position.coords.iter().zip(lo) {
+                        let lo = self.dim(lo);
+                        coords.push(self.coord_scale(c, 1, lo, position.lanes));
+                    }
+                    position.at(coords)
+                }
                 _ => position.at(self.reshape_coords(data.inputs[0], view, &position.coords, position.lanes)),
             };
             position = self.broadcast(view, &position);

@@ -5,7 +5,7 @@
 //!
 //! A group has at most one *anchor*, the operation that decides its loops (see [`schedules::is_anchor`]). Forward from the
 //! anchor it takes in elementwise operations, transposes and reshapes while each value has one user: they are computed
-//! on the anchor's elements before those are stored. Backward it takes in what its operations pull element by element.
+//! on the anchor's elements before those are stored. A pad may end the group. Backward it takes in what its operations pull element by element.
 //! Views that several groups use are copied into each of them.
 
 use std::collections::HashMap;
@@ -125,6 +125,13 @@ impl<'g> Cut<'g> {
             match &next.op {
                 Op::Elementwise(_) if same_shape() => {}
                 Op::Transpose { .. } => {}
+                // The elements go between the margins; nothing is computed there.
+                Op::Pad { .. } if schedules::pad::only_grows(self.graph, *user) && next.inputs[0] == value => {
+                    waiting.push(*user);
+                    waiting.drain(..).for_each(|node| self.groups_of[node].push(group));
+                    last = output;
+                    break;
+                }
                 Op::Reshape => {
                     // Worth taking in only if something after it is.
                     waiting.push(*user);

@@ -14,7 +14,7 @@ use crate::codegen::{GroupKernel, GroupLaunch};
 /// Schedules a group whose result is pulled element by element.
 pub fn schedule(mut k: GroupKernel<'_>) -> GroupLaunch {
     let result = k.results()[0];
-    let pad = k.graph.def_node(result).filter(|&node| copies_rows(k.graph, node));
+    let pad = k.graph.def_node(result).filter(|&node| super::pad::only_grows(k.graph, node));
     if let Some(node) = pad {
         return super::pad::schedule(k, node);
     }
@@ -65,12 +65,4 @@ pub fn schedule_concat(
         launches.push(k.finish(tasks, product(&dims)));
     }
     launches
-}
-
-/// Whether a node is a pad that copies rows: it has elements to copy and crops nothing.
-fn copies_rows(graph: &Graph, node: Node) -> bool {
-    let data = &graph.nodes[node];
-    let Op::Pad { lo, hi } = &data.op else { return false };
-    let grows = |d: &Dim| d.as_const().is_some_and(|d| d >= 0);
-    lo.iter().chain(hi).all(grows) && graph.tensor_ty(data.inputs[0]).static_len() != Some(0) && !lo.is_empty()
 }

@@ -62,6 +62,16 @@ pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &st
         return vec![attention::schedule(kernel(), &parts)];
     }
     let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel())] };
+    let mut launches = schedule_anchor(graph, region, machine, name, node);
+    let [result] = graph.regions[region].results[..] else { return launches };
+    let pad = graph.def_node(result).filter(|&n| matches!(graph.nodes[n].op, Op::Pad { .. }));
+    launches.extend(pad.map(|node| pad::schedule_margins(kernel(), node)));
+    launches
+}
+
+/// Schedules the loops around `node`.
+fn schedule_anchor(graph: &Graph, region: Region, machine: &MachineModel, name: &str, node: Node) -> Vec<GroupLaunch> {
+    let kernel = || GroupKernel::new(graph, region, machine, name);
     match &graph.nodes[node].op {
         Op::Reduce { .. } => vec![reduce::schedule(kernel(), node)],
         Op::Contract(_) => vec![contract::schedule(kernel(), node)],
