@@ -12,13 +12,11 @@ use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::op::Conv;
 use onnxc_ir::tensor::{Node, Op, Value};
 
+use super::depthwise::{self, Line};
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
-
-/// Positions that a depthwise kernel computes together, to use each filter element several times.
-const DEPTHWISE_TILE: i64 = 4;
 
 /// Schedules a group whose anchor is the `Conv` node `anchor`.
 pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
@@ -34,22 +32,22 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let lanes = if conv.acc == DType::F32 { k.lanes() } else { 1 };
     match (conv.panel, conv.groups) {
         (Some(_), 1) => product_schedule(k, &operands, lanes),
-        (Some(_), _) => depthwise(k, &operands, lanes),
+        (Some(_), _) => depthwise::schedule(k, &operands, lanes),
         (None, _) => direct(k, &operands),
     }
 }
 
 /// A convolution's operands.
-struct ConvOperands {
-    conv: Conv,
-    input: Value,
-    filter: Value,
-    result: Value,
+pub(super) struct ConvOperands {
+    pub(super) conv: Conv,
+    pub(super) input: Value,
+    pub(super) filter: Value,
+    pub(super) result: Value,
 }
 
 impl ConvOperands {
     /// The input's coordinates for an output position and a kernel position.
-    fn input_coords(
+    pub(super) fn input_coords(
         &self,
         k: &mut GroupKernel<'_>,
         batch: Index,
@@ -66,7 +64,7 @@ impl ConvOperands {
         arrange(self.conv.channels_last, Coord::uniform(batch), spatial, channel)
     }
 
-    fn operand(
+    pub(super) fn operand(
         &self,
         k: &mut GroupKernel<'_>,
         value: Value,
@@ -79,15 +77,32 @@ impl ConvOperands {
     }
 
     /// The result's dimensions: batch, spatial, channels.
-    fn result_dims(&self, k: &GroupKernel<'_>) -> (Dim, Vec<Dim>, Dim) {
+    pub(super) fn result_dims(&self, k: &GroupKernel<'_>) -> (Dim, Vec<Dim>, Dim) {
         let mut dims = k.graph.tensor_ty(self.result).shape.to_vec();
         let batch = dims.remove(0);
         let channels = if self.conv.channels_last { dims.pop().expect("a channel dimension") } else { dims.remove(0) };
         (batch, dims, channels)
     }
 
-    fn kernel_dims(&self) -> Vec<Dim> {
+    pub(super) fn kernel_dims(&self) -> Vec<Dim> {
         self.conv.kernel.iter().map(|&n| Dim::from(n)).collect()
+    }
+
+    /// The filter along the last spatial dimension.
+    pub(super) fn line(&self) -> Line {
+        let last = |of: &[i64]| *of.last().expect("a convolution has a spatial dimension");
+        Line {
+            taps: last(&self.conv.kernel),
+            stride: last(&self.conv.strides),
+            dilation: last(&self.conv.rhs_dilation),
+        }
+    }
+
+    /// The result's coordinates: batch and spatial ones around a row, the row, the channel.
+    pub(super) fn position(&self, outer: &[Index], row: Index, channel: Coord) -> Vec<Coord> {
+        let (&batch, around) = outer.split_first().expect("the batch is outer");
+        let spatial = around.iter().copied().chain([row]).map(Coord::uniform).collect();
+        arrange(self.conv.channels_last, Coord::uniform(batch), spatial, channel)
     }
 }
 
@@ -133,9 +148,7 @@ impl Operands for ConvOperands {
     }
 
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
-        let (&batch, around) = outer.split_first().expect("the batch is outer");
-        let spatial = around.iter().copied().chain([row]).map(Coord::uniform).collect();
-        arrange(self.conv.channels_last, Coord::uniform(batch), spatial, column)
+        self.position(outer, row, column)
     }
 }
 
@@ -158,51 +171,6 @@ fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> 
         result: operands.result,
     };
     gemm::schedule(k, &gemm, operands, &Panels::Stored, lanes)
-}
-
-/// One filter per channel: lanes along the channels, a few positions at a time.
-fn depthwise(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> GroupLaunch {
-    let (batch, mut spatial, channels) = operands.result_dims(&k);
-    let rows = spatial.pop().expect("a convolution has a spatial dimension");
-    let grid: Vec<Dim> = std::iter::once(batch).chain(spatial).collect();
-    let kernel = operands.kernel_dims();
-    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
-    let (row_bound, channel_bound) = (k.dim(&rows), k.dim(&channels));
-    let extents: Vec<Index> = kernel.iter().map(|d| k.dim(d)).collect();
-    let tile = |k: &mut GroupKernel<'_>, outer: &[Index], row: Index, count: i64| {
-        k.vectors(0, channel_bound, lanes, |k, channel, lanes, valid| {
-            let zero = k.b.constant(Scalar::zero(operands.conv.acc), lanes);
-            let init = vec![zero; count as usize];
-            let sums = nest(k, &extents, &mut vec![], &init, &mut |k, taps, sums| {
-                let coords = taps.iter().map(|&t| Coord::uniform(t)).chain([channel]).collect();
-                let weight = operands.operand(k, operands.filter, coords, lanes, valid);
-                let mut next = Vec::with_capacity(sums.len());
-                for (r, &sum) in sums.iter().enumerate() {
-                    let at_row = k.b.iadd(row, r as i64);
-                    let at: Vec<Index> = outer[1..].iter().copied().chain([at_row]).collect();
-                    let coords = operands.input_coords(k, outer[0], &at, taps, channel);
-                    let element = operands.operand(k, operands.input, coords, lanes, valid);
-                    next.push(multiply_add(k, element, weight, sum));
-                }
-                next
-            });
-            for (r, &sum) in sums.iter().enumerate() {
-                let at_row = k.b.iadd(row, r as i64);
-                let coords = operands.result(outer, at_row, channel);
-                k.push(operands.result, &Position { coords, lanes, count: valid }, sum, &mut Pulled::default());
-            }
-        });
-    };
-    k.tasks(|k, task| {
-        let outer = k.unflatten(task, &dims);
-        let full = k.b.idiv(row_bound, DEPTHWISE_TILE);
-        let middle = k.b.imul(full, DEPTHWISE_TILE);
-        k.each(0, middle, DEPTHWISE_TILE, |k, row| tile(k, &outer, row.into(), DEPTHWISE_TILE));
-        k.each(middle, row_bound, 1, |k, row| tile(k, &outer, row.into(), 1));
-    });
-    let taps = product(&kernel);
-    let flops = product(grid.iter().chain([&rows, &channels, &taps, &Dim::from(2)]));
-    k.finish(product(&grid), flops)
 }
 
 /// One element at a time, for any groups, layout and type.

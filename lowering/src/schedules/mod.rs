@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod contract;
 pub mod conv;
+pub mod depthwise;
 pub mod elements;
 pub mod gemm;
 pub mod map;
