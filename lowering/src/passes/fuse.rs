@@ -17,7 +17,7 @@ use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 use smallvec::SmallVec;
 
 use super::rewrite::PassContext;
-use crate::schedules::{self, attention};
+use crate::schedules::{self, attention, expand_depthwise};
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
@@ -70,6 +70,9 @@ impl<'g> Cut<'g> {
             self.take_attention(node);
         }
         for &node in &nodes {
+            self.take_expanded(node);
+        }
+        for &node in &nodes {
             if self.groups_of[node].is_empty() && schedules::is_anchor(&self.graph.nodes[node].op) {
                 self.grow_forward(node);
             }
@@ -88,13 +91,27 @@ impl<'g> Cut<'g> {
         self.groups
     }
 
-    /// Makes a group of the attention around a softmax.
-    fn take_attention(&mut self, softmax: Node) {
-        let only = |v: Value| match (&self.users[v][..], self.is_result[v]) {
+    /// The only user of a value that is no result.
+    fn only_user(&self, value: Value) -> Option<Node> {
+        match (&self.users[value][..], self.is_result[value]) {
             ([user], false) => Some(*user),
             _ => None,
-        };
-        let Some(parts) = attention::around(self.graph, softmax, only) else { return };
+        }
+    }
+
+    /// Makes a group of a depthwise convolution and the 1x1 convolution before it.
+    fn take_expanded(&mut self, conv: Node) {
+        let Some(parts) = expand_depthwise::before(self.graph, conv, |v| self.only_user(v)) else { return };
+        let group = self.groups.len();
+        self.grow_forward(conv);
+        for node in parts.chain.into_iter().chain([parts.product, parts.pad]) {
+            self.groups_of[node].push(group);
+        }
+    }
+
+    /// Makes a group of the attention around a softmax.
+    fn take_attention(&mut self, softmax: Node) {
+        let Some(parts) = attention::around(self.graph, softmax, |v| self.only_user(v)) else { return };
         let group = self.groups.len();
         self.grow_forward(parts.values);
         for node in parts.chain.into_iter().chain([parts.scores, parts.softmax]).chain(parts.reshape) {

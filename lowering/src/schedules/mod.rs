@@ -6,6 +6,7 @@ pub mod contract;
 pub mod conv;
 pub mod depthwise;
 pub mod elements;
+pub mod expand_depthwise;
 pub mod gemm;
 pub mod map;
 pub mod normalize;
@@ -61,6 +62,9 @@ pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &st
     let kernel = || GroupKernel::new(graph, region, machine, name);
     if let Some(parts) = attention::of_group(graph, region) {
         return vec![attention::schedule(kernel(), &parts)];
+    }
+    if let Some(parts) = expand_depthwise::of_group(graph, region) {
+        return vec![expand_depthwise::schedule(kernel(), &parts)];
     }
     let Some(node) = anchor(graph, region) else { return vec![map::schedule(kernel())] };
     let mut launches = schedule_anchor(graph, region, machine, name, node);
