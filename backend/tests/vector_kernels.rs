@@ -111,6 +111,7 @@ fn functions_with_tails() {
         UnaryOp::Exp,
         UnaryOp::Log,
         UnaryOp::Tanh,
+        UnaryOp::Sigmoid,
         UnaryOp::Erf,
         UnaryOp::Sqrt,
         UnaryOp::Floor,

@@ -97,6 +97,7 @@ pub fn unary_f64(op: UnaryOp, x: f64) -> f64 {
         UnaryOp::Acos => libm::acos(x),
         UnaryOp::Atan => libm::atan(x),
         UnaryOp::Tanh => libm::tanh(x),
+        UnaryOp::Sigmoid => 1.0 / (1.0 + libm::exp(-x)),
         UnaryOp::Erf => libm::erf(x),
         UnaryOp::Floor => x.floor(),
         UnaryOp::Ceil => x.ceil(),

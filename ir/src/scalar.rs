@@ -36,6 +36,8 @@ pub enum UnaryOp {
     Atan,
     /// Hyperbolic tangent.
     Tanh,
+    /// 1 / (1 + e^-x); compiled kernels give at least 2^-126 for `f32`.
+    Sigmoid,
     /// The error function.
     Erf,
     /// Rounds towards -inf.
@@ -114,7 +116,8 @@ macro_rules! names {
 
 names!(UnaryOp {
     Neg = "neg", Abs = "abs", Not = "not", Sqrt = "sqrt", Exp = "exp", Log = "log", Sin = "sin", Cos = "cos",
-    Tan = "tan", Asin = "asin", Acos = "acos", Atan = "atan", Tanh = "tanh", Erf = "erf", Floor = "floor",
+    Tan = "tan", Asin = "asin", Acos = "acos", Atan = "atan", Tanh = "tanh", Sigmoid = "sigmoid",
+    Erf = "erf", Floor = "floor",
     Ceil = "ceil", Trunc = "trunc", Round = "round",
 });
 names!(BinaryOp {
@@ -307,7 +310,7 @@ impl ScalarExpr {
     pub fn cost(&self) -> u32 {
         let inst = |inst: &ScalarInst| match inst {
             ScalarInst::Arg(_) | ScalarInst::Const(_) => 0,
-            ScalarInst::Unary(UnaryOp::Exp | UnaryOp::Log | UnaryOp::Tanh | UnaryOp::Erf, _) => 20,
+            ScalarInst::Unary(UnaryOp::Exp | UnaryOp::Log | UnaryOp::Tanh | UnaryOp::Sigmoid | UnaryOp::Erf, _) => 20,
             ScalarInst::Unary(
                 UnaryOp::Sin | UnaryOp::Cos | UnaryOp::Tan | UnaryOp::Asin | UnaryOp::Acos | UnaryOp::Atan,
                 _,

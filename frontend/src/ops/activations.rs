@@ -26,7 +26,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         let alpha = f64::from(cx.float("alpha", 1.0));
         function(cx, |e, t, x| exponential_unit(e, t, x, 1.0, alpha, alpha))
     }),
-    Operator::onnx("Sigmoid", &[1, 6, 13], (1, 1), |cx| function(cx, |e, t, x| e.sigmoid(t, x))),
+    Operator::onnx("Sigmoid", &[1, 6, 13], (1, 1), |cx| function(cx, |e, _, x| Ok(e.sigmoid(x)))),
     Operator::onnx("HardSigmoid", &[1, 6, 22], (1, 1), |cx| {
         let (alpha, beta) = (cx.float("alpha", 0.2), cx.float("beta", 0.5));
         function(cx, |e, t, x| hard_sigmoid(e, t, x, alpha.into(), beta.into()))
@@ -246,7 +246,7 @@ pub(super) fn swish(e: &mut ExprBuilder, t: DType, x: ExprIndex, alpha: f64) -> 
         let alpha = e.number(t, alpha)?;
         e.mul(x, alpha)
     };
-    let gate = e.sigmoid(t, argument)?;
+    let gate = e.sigmoid(argument);
     Ok(e.mul(x, gate))
 }
 

@@ -71,7 +71,7 @@ impl Activation {
         Ok(match self {
             Activation::Relu => e.max(x, zero),
             Activation::Tanh => e.tanh(x),
-            Activation::Sigmoid => e.sigmoid(dtype, x)?,
+            Activation::Sigmoid => e.sigmoid(x),
             Activation::Affine(alpha, beta) => affine(e, alpha, beta)?,
             Activation::LeakyRelu(alpha) => {
                 let alpha = number(e, alpha)?;

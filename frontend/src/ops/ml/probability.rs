@@ -33,7 +33,7 @@ pub(super) fn of_pairs(cx: &mut NodeContext<'_>, scores: Value, a: Value, b: Val
         let scaled = e.mul(score, a);
         let sum = e.add(scaled, b);
         let minus = e.neg(sum);
-        let p = e.sigmoid(DType::F32, minus)?;
+        let p = e.sigmoid(minus);
         let (least, most) = (e.number(DType::F32, LEAST)?, e.number(DType::F32, 1.0 - LEAST)?);
         let above = e.max(p, least);
         Ok(e.min(above, most))

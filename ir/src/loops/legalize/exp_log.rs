@@ -177,9 +177,71 @@ pub(super) fn tanh(l: &mut Lanes<'_>, x: Val) -> Val {
     let (one, two) = (l.num(1.0), l.num(2.0));
     let offset = l.sub(power, one);
     let e = l.fma(p, power, offset);
-    let denominator = l.add(e, two);
-    let t = l.div(e, denominator);
+    let t = if is_f32(l.fmt) {
+        let minus_two = l.num(-2.0);
+        let negative = l.sub(minus_two, e);
+        quotient(l, Some(e), negative)
+    } else {
+        let denominator = l.add(e, two);
+        l.div(e, denominator)
+    };
     l.with_sign_of(t, x)
+}
+
+/// 1 / (1 + e^-x).
+pub(super) fn sigmoid(l: &mut Lanes<'_>, x: Val) -> Val {
+    let one = l.num(1.0);
+    if !is_f32(l.fmt) {
+        let negative = l.neg(x);
+        let power = exp(l, negative);
+        let sum = l.add(power, one);
+        return l.div(one, sum);
+    }
+    // Within these the power and its reciprocal are normal numbers.
+    let (least, greatest) = (l.num(-87.0), l.num(87.0));
+    let x = l.b.binary(BinaryOp::Max, x, least);
+    let x = l.b.binary(BinaryOp::Min, x, greatest);
+    // -x = n ln 2 - r: the power is 2^n e^-r, and n stands in the low bits after rounding.
+    let (log2e, magic) = (l.num(-std::f64::consts::LOG2_E), l.num(l.fmt.magic));
+    let scaled = l.mul(x, log2e);
+    let rounded = l.add(scaled, magic);
+    let number = l.sub(rounded, magic);
+    let [high_part, low_part] = l.fmt.ln2;
+    let (high_part, low_part) = (l.num(high_part), l.num(low_part));
+    let r = l.fma(number, high_part, x);
+    let r = l.fma(number, low_part, r);
+    let alternating: Vec<f64> = EXP_F32.iter().enumerate().map(|(i, c)| if i % 2 == 0 { *c } else { -c }).collect();
+    let q = l.poly(r, &alternating);
+    let r2 = l.mul(r, r);
+    let p = l.sub(one, r);
+    let p = l.fma(q, r2, p);
+    let exponent = l.bits_of(rounded);
+    let exponent = l.shl(exponent, l.fmt.fraction_bits);
+    let bits = l.bits_of(p);
+    let bits = l.add(bits, exponent);
+    let power = l.number_of(bits);
+    let minus_one = l.num(-1.0);
+    let negative = l.sub(minus_one, power);
+    quotient(l, None, negative)
+}
+
+/// `numerator / -negative`, or the reciprocal, for `f32` divisors in 2^-125..2^126: a division of full vectors takes as
+/// long as sixteen multiplications. The first guess comes from the exponent; its error of 1/8 is cubed, squared, and
+/// squared again on the quotient.
+fn quotient(l: &mut Lanes<'_>, numerator: Option<Val>, negative: Val) -> Val {
+    let one = l.num(1.0);
+    let guess = l.int(0x7ef3_11c7 + i64::from(i32::MIN));
+    let bits = l.bits_of(negative);
+    let guess = l.sub(guess, bits);
+    let guess = l.number_of(guess);
+    let error = l.fma(negative, guess, one);
+    let series = l.fma(error, error, error);
+    let reciprocal = l.fma(guess, series, guess);
+    let error = l.fma(negative, reciprocal, one);
+    let reciprocal = l.fma(reciprocal, error, reciprocal);
+    let quotient = numerator.map_or(reciprocal, |n| l.mul(n, reciprocal));
+    let rest = l.fma(negative, quotient, numerator.unwrap_or(one));
+    l.fma(rest, reciprocal, quotient)
 }
 
 /// erf x: a polynomial up to 1 (`f64`: 3/2), and 1 - e^R(x) with a polynomial R beyond.

@@ -266,6 +266,7 @@ impl Rewriter<'_> {
             UnaryOp::Exp => exp_log::exp(&mut l, a),
             UnaryOp::Log => exp_log::log(&mut l, a),
             UnaryOp::Tanh => exp_log::tanh(&mut l, a),
+            UnaryOp::Sigmoid => exp_log::sigmoid(&mut l, a),
             UnaryOp::Erf => exp_log::erf(&mut l, a),
             UnaryOp::Sin => trigonometry::sin(&mut l, a),
             UnaryOp::Cos => trigonometry::cos(&mut l, a),

@@ -163,6 +163,13 @@ fn tanh_is_close() {
 }
 
 #[test]
+fn sigmoid_is_close() {
+    let normal = |x: f64| x.is_nan() || x > -87.0;
+    check_unary(UnaryOp::Sigmoid, DType::F32, 2.0, normal, &[(-87.0, 90.0), (-1.0, 1.0)]);
+    check_unary(UnaryOp::Sigmoid, DType::F64, 2.0, |x| x.is_nan() || x > -708.0, &[(-700.0, 40.0), (-1.0, 1.0)]);
+}
+
+#[test]
 fn erf_is_close() {
     check_unary(UnaryOp::Erf, DType::F32, 2.0, everywhere, &[(-4.5, 4.5), (-1.1, 1.1)]);
     check_unary(UnaryOp::Erf, DType::F64, 2.5, everywhere, &[(-6.5, 6.5), (-1.1, 1.1)]);

@@ -1,6 +1,6 @@
 //! Elementwise operations: general expressions, the operators, and the usual activations.
 
-use super::{BuildError, Builder, ExprBuilder, expr};
+use super::{BuildError, Builder, ExprBuilder};
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, ExprIndex, ScalarExpr, ScalarInst, UnaryOp};
@@ -30,6 +30,7 @@ shorthands! {
     exp(x) = unary(UnaryOp::Exp), "e to the power x.";
     log(x) = unary(UnaryOp::Log), "Natural logarithm.";
     tanh(x) = unary(UnaryOp::Tanh), "Hyperbolic tangent.";
+    sigmoid(x) = unary(UnaryOp::Sigmoid), "`1 / (1 + exp(-x))`.";
     erf(x) = unary(UnaryOp::Erf), "Error function.";
     floor(x) = unary(UnaryOp::Floor), "Rounds towards -inf.";
     add(a, b) = binary(BinaryOp::Add), "`a + b`.";
@@ -169,31 +170,5 @@ impl Builder<'_> {
     /// If `x` is not numeric.
     pub fn relu(&mut self, x: Value) -> Result<Value, BuildError> {
         self.binary_number(BinaryOp::Max, x, 0.0)
-    }
-
-    /// `1 / (1 + exp(-x))`.
-    ///
-    /// # Errors
-    /// If `x` is no float.
-    pub fn sigmoid(&mut self, x: Value) -> Result<Value, BuildError> {
-        let dtype = self.dtype(x)?;
-        self.map(&[x], |e| {
-            let x = e.arg(0);
-            e.sigmoid(dtype, x)
-        })
-    }
-}
-
-impl ExprBuilder {
-    /// `1 / (1 + exp(-x))` in a type.
-    ///
-    /// # Errors
-    /// If the type has no constants.
-    pub fn sigmoid(&mut self, dtype: DType, x: ExprIndex) -> Result<ExprIndex, BuildError> {
-        let one = self.constant(expr::number(dtype, 1.0)?);
-        let negative = self.neg(x);
-        let power = self.exp(negative);
-        let sum = self.add(one, power);
-        Ok(self.div(one, sum))
     }
 }

@@ -37,7 +37,7 @@ macro_rules! shorthands {
 
 shorthands! {
     unary {
-        neg = Neg, abs = Abs, not = Not, sqrt = Sqrt, exp = Exp, log = Log, sin = Sin, cos = Cos, tan = Tan, tanh = Tanh,
+        neg = Neg, abs = Abs, not = Not, sqrt = Sqrt, exp = Exp, log = Log, sin = Sin, cos = Cos, tan = Tan, tanh = Tanh, sigmoid = Sigmoid,
         erf = Erf, floor = Floor, ceil = Ceil, trunc = Trunc, round = Round,
     }
     binary {
