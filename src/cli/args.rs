@@ -69,6 +69,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show a model's inputs, outputs, operators and sizes
     Inspect(InspectArgs),
+    /// Measure how fast this machine multiplies and reads at best
+    Peak(PeakArgs),
     /// List the targets
     Targets,
     /// Explain the code of a diagnostic
@@ -320,6 +322,20 @@ pub struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// `onnxc peak`.
+#[derive(Debug, Args)]
+pub struct PeakArgs {
+    /// Threads that work at the same time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Leave out reading from memory, which takes longest
+    #[arg(long)]
+    pub arithmetic_only: bool,
 }
 
 /// `onnxc explain`.

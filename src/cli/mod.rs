@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod explain;
 mod inspect;
+mod peak;
 mod progress;
 mod run;
 mod targets;
@@ -31,6 +32,7 @@ pub fn main() -> u8 {
         Some(Command::TestWorker(args)) => worker::run(&args),
         Some(Command::Check(args)) => check::run(&args, format),
         Some(Command::Inspect(args)) => inspect::run(&args, format),
+        Some(Command::Peak(args)) => peak::run(&args),
         Some(Command::Targets) => targets::run(),
         Some(Command::Explain(args)) => explain::run(&args),
         None => compile::run(&cli.compile, format),

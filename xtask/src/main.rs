@@ -3,6 +3,7 @@
 //! `cargo xtask ci` is the one command that passes all tests on a fresh machine; CI runs nothing else. It sets up what
 //! it needs in ignored folders of the checkout: a Python environment in `.venv`, generated models in `build/`.
 
+mod bench;
 mod ci;
 mod setup;
 mod shell;
@@ -19,7 +20,8 @@ cargo xtask TASK
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
   bless    run the ONNX suite and write its snapshot anew
-  zoo      grow the named benchmark models, or all (4 GB), into build/zoo";
+  zoo      grow the named benchmark models, or all (4 GB), into build/zoo
+  bench    [MODEL...] [--OPTION...]: time onnxc beside other libraries and print the tables; bench --help has the options";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["lint"] => ci::lint(),
         ["test"] => ci::test(),
         ["bless"] => ci::bless(),
+        ["bench", arguments @ ..] => bench::bench(arguments),
         ["zoo", names @ ..] => setup::python().and_then(|python| setup::zoo(&python, names)),
         _ => {
             eprintln!("{USAGE}");

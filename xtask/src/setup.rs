@@ -91,9 +91,26 @@ pub fn python() -> Result<OsString> {
         run("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "python3-venv"])?;
         run("python3", &["-m", "venv", "--clear", ".venv"])?;
     }
-    run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "tests/requirements.txt"])?;
-    std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))?;
+    install(&python, "tests/requirements.txt", &stamp)?;
     Ok(python.into_os_string())
+}
+
+/// The same interpreter, with the packages of `bench/requirements.txt` too.
+pub fn bench_python() -> Result<OsString> {
+    let python = python()?;
+    let stamp = root().join(".venv/bench.installed");
+    let wanted = read(&root().join("bench/requirements.txt"))?;
+    if !std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        install(Path::new(&python), "bench/requirements.txt", &stamp)?;
+    }
+    Ok(python)
+}
+
+/// Installs the packages of a file and writes its text to the stamp.
+fn install(python: &Path, requirements: &str, stamp: &Path) -> Result<()> {
+    run(python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements])?;
+    let wanted = read(&root().join(requirements))?;
+    std::fs::write(stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))
 }
 
 /// Grows the named models into `build/zoo`, all of them when none is named. A model is there when its stamp holds the
