@@ -105,6 +105,7 @@ pub fn run_passes(
 pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
     let cx = run_passes(&mut graph, options, observe)?;
     let mut program = program::lower(graph, &options.machine, &cx.packed)?;
+    program.remarks.splice(0..0, cx.remarks);
     program.flushes_subnormals = !options.strict;
     Ok(program)
 }

@@ -10,7 +10,7 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{KernelRef, Place, Port, Program, Weight};
+use onnxc_ir::program::{KernelRef, Place, Port, Program, Remark, Weight};
 use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
@@ -214,7 +214,8 @@ impl<'g> Lowering<'g> {
         let params = &graph.regions[region].params;
         let results = &graph.regions[region].results;
         for launch in schedules::schedule(graph, region, self.machine, &name) {
-            let GroupLaunch { mut kernel, arguments, params: sizes, tasks, flops } = launch;
+            let GroupLaunch { mut kernel, arguments, params: sizes, tasks, flops, remarks } = launch;
+            self.remark(node, &kernel, &tasks, &remarks);
             if let Some(operand) = in_place {
                 state_in_place(&mut kernel, &arguments, params[operand], results[0]);
             }
@@ -237,6 +238,23 @@ impl<'g> Lowering<'g> {
             self.push(PlannedStep::Launch { kernel, buffers, params: sizes, tasks, origins, flops });
         }
         Ok(())
+    }
+
+    /// States what the schedule of a group decided.
+    fn remark(&mut self, node: Node, kernel: &Kernel, tasks: &Dim, decided: &[String]) {
+        let origin = self.graph.origins[self.graph.nodes[node].origins[0]].path.clone();
+        let family = kernel.name.strip_suffix(&origin).unwrap_or(&kernel.name).trim_end_matches('_');
+        let tasks = tasks.display(&self.graph.symbols).to_string();
+        let mut text = format!("{family}: {tasks} task{}", if tasks == "1" { "" } else { "s" });
+        let scratch = kernel.scratch_layout().1;
+        if scratch > 0 {
+            text.push_str(&format!(", {} KB of scratch", scratch.div_ceil(1024)));
+        }
+        for decision in decided {
+            text.push_str("; ");
+            text.push_str(decision);
+        }
+        self.program.remarks.push(Remark { pass: "schedule", origin, text });
     }
 
     /// The operand whose memory the result of an elementwise group may take: it has the result's type, lies in the arena, is

@@ -150,6 +150,9 @@ pub struct CompileArgs {
     /// Linker for .so
     #[arg(long, value_name = "PROGRAM")]
     pub linker: Option<PathBuf>,
+    /// Print what was decided for each kernel and why; with =TEXT, only what contains it
+    #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub remarks: Option<String>,
     /// Say what was made, with sizes and times
     #[arg(short, long)]
     pub verbose: bool,

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use onnxc::diagnostics::Failure;
 use onnxc::driver::{self, Form, Output};
+use onnxc_ir::program::Remark;
+use serde_json::json;
 
 use super::args::{CompileArgs, Emit, MessageFormat};
 use super::print_diagnostic;
@@ -34,6 +36,9 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
     for warning in &report.warnings {
         print_diagnostic(warning, format);
     }
+    if let Some(text) = &args.remarks {
+        report.remarks.iter().for_each(|remark| print_remark(remark, text, format));
+    }
     if args.verbose {
         eprintln!(
             "{}: {} for {}: {} bytes of code, {} of weights, {} of arena, {:.2} s",
@@ -47,6 +52,21 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         );
     }
     Ok(0)
+}
+
+/// Prints a remark to stderr if it contains the text.
+fn print_remark(remark: &Remark, text: &str, format: MessageFormat) {
+    let line = format!("remark: {}: {} [{}]", remark.origin, remark.text, remark.pass);
+    if !line.contains(text) {
+        return;
+    }
+    match format {
+        MessageFormat::Text => eprintln!("{line}"),
+        MessageFormat::Json => {
+            let Remark { pass, origin, text } = remark;
+            eprintln!("{}", json!({ "severity": "remark", "pass": pass, "node": origin, "message": text }));
+        }
+    }
 }
 
 fn form(emit: Emit) -> Form {

@@ -12,7 +12,7 @@ use onnxc_backend::target::Target;
 use onnxc_backend::{header, link};
 use onnxc_frontend::import::{Imported, import as import_model};
 use onnxc_frontend::proto::{ModelFile, map_file};
-use onnxc_ir::program::Program;
+use onnxc_ir::program::{Program, Remark};
 use onnxc_ir::tensor::interp::constant_bytes;
 use onnxc_lowering::pipeline;
 use sha2::{Digest, Sha256};
@@ -69,6 +69,8 @@ pub struct Report {
     pub arena_bytes: Option<u64>,
     /// How long it took.
     pub seconds: f64,
+    /// What was decided about which node and why.
+    pub remarks: Vec<Remark>,
 }
 
 /// A symbol prefix from a file's stem.
@@ -156,7 +158,9 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let program = lower(imported, &target, options)?;
     let hash = hash(model, &target, options)?;
     let arena_bytes = program.arena_bytes.as_const().map(|b| b as u64 + program.scratch_bytes);
+    let mut remarks = program.remarks.clone();
     let emitted = with_compiled(&program, &target, hash, |compiled| {
+        remarks.extend(compiled.remarks.iter().cloned());
         let (path, emitted) = match *output {
             Output::Object(path) => (path, object_file(&compiled.spec, path).map_err(|e| e.to_string())),
             Output::Archive(path) => (path, archive_file(&compiled.spec, path).map_err(|e| e.to_string())),
@@ -177,6 +181,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
         weight_bytes: emitted.weight_bytes,
         arena_bytes,
         seconds: started.elapsed().as_secs_f64(),
+        remarks,
     })
 }
 

@@ -14,7 +14,7 @@ use onnxc_ir::dim::{Dim, Symbol};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::loops::legalize::{Caps, legalize};
-use onnxc_ir::program::{Port, Program, Step};
+use onnxc_ir::program::{Port, Program, Remark, Step};
 use onnxc_ir::tensor::Constant;
 use rayon::prelude::*;
 
@@ -68,6 +68,8 @@ pub struct Compiled<'a> {
     pub spec: ObjectSpec<'a>,
     /// What the header says.
     pub header: HeaderModel,
+    /// Kernels whose code is not as wide as the target allows, and why.
+    pub remarks: Vec<Remark>,
 }
 
 /// Compiles a program. `hash` identifies the source model and the options.
@@ -88,12 +90,17 @@ pub fn compile<'a>(
         .map(|(i, kernel)| format!("{prefix}_k{}_{}", i.index(), sanitized(&kernel.name)))
         .collect();
     let kernels: Vec<&Kernel> = program.kernels.values().collect();
-    let compiled: Result<Vec<CompiledFunction>, CompileError> = kernels
+    let compiled: Result<Vec<(CompiledFunction, Option<vector::Unsupported>)>, CompileError> = kernels
         .par_iter()
         .zip(&names)
         .map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa, program))
         .collect();
-    let mut functions = compiled?;
+    let (mut functions, lacks): (Vec<CompiledFunction>, Vec<_>) = compiled?.into_iter().unzip();
+    let remarks = kernels.iter().zip(lacks).filter_map(|(kernel, lack)| {
+        let text = format!("`{}`: code for 128 bits: {}", kernel.name, lack?);
+        Some(Remark { pass: "codegen", origin: kernel.name.clone(), text })
+    });
+    let remarks = remarks.collect();
     let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.named_symbols() };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
         .functions()
@@ -126,7 +133,7 @@ pub fn compile<'a>(
         data,
         weights: (!program.weights.is_empty()).then_some(weights),
     };
-    Ok(Compiled { spec, header: header(program, target) })
+    Ok(Compiled { spec, header: header(program, target), remarks })
 }
 
 /// Cranelift's IR of the kernels.
@@ -183,18 +190,23 @@ fn compile_kernel(
     target: &Target,
     isa: &dyn TargetIsa,
     program: &Program,
-) -> Result<CompiledFunction, CompileError> {
+) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
     let legal = legalize(kernel, &Caps::default());
+    let mut lacks = None;
     if target.has_avx512() {
         // What the wide backend lacks goes to Cranelift, with the same calling convention.
-        if let Ok(code) = vector::compile(&legal, program.flushes_subnormals) {
-            let (name, relocations) = (name.to_owned(), Vec::new());
-            return Ok(CompiledFunction { name, global: false, code, align: 64, relocations, unwind: None });
+        match vector::compile(&legal, program.flushes_subnormals) {
+            Ok(code) => {
+                let (name, relocations) = (name.to_owned(), Vec::new());
+                let function = CompiledFunction { name, global: false, code, align: 64, relocations, unwind: None };
+                return Ok((function, None));
+            }
+            Err(lack) => lacks = Some(lack),
         }
     }
     let options = KernelOptions { has_fma: target.machine().has_fma };
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
-    finish(name, false, function, &Names::default(), isa)
+    Ok((finish(name, false, function, &Names::default(), isa)?, lacks))
 }
 
 fn finish(

@@ -234,6 +234,17 @@ pub struct Weight {
     pub bytes: u64,
 }
 
+/// What the compiler decided about a node and why, for whoever wants to know why the code is as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The pass or stage that decided.
+    pub pass: &'static str,
+    /// The ONNX node: its path.
+    pub origin: String,
+    /// What was decided and why.
+    pub text: String,
+}
+
 /// A lowered model.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
@@ -271,6 +282,8 @@ pub struct Program {
     pub scratch_bytes: u64,
     /// The ONNX nodes.
     pub origins: PrimaryMap<Origin, OriginData>,
+    /// What was decided on the way here, in that order.
+    pub remarks: Vec<Remark>,
 }
 
 impl Program {

@@ -39,6 +39,7 @@ pub struct GroupKernel<'g> {
     params: Vec<Dim>,
     /// The only user of each value inside of the region, for pushing.
     users: SecondaryMap<Value, Option<Node>>,
+    remarks: Vec<String>,
 }
 
 /// What a buffer argument of a kernel stands for.
@@ -62,6 +63,8 @@ pub struct GroupLaunch {
     pub tasks: Dim,
     /// Floating-point operations, a multiply-add as two.
     pub flops: Dim,
+    /// What the schedule decided and why.
+    pub remarks: Vec<String>,
 }
 
 impl<'g> GroupKernel<'g> {
@@ -83,12 +86,19 @@ impl<'g> GroupKernel<'g> {
             dims: HashMap::new(),
             params: Vec::new(),
             users,
+            remarks: Vec::new(),
         }
+    }
+
+    /// Leaves a remark about what the schedule decides.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        self.remarks.push(text.into());
     }
 
     /// Ends the kernel.
     pub fn finish(self, tasks: Dim, flops: Dim) -> GroupLaunch {
-        GroupLaunch { kernel: self.b.finish(), arguments: self.arguments, params: self.params, tasks, flops }
+        let GroupKernel { b, arguments, params, remarks, .. } = self;
+        GroupLaunch { kernel: b.finish(), arguments, params, tasks, flops, remarks }
     }
 
     /// The value of a dimension: a constant, or a parameter of the kernel.

@@ -17,6 +17,8 @@ use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region};
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use crate::schedules::winograd::tiles_per_task;
 
+const NAME: &str = "choose_winograd";
+
 /// Bytes of weights that memory delivers in a cycle.
 const MEMORY_BYTES: f64 = 8.0;
 
@@ -32,11 +34,10 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
         return;
     }
     let body = graph.body();
-    let machine = cx.machine.clone();
-    rewrite(graph, body, |graph, region, node| choose(graph, region, node, &machine));
+    rewrite(graph, body, |graph, region, node| choose(graph, region, node, cx));
 }
 
-fn choose(graph: &mut Graph, region: Region, node: Node, machine: &MachineModel) -> Rewritten {
+fn choose(graph: &mut Graph, region: Region, node: Node, cx: &mut PassContext) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Conv(conv) = data.op else { return Ok(None) };
     let filter = graph.tensor_ty(data.inputs[1]).clone();
@@ -55,9 +56,18 @@ fn choose(graph: &mut Graph, region: Region, node: Node, machine: &MachineModel)
         return Ok(None);
     }
     let work = Work { positions: [batch, height, width], channels, columns };
-    let direct = work.direct(machine);
-    let best = [2, 4].into_iter().map(|tile| (work.winograd(tile, machine), tile)).min_by(|a, b| a.0.total_cmp(&b.0));
-    let Some((_, tile)) = best.filter(|(cost, _)| *cost < GAIN * direct) else { return Ok(None) };
+    let direct = work.direct(&cx.machine);
+    let costs = [2, 4].map(|tile| (work.winograd(tile, &cx.machine) / direct, tile));
+    let [(small, _), (large, _)] = costs;
+    let (share, tile) = if small <= large { costs[0] } else { costs[1] };
+    let wins = share < GAIN;
+    let verdict = if wins { format!("F({tile}x{tile},3x3)") } else { "direct".to_owned() };
+    let text =
+        format!("{verdict}: F(2x2,3x3) is expected to take {small:.2} of the direct time, F(4x4,3x3) {large:.2}");
+    cx.remark(NAME, graph, node, text);
+    if !wins {
+        return Ok(None);
+    }
     let mut b = Builder::new(graph, region, data.origins);
     let node = b.node(Op::Conv(Conv { winograd: Some(tile), ..conv }), &data.inputs, &[ty])?;
     one(b.graph.output(node))

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use cranelift_entity::SecondaryMap;
 use onnxc_ir::dim::Symbol;
 use onnxc_ir::machine::MachineModel;
+use onnxc_ir::program::Remark;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, TensorType, Value, Values};
@@ -16,7 +17,7 @@ pub struct PassContext {
     pub machine: MachineModel,
     /// See [`crate::pipeline::Options`].
     pub strict: bool,
-    /// What passes did not do, and why.
+    /// What passes did or did not do, and why.
     pub remarks: Vec<Remark>,
     /// The sizes that have values where the pass that looks for such ones has come to.
     pub sizes: HashSet<Symbol>,
@@ -33,17 +34,6 @@ pub struct PackedPorts {
     pub inputs: HashMap<usize, TensorType>,
     /// Outputs.
     pub outputs: HashMap<usize, TensorType>,
-}
-
-/// A note for the user of the compiler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remark {
-    /// The pass.
-    pub pass: &'static str,
-    /// The ONNX node: its path.
-    pub origin: String,
-    /// What was not done and why.
-    pub text: String,
 }
 
 impl PassContext {

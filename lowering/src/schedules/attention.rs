@@ -162,6 +162,7 @@ pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
     let columns = constant(second.columns.as_ref().expect("columns"));
     let lanes = k.machine.kernel_lanes_f32 as u16;
     let block = VECTORS * i64::from(lanes);
+    k.remark(format!("attention in one kernel: {block} rows in lanes, {keys} keys, scores in scratch"));
     let outer: Vec<Dim> = first.outer.iter().map(|&l| first.size(l).clone()).collect();
     let row_blocks = first.rows.ceil_div(&Dim::from(block)).expect("the divisor is a constant");
     let grid: Vec<Dim> = outer.iter().cloned().chain([row_blocks]).collect();

@@ -247,6 +247,7 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
     let ty = k.graph.tensor_ty(roles.result).clone();
     let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
     let lanes = if roles.contiguous_depth(&k) { lanes } else { 1 };
+    k.remark(format!("one result at a time, {lanes} lanes along the contracted dimension"));
     let dims: Vec<Index> = ty.shape.iter().map(|d| k.dim(d)).collect();
     let total = product(&ty.shape);
     let block = depth.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
@@ -297,6 +298,7 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
 
 /// Lanes along the columns, the right operand read where it is.
 fn columns_direct(mut k: GroupKernel<'_>, gemm: &Gemm, roles: &Roles, lanes: u16) -> GroupLaunch {
+    k.remark(format!("{lanes} lanes along the columns, the right operand read where it is"));
     let grid: Vec<Dim> = gemm.outer.iter().chain(&gemm.lines).cloned().chain([gemm.rows.clone()]).collect();
     let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
     let columns = k.dim(&gemm.columns);

@@ -175,6 +175,7 @@ fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> 
 
 /// One element at a time, for any groups, layout and type.
 fn direct(mut k: GroupKernel<'_>, operands: &ConvOperands) -> GroupLaunch {
+    k.remark("one element at a time: the filter is not packed");
     let (batch, spatial, channels) = operands.result_dims(&k);
     let per_group = k.graph.tensor_ty(operands.filter).shape[1].clone();
     let grid: Vec<Dim> =

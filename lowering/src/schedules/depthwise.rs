@@ -91,6 +91,7 @@ pub(super) fn schedule(mut k: GroupKernel<'_>, operands: &ConvOperands, lanes: u
     let (_, outer_taps) = extents.split_last().expect("a convolution has a spatial dimension");
     let line = operands.line();
     let most = line.outputs(rows.as_const(), k.machine);
+    k.remark(format!("depthwise: {lanes} lanes along the channels, {most} outputs at a time"));
     let tile = |k: &mut GroupKernel<'_>, outer: &[Index], row: Index, outputs: i64| {
         k.vectors(0, channel_bound, lanes, |k, channel, lanes, valid| {
             let zero = k.b.constant(Scalar::zero(operands.conv.acc), lanes);

@@ -144,6 +144,9 @@ pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
     let wide = vectors_of(k.machine) * i64::from(lanes);
     let band = band_rows(&sizes, stride, taps, wide, k.machine);
     let reach = (band - 1) * stride + taps;
+    k.remark(format!(
+        "expansion and depthwise in one kernel: {band} rows of {wide} channels stay in scratch between them"
+    ));
     let expanded =
         k.b.buffer("expanded", DType::F32, Access::Scratch, Some((reach * sizes.padded_width() * wide) as u64));
     let body = Body {

@@ -63,6 +63,11 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let per_task = tiles_per_task(tiles, t, channels, columns, k.machine);
     let lanes = k.machine.kernel_lanes_f32 as u16;
     let vectors = vectors_of(k.machine);
+    k.remark(format!(
+        "Winograd F({m}x{m},3x3): {tiles} tiles, {per_task} a task; {0} elementwise products in tiles of {1}x{vectors} vectors",
+        t * t,
+        rows_of(per_task.min(tiles), k.machine)
+    ));
     let panel = i64::from(PANEL);
     let panels = ceil_div(columns, panel);
     let wide = vectors * i64::from(lanes) / panel;

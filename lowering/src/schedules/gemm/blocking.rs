@@ -102,6 +102,23 @@ impl Blocking {
     }
 }
 
+impl Blocking {
+    /// The cut in words.
+    pub fn describe(&self, panels: &Panels, lanes: u16) -> String {
+        let Blocking { tile_rows, vectors, lines, rows, blocks, run, .. } = self;
+        let from = match panels {
+            Panels::Stored => "packed weights",
+            Panels::Copied => "the right operand copied into panels",
+        };
+        let mut text = format!("matrix product over {from}, tile {tile_rows}x{vectors} vectors of {lanes} lanes");
+        if *blocks > 1 {
+            text.push_str(&format!(", depth in {blocks} blocks that stay in the first-level cache"));
+        }
+        text.push_str(&format!(", a task has {lines} x {rows} rows and {run} panels"));
+        text
+    }
+}
+
 /// Cuts the contracted dimensions so that a block has at most `most` positions, about evenly.
 fn cut(depth: &[i64], most: i64) -> (usize, Option<i64>, i64) {
     let inner = |fixed: usize| depth[fixed + 1..].iter().product::<i64>();

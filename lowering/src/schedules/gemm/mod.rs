@@ -97,6 +97,7 @@ pub fn schedule(
     lanes: u16,
 ) -> GroupLaunch {
     let cut = Blocking::new(gemm, panels, k.machine, lanes);
+    k.remark(cut.describe(panels, lanes));
     let nr = cut.vectors * i64::from(lanes);
     let depth = product(gemm.contracted.iter());
     let flops = product(gemm.outer.iter().chain(&gemm.lines).chain([&gemm.rows, &gemm.columns, &depth, &Dim::from(2)]));
@@ -125,6 +126,11 @@ pub fn schedule(
     });
     let ragged = gemm.columns.as_const().is_none_or(|n| n % panel != 0 || (!single && n % nr != 0));
     let staged = ragged || k.operations_after(gemm.result) > LIGHT_EPILOGUE;
+    k.remark(match (staged, ragged) {
+        (false, _) => "what follows runs on the registers of a tile",
+        (true, true) => "what follows runs on the sums in scratch: the columns do not fill the tiles",
+        (true, false) => "what follows runs on the sums in scratch: it takes too many operations for the registers",
+    });
     let sums = (staged || cut.blocks > 1)
         .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * nr) as u64)));
 
