@@ -128,6 +128,7 @@ impl CodegenArgs {
                 .map(|spec| spec.strip_prefix("after:").unwrap_or(spec).to_string())
                 .collect(),
             time_passes: self.time_passes,
+            perf_map: false,
         }
     }
 }
@@ -259,9 +260,12 @@ pub struct BenchArgs {
     /// Seconds to measure for, after warming up
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub seconds: f64,
-    /// Print the least time of each kernel, with its arithmetic rate and its ONNX nodes
+    /// Print the least time of each kernel, its rates, their share of what this machine can do, and its ONNX nodes
     #[arg(long, conflicts_with = "json")]
     pub profile: bool,
+    /// Name the kernels for `perf record`, in the map file that it reads
+    #[arg(long)]
+    pub perf: bool,
     #[command(flatten)]
     pub codegen: CodegenArgs,
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use onnxc::diagnostics::Failure;
 use onnxc::driver::{self, Engine, Executable};
+use onnxc::peak;
 use onnxc::values::synthetic;
 use serde_json::json;
 
@@ -17,7 +18,8 @@ const WARM_UP_RUNS: usize = 3;
 /// Runs the command.
 pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
     let budget = Duration::try_from_secs_f64(args.seconds).map_err(|e| Failure::usage(format!("--seconds: {e}")))?;
-    let options = args.codegen.options(&driver::prefix_of(&args.model));
+    let mut options = args.codegen.options(&driver::prefix_of(&args.model));
+    options.perf_map = args.perf;
     let mut executable = Executable::load(&args.model, Engine::Native, args.threads, &options)?;
     for warning in executable.warnings() {
         print_diagnostic(warning, format);
@@ -28,7 +30,7 @@ pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
         values::inputs(&args.inputs, executable.inputs())?
     };
     if args.profile {
-        return profile(&mut executable, &inputs, budget);
+        return profile(&mut executable, &inputs, budget, args.threads);
     }
     let milliseconds = measure(&mut executable, &inputs, budget)?;
     let stats = executable.stats();
@@ -83,23 +85,47 @@ fn measure(
     Ok(times)
 }
 
-/// Prints the steps in the order of a run, each with its least time over the runs.
-fn profile(executable: &mut Executable, inputs: &[onnxc::values::Value], budget: Duration) -> Result<u8, Failure> {
+/// Prints the steps in the order of a run, each with its least time over the runs. The roof is the time that the step needs
+/// at this machine's peaks of arithmetic and of reading from memory, whichever is longer; what stays in the caches is
+/// faster than memory and may pass it.
+fn profile(
+    executable: &mut Executable,
+    inputs: &[onnxc::values::Value],
+    budget: Duration,
+    threads: usize,
+) -> Result<u8, Failure> {
     let steps = executable.steps().to_vec();
+    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+    let peak = peak::measure(threads);
     let mut timed = executable.timed(inputs)?;
     let start = Instant::now();
     timed.run()?;
     let runs = (budget.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-6)) as usize;
     let times = timed.profile(runs.clamp(MIN_RUNS, 10_000), steps.len())?;
     let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
-    println!("{:>9} {:>6} {:>7}  kernel: nodes", "us", "%", "GF/s");
+    println!("{:>9} {:>6} {:>7} {:>6} {:>6}  kernel: nodes", "us", "%", "GFLOP/s", "GB/s", "% roof");
+    let mut roofs = 0.0;
     for (step, time) in steps.iter().zip(&times) {
         let seconds = time.as_secs_f64();
-        let rate = step.flops.filter(|_| seconds > 0.0).map_or(0.0, |flops| flops as f64 / seconds / 1e9);
+        let rate = |count: Option<i64>| count.filter(|_| seconds > 0.0).map_or(0.0, |n| n as f64 / seconds / 1e9);
+        let (gflops, gbytes) = (rate(step.flops), rate(step.bytes));
         let share = 100.0 * seconds / total;
-        println!("{:9.1} {share:6.2} {rate:7.1}  {}: {}", seconds * 1e6, step.kernel, step.nodes.join(", "));
+        let roof = peak.map(|peak| (gflops / peak.gflops).max(gbytes / peak.gbytes));
+        roofs += roof.unwrap_or(0.0).min(1.0) * seconds;
+        let roof = roof.map_or_else(|| "-".to_owned(), |roof| format!("{:.0}", 100.0 * roof));
+        let nodes = step.nodes.join(", ");
+        println!("{:9.1} {share:6.2} {gflops:7.1} {gbytes:6.1} {roof:>6}  {}: {nodes}", seconds * 1e6, step.kernel);
     }
     println!("{:9.1} {:6.2}  sum of the least times", total * 1e6, 100.0);
+    if let Some(peak) = peak {
+        println!(
+            "{:9.1} {:6.2}  at the peaks of {threads} thread(s): {:.1} GFLOP/s, {:.1} GB/s",
+            roofs * 1e6,
+            100.0 * roofs / total,
+            peak.gflops,
+            peak.gbytes
+        );
+    }
     Ok(0)
 }
 

@@ -11,7 +11,7 @@ use onnxc_frontend::import::Structure;
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::program::verify::verify_steps;
-use onnxc_ir::program::{Program, Step};
+use onnxc_ir::program::{Launch, Program, Step};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
 use onnxc_runtime::{DataType, Dim, Model, Session, TensorView};
@@ -73,6 +73,8 @@ pub struct StepInfo {
     pub kernel: String,
     /// Floating-point operations of one run, a multiply-add counts two; none where they depend on dims.
     pub flops: Option<i64>,
+    /// Bytes that one run reads and writes when each element counts once; none where they depend on dims.
+    pub bytes: Option<i64>,
 }
 
 fn step_info(program: &Program, step: &Step) -> StepInfo {
@@ -86,7 +88,24 @@ fn step_info(program: &Program, step: &Step) -> StepInfo {
         Step::Loop { .. } => ("loop", Some(0)),
     };
     let node = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
-    StepInfo { nodes: step.origins().iter().map(node).collect(), kernel: kernel.to_owned(), flops }
+    let bytes = match step {
+        Step::Launch(launch) => launch_bytes(program, launch),
+        Step::Copy { bytes, .. } => bytes.as_const().map(|b| 2 * b),
+        _ => Some(0),
+    };
+    StepInfo { nodes: step.origins().iter().map(node).collect(), kernel: kernel.to_owned(), flops, bytes }
+}
+
+/// What a launch reads and writes. A kernel has an operation at least for each element that it touches, so that a table of
+/// which it gathers a few rows counts no more than those.
+fn launch_bytes(program: &Program, launch: &Launch) -> Option<i64> {
+    let most = launch.flops.as_const()?.max(1);
+    let buffers = program.kernels[launch.kernel].arguments();
+    let bytes = buffers.map(|(_, b)| {
+        let elements = i64::try_from(b.len?).ok()?.min(most);
+        b.dtype.packed_bytes(elements as u64).map(|b| b as i64)
+    });
+    bytes.sum()
 }
 
 /// A model that can be run.
@@ -170,6 +189,9 @@ impl Executable {
                     stats.weight_bytes = program.weight_bytes;
                     let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
                     let loaded = LoadedModel::load(image.into(), &[]).map_err(|e| run_failure(e.to_string()))?;
+                    if options.perf_map {
+                        write_perf_map(&loaded)?;
+                    }
                     let descriptor = loaded
                         .symbol(&compiled.spec.prefix)
                         .ok_or_else(|| run_failure("the object has no descriptor"))?;
@@ -286,6 +308,19 @@ impl Executable {
         }
         Ok(Timed { session, inputs: aligned, outputs: self.outputs.len() })
     }
+}
+
+/// Tells `perf` the names of the loaded functions, in the file where it looks for those of a process's own code.
+fn write_perf_map(loaded: &LoadedModel) -> Result<(), Failure> {
+    let code = loaded.code_range();
+    let mut functions: Vec<(usize, &str)> =
+        loaded.symbols().map(|(name, at)| (at as usize, name)).filter(|(at, _)| code.contains(at)).collect();
+    functions.sort_unstable();
+    let ends = functions.iter().skip(1).map(|&(at, _)| at).chain([code.end]);
+    let lines: String =
+        functions.iter().zip(ends).map(|((at, name), end)| format!("{at:x} {:x} {name}\n", end - at)).collect();
+    let path = Path::new("/tmp").join(format!("perf-{}.map", std::process::id()));
+    std::fs::write(&path, lines).map_err(|e| Failure::io(&path, &e))
 }
 
 /// Appends the tensors of a value; nothing where it is not made so.

@@ -73,6 +73,8 @@ pub struct CompileOptions {
     pub dump_after: Vec<String>,
     /// Whether the time of each stage goes to stderr.
     pub time_passes: bool,
+    /// Whether `perf` is told the names of functions that are loaded into this process.
+    pub perf_map: bool,
 }
 
 impl CompileOptions {
@@ -86,6 +88,7 @@ impl CompileOptions {
             fp: FloatMode::Default,
             dump_after: Vec::new(),
             time_passes: false,
+            perf_map: false,
         }
     }
 
