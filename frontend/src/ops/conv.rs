@@ -7,7 +7,7 @@ use onnxc_ir::tensor::{Shape, Value};
 
 use super::Operator;
 use super::linear::sum_type;
-use super::sliding::{AutoPad, Sliding, auto_pad, explicit_pads, positive};
+use super::sliding::{AutoPad, Sliding, auto_pad, positive, stated_pads};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -82,8 +82,18 @@ pub(super) fn along_channels(cx: &mut NodeContext<'_>, vector: Value, like: Valu
     Ok(cx.b.reshape(vector, &spread)?)
 }
 
-/// A convolution of the input, spread by the stride, with the mirrored filter.
 fn conv_transpose(cx: &mut NodeContext<'_>) -> OpResult {
+    let (pads, bias) = (cx.ints("pads"), cx.optional(2));
+    Ok(vec![transposed_convolution(cx, pads, bias)?])
+}
+
+/// A convolution of the input, spread by the stride, with the mirrored filter. `pads` crop the output: befores, then
+/// afters.
+pub(super) fn transposed_convolution(
+    cx: &mut NodeContext<'_>,
+    pads: Option<&[i64]>,
+    bias: Option<Value>,
+) -> Result<Value, OpError> {
     let (x, w) = (cx.input(0)?, cx.input(1)?);
     let (shape, kernel) = (cx.b.shape(x)?, kernel_sizes(cx, x, w)?);
     let rank = kernel.len();
@@ -97,7 +107,7 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> OpResult {
         Some(p) if p.len() == rank && p.iter().all(|p| (0..=i64::from(i32::MAX)).contains(p)) => p.to_vec(),
         Some(p) => return cx.invalid(format!("attribute `output_padding` is {p:?} for {rank} spatial dimensions")),
     };
-    let (mut lo, mut hi) = transposed_pads(cx, &shape[2..], &strides, &extents, &output_padding)?;
+    let (mut lo, mut hi) = transposed_pads(cx, pads, &shape[2..], &strides, &extents, &output_padding)?;
     for i in 0..rank {
         lo[i] = extents[i] - 1 - lo[i];
         hi[i] = extents[i] - 1 - hi[i] + output_padding[i];
@@ -120,13 +130,13 @@ fn conv_transpose(cx: &mut NodeContext<'_>) -> OpResult {
     };
     let y = cx.b.conv(conv, x, filter)?;
     let y = cx.b.cast(y, dtype)?;
-    let bias = cx.optional(2);
-    Ok(vec![add_bias(cx, y, bias)?])
+    add_bias(cx, y, bias)
 }
 
 /// What the output of a transposed convolution is cropped by, before and after.
 fn transposed_pads(
     cx: &NodeContext<'_>,
+    pads: Option<&[i64]>,
     spatial: &[Dim],
     strides: &[i64],
     extents: &[i64],
@@ -142,7 +152,7 @@ fn transposed_pads(
         (Some(sizes), _) => {
             return cx.invalid(format!("attribute `output_shape` is {sizes:?} for {rank} spatial dimensions"));
         }
-        (None, AutoPad::Explicit) => return explicit_pads(cx, rank),
+        (None, AutoPad::Explicit) => return stated_pads(cx, pads, rank),
         (None, AutoPad::Valid) => return Ok((vec![0; rank], vec![0; rank])),
         (None, AutoPad::SameUpper | AutoPad::SameLower) => {
             spatial.iter().zip(strides).map(|(n, &s)| n * &Dim::from(s)).collect::<Result<_, _>>()?

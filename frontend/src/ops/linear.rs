@@ -35,8 +35,12 @@ pub(super) fn product(cx: &mut NodeContext<'_>, a: Value, b: Value) -> Result<Va
     Ok(cx.b.cast(result, dtype)?)
 }
 
-/// `alpha * A * B + beta * C`. Before opset 7 broadcasting of C had to be asked for; what it did is what broadcasting does.
 fn gemm(cx: &mut NodeContext<'_>) -> OpResult {
+    Ok(vec![general_product(cx)?])
+}
+
+/// `alpha * A * B + beta * C`. Before opset 7 broadcasting of C had to be asked for; what it did is what broadcasting does.
+pub(super) fn general_product(cx: &mut NodeContext<'_>) -> Result<Value, OpError> {
     let (mut a, mut b, mut c) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
     let transposed = (cx.flag("transA", false), cx.flag("transB", false));
     let scale = (f64::from(cx.float("alpha", 1.0)), f64::from(cx.float("beta", 1.0)));
@@ -48,5 +52,5 @@ fn gemm(cx: &mut NodeContext<'_>) -> OpResult {
         c = c.map(|c| cx.b.cast(c, acc)).transpose()?;
     }
     let y = cx.b.gemm(a, b, c, transposed, scale)?;
-    Ok(vec![cx.b.cast(y, dtype)?])
+    Ok(cx.b.cast(y, dtype)?)
 }

@@ -36,11 +36,16 @@ pub(super) const OPERATORS: &[Operator] = &[
 /// The input and the axes after batch and channels.
 fn spatial_axes(cx: &NodeContext<'_>) -> Result<(Value, Vec<i64>), OpError> {
     let x = cx.input(0)?;
+    Ok((x, spatial_axes_of(cx, x)?))
+}
+
+/// The axes of an image after batch and channels.
+fn spatial_axes_of(cx: &NodeContext<'_>, x: Value) -> Result<Vec<i64>, OpError> {
     let rank = cx.b.rank(x)?;
     if rank < 3 {
         return cx.invalid(format!("pools a tensor of rank {rank}"));
     }
-    Ok((x, (2..rank as i64).collect()))
+    Ok((2..rank as i64).collect())
 }
 
 /// Windows over the spatial dimensions of the input, with what `ceil_mode` adds after the end.
@@ -53,8 +58,8 @@ struct Pool {
 }
 
 impl Pool {
-    fn read(cx: &NodeContext<'_>) -> Result<(Value, Pool), OpError> {
-        let (x, axes) = spatial_axes(cx)?;
+    fn read(cx: &NodeContext<'_>, x: Value) -> Result<Pool, OpError> {
+        let axes = spatial_axes_of(cx, x)?;
         let shape = cx.b.shape(x)?;
         let Some(kernel) = cx.ints("kernel_shape") else { return cx.invalid("attribute `kernel_shape` is missing") };
         let windows = Sliding::read(cx, &shape[2..], kernel.to_vec())?;
@@ -77,7 +82,7 @@ impl Pool {
             extra.push(needed.unwrap_or(more));
             sizes.push(size);
         }
-        Ok((x, Pool { windows, extra, sizes }))
+        Ok(Pool { windows, extra, sizes })
     }
 
     /// Reduces the windows of `x`, whose spatial dimensions are the last.
@@ -141,7 +146,8 @@ impl Pool {
 }
 
 fn max_pool(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, pool) = Pool::read(cx)?;
+    let x = cx.input(0)?;
+    let pool = Pool::read(cx, x)?;
     let y = pool.apply(cx, ReduceOp::Max, x)?;
     if !cx.wants_output(1) {
         return Ok(vec![y]);
@@ -177,7 +183,19 @@ fn column_major(cx: &mut NodeContext<'_>, indices: Value, x: Value) -> Result<Va
 }
 
 fn average_pool(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, pool) = Pool::read(cx)?;
+    let x = cx.input(0)?;
+    Ok(vec![mean_of_windows(cx, x)?])
+}
+
+/// The greatest element of each window that the node's attributes describe, over an image with channels first.
+pub(super) fn max_of_windows(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    let pool = Pool::read(cx, x)?;
+    pool.apply(cx, ReduceOp::Max, x)
+}
+
+/// The mean of each window that the node's attributes describe, over an image with channels first.
+pub(super) fn mean_of_windows(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    let pool = Pool::read(cx, x)?;
     let dtype = cx.b.dtype(x)?;
     let wide = cx.b.cast(x, sum_type(dtype))?;
     let sum = pool.apply(cx, ReduceOp::Sum, wide)?;
@@ -193,11 +211,12 @@ fn average_pool(cx: &mut NodeContext<'_>) -> OpResult {
             cx.b.div(sum, counts)?
         }
     };
-    Ok(vec![cx.b.cast(mean, dtype)?])
+    Ok(cx.b.cast(mean, dtype)?)
 }
 
 fn lp_pool(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, pool) = Pool::read(cx)?;
+    let x = cx.input(0)?;
+    let pool = Pool::read(cx, x)?;
     let p = exponent(cx);
     let powers = power(cx, x, p)?;
     let sum = pool.apply(cx, ReduceOp::Sum, powers)?;

@@ -36,6 +36,17 @@ fn spread(cx: &mut NodeContext<'_>, x: Value, parameter: Value) -> Result<Value,
         let (a, b) = (cx.b.graph.shape_text(&sizes), cx.b.graph.shape_text(&shape));
         return cx.invalid(format!("scales of shape {a} for {b} with block size {block}"));
     }
+    repeated_blocks(cx, parameter, axis, block, &shape)
+}
+
+/// A tensor with an element for each block of an axis, whose last may be cut, repeated to the shape of all elements.
+pub(super) fn repeated_blocks(
+    cx: &mut NodeContext<'_>,
+    parameter: Value,
+    axis: usize,
+    block: i64,
+    shape: &[Dim],
+) -> Result<Value, OpError> {
     let index = cx.b.map_to(std::slice::from_ref(&shape[axis]), &[], |e| {
         let (at, block) = (e.index(0), e.dim(&block.into()));
         Ok(e.div(at, block))
@@ -44,7 +55,7 @@ fn spread(cx: &mut NodeContext<'_>, x: Value, parameter: Value) -> Result<Value,
     let index = cx.b.unsqueeze(index, &trailing)?;
     let coords: Vec<Coord> =
         (0..shape.len()).map(|i| if i == axis { Coord::Input(0) } else { Coord::Axis(i as u32) }).collect();
-    Ok(cx.b.gather(parameter, &[index], &coords, &shape)?)
+    Ok(cx.b.gather(parameter, &[index], &coords, shape)?)
 }
 
 /// Operands whose shapes broadcast together: the tensor, the scale and the zero point if there is one. What is computed of
@@ -77,7 +88,7 @@ fn aligned(cx: &mut NodeContext<'_>) -> Result<(Vec<Value>, Shape), OpError> {
 }
 
 /// The quotient is rounded to the type of the scale, or to `precision`, before it is rounded to an integer.
-fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
     let (scale, zero) = (cx.input(1)?, cx.optional(2));
     let to = match (zero, cx.dtype("output_dtype")?) {
         (Some(zero), _) => cx.b.dtype(zero)?,
@@ -117,7 +128,7 @@ fn quantize(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 /// The difference of integers is exact; the product is rounded once to the result's type.
-fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
     let from = cx.b.dtype(x)?;
     let to = match cx.dtype("output_dtype")? {
@@ -153,9 +164,14 @@ fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.reshape(y, &shape)?])
 }
 
-/// To `u8` over the range of the values, which is made to contain 0.
 fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
+    let (y, scale, zero) = dynamically_quantized(cx, x)?;
+    Ok(vec![y, scale, zero])
+}
+
+/// To `u8` over the range of the values, which is made to contain 0: the integers, their scale and their zero point.
+pub(super) fn dynamically_quantized(cx: &mut NodeContext<'_>, x: Value) -> Result<(Value, Value, Value), OpError> {
     let axes: Vec<i64> = (0..cx.b.rank(x)? as i64).collect();
     let low = cx.b.reduce(ReduceOp::Min, x, &axes, false)?;
     let high = cx.b.reduce(ReduceOp::Max, x, &axes, false)?;
@@ -188,7 +204,7 @@ fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
         let y = e.add(rounded, zero);
         Ok(e.cast(DType::U8, y))
     })?;
-    Ok(vec![y, scale, zero])
+    Ok((y, scale, zero))
 }
 
 #[cfg(test)]

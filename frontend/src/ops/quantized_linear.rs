@@ -27,7 +27,10 @@ pub(super) const OPERATORS: &[Operator] = &[
         Ok(vec![integer_convolution(cx, (x, x_zero), (w, w_zero))?])
     }),
     Operator::onnx("QLinearMatMul", &[10, 21], (8, 8), quantized_product),
-    Operator::onnx("QLinearConv", &[10], (8, 9), quantized_convolution),
+    Operator::onnx("QLinearConv", &[10], (8, 9), |cx| {
+        let x = cx.input(0)?;
+        Ok(vec![quantized_convolution(cx, x)?])
+    }),
 ];
 
 /// A zero point as `i32`, unless it is absent or known to be 0.
@@ -53,7 +56,7 @@ fn sums(cx: &mut NodeContext<'_>, x: Value, axis: i64) -> Result<Value, OpError>
 }
 
 /// The product of two operands less their zero points, `i32`.
-fn integer_product(
+pub(super) fn integer_product(
     cx: &mut NodeContext<'_>,
     (a, a_zero): (Value, Option<Value>),
     (b, b_zero): (Value, Option<Value>),
@@ -153,8 +156,9 @@ fn quantized_product(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![requantized(cx, product, [a_scale, b_scale, y_scale], y_zero)?])
 }
 
-fn quantized_convolution(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, w) = (cx.input(0)?, cx.input(3)?);
+/// `QLinearConv` of an image with channels first.
+pub(super) fn quantized_convolution(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    let w = cx.input(3)?;
     let zeros = (cx.optional(2), cx.optional(5));
     let mut y = integer_convolution(cx, (x, zeros.0), (w, zeros.1))?;
     if let Some(bias) = cx.optional(8) {
@@ -168,7 +172,7 @@ fn quantized_convolution(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let zero = cx.input(7)?;
     let zero = cx.b.reshape(zero, &[])?;
-    Ok(vec![requantized(cx, y, scales, zero)?])
+    requantized(cx, y, scales, zero)
 }
 
 #[cfg(test)]

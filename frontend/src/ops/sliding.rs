@@ -55,7 +55,16 @@ pub(super) fn auto_pad(cx: &NodeContext<'_>) -> Result<AutoPad, OpError> {
 
 /// The attribute `pads`: befores, then afters.
 pub(super) fn explicit_pads(cx: &NodeContext<'_>, rank: usize) -> Result<(Vec<i64>, Vec<i64>), OpError> {
-    let Some(pads) = cx.ints("pads") else { return Ok((vec![0; rank], vec![0; rank])) };
+    stated_pads(cx, cx.ints("pads"), rank)
+}
+
+/// Paddings as numbers: befores, then afters; none are zeros.
+pub(super) fn stated_pads(
+    cx: &NodeContext<'_>,
+    pads: Option<&[i64]>,
+    rank: usize,
+) -> Result<(Vec<i64>, Vec<i64>), OpError> {
+    let Some(pads) = pads else { return Ok((vec![0; rank], vec![0; rank])) };
     if pads.len() != 2 * rank || pads.iter().any(|&p| p.unsigned_abs() > u64::from(u32::MAX)) {
         return cx.invalid(format!("attribute `pads` is {pads:?} for {rank} spatial dimensions"));
     }

@@ -5,10 +5,19 @@ use super::Operator;
 use crate::import::{NodeContext, OpResult};
 
 mod activations;
+mod block_weights;
+mod convolution;
+mod integer_linear;
+mod layout;
 mod linear;
+mod quantized;
 
 pub(super) use activations::OPERATORS as ACTIVATIONS;
+pub(super) use block_weights::OPERATORS as BLOCK_WEIGHTS;
+pub(super) use convolution::OPERATORS as CONVOLUTION;
+pub(super) use integer_linear::OPERATORS as INTEGER_LINEAR;
 pub(super) use linear::OPERATORS as LINEAR;
+pub(super) use quantized::OPERATORS as QUANTIZED;
 
 /// A row of the domain, which has one version.
 const fn row(name: &'static str, inputs: (usize, usize), import: fn(&mut NodeContext<'_>) -> OpResult) -> Operator {
