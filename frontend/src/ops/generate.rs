@@ -83,10 +83,15 @@ fn constant_of_shape(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.broadcast(value, &dims)?])
 }
 
-/// `start + i * delta`.
-fn range(cx: &mut NodeContext<'_>) -> OpResult {
-    let inputs = [cx.input(0)?, cx.input(1)?, cx.input(2)?];
-    let dtype = cx.b.dtype(inputs[0])?;
+/// `start + i * delta`; the step is 1 unless it is given.
+pub(super) fn range(cx: &mut NodeContext<'_>) -> OpResult {
+    let (start, limit) = (cx.input(0)?, cx.input(1)?);
+    let dtype = cx.b.dtype(start)?;
+    let delta = match cx.optional(2) {
+        Some(delta) => delta,
+        None => cx.b.number(dtype, 1.0)?,
+    };
+    let inputs = [start, limit, delta];
     let count = if dtype.is_float() { float_count(cx, inputs)? } else { int_count(cx, inputs)? };
     let count = match count {
         Some(count) => count,
@@ -189,7 +194,7 @@ fn eye_like(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 /// Keeps what is on and above (or below) a diagonal of the last two axes.
-fn trilu(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn trilu(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
     let rank = shape.len();

@@ -230,6 +230,23 @@ fn group_norm(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
     let groups = cx.int("num_groups", 0);
+    if cx.version >= 21 {
+        let y = group_normalized(cx, x, (scale, bias), groups)?;
+        return Ok(vec![cx.b.cast(y, dtype)?]);
+    }
+    let (grouped, axes) = in_groups(cx, x, groups)?;
+    let (acc, epsilon) = (stash_type(cx, dtype), cx.float("epsilon", 1e-5));
+    let (y, _, _) = normalized(&mut cx.b, grouped, &axes, acc, epsilon)?;
+    let (scale, bias) = (cx.b.cast(scale, acc)?, cx.b.cast(bias, acc)?);
+    let (scale, bias) = (along_channels(cx, scale, y)?, along_channels(cx, bias, y)?);
+    let y = scaled(&mut cx.b, y, scale, Some(bias))?;
+    let y = cx.b.reshape(y, &shape)?;
+    Ok(vec![cx.b.cast(y, dtype)?])
+}
+
+/// `[N, C, ...]` as `[N, groups, C / groups, ...]`, and the axes of a group.
+fn in_groups(cx: &mut NodeContext<'_>, x: Value, groups: i64) -> Result<(Value, Vec<i64>), OpError> {
+    let shape = cx.b.shape(x)?;
     if shape.len() < 2 || groups < 1 || shape[1].as_const().is_some_and(|c| c % groups != 0) {
         let text = cx.b.graph.shape_text(&shape);
         return cx.invalid(format!("normalizes a tensor of shape {text} in {groups} groups"));
@@ -239,18 +256,24 @@ fn group_norm(cx: &mut NodeContext<'_>) -> OpResult {
     let split: Shape =
         [shape[0].clone(), groups.clone(), per_group].into_iter().chain(shape[2..].iter().cloned()).collect();
     let axes: Vec<i64> = (2..split.len() as i64).collect();
-    let grouped = cx.b.reshape(x, &split)?;
-    let acc = stash_type(cx, dtype);
-    let epsilon = cx.float("epsilon", 1e-5);
-    let (mut y, _, _) = normalized(&mut cx.b, grouped, &axes, acc, epsilon)?;
-    let (scale, bias) = (cx.b.cast(scale, acc)?, cx.b.cast(bias, acc)?);
-    if cx.version >= 21 {
-        y = cx.b.reshape(y, &shape)?;
-    }
-    let (scale, bias) = (along_channels(cx, scale, y)?, along_channels(cx, bias, y)?);
-    let y = scaled(&mut cx.b, y, scale, Some(bias))?;
+    Ok((cx.b.reshape(x, &split)?, axes))
+}
+
+/// `[N, C, ...]` normalised over groups of channels, with a scale and a bias per channel; in the type of the statistics.
+pub(super) fn group_normalized(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    (scale, bias): (Value, Value),
+    groups: i64,
+) -> Result<Value, OpError> {
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let (grouped, axes) = in_groups(cx, x, groups)?;
+    let (acc, epsilon) = (stash_type(cx, dtype), cx.float("epsilon", 1e-5));
+    let (y, _, _) = normalized(&mut cx.b, grouped, &axes, acc, epsilon)?;
     let y = cx.b.reshape(y, &shape)?;
-    Ok(vec![cx.b.cast(y, dtype)?])
+    let (scale, bias) = (cx.b.cast(scale, acc)?, cx.b.cast(bias, acc)?);
+    let (scale, bias) = (along_channels(cx, scale, y)?, along_channels(cx, bias, y)?);
+    Ok(scaled(&mut cx.b, y, scale, Some(bias))?)
 }
 
 fn local_response_norm(cx: &mut NodeContext<'_>) -> OpResult {

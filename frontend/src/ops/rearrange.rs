@@ -79,7 +79,7 @@ fn even_parts(cx: &NodeContext<'_>, size: &Dim, parts: i64) -> Result<Vec<Dim>, 
 }
 
 /// Positions are attributes in opset 1, inputs from opset 10 on.
-fn slice(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn slice(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let rank = cx.b.rank(x)?;
     let constants = |values: &[i64]| values.iter().map(|&v| Dim::from(v)).collect::<Vec<_>>();
@@ -211,7 +211,7 @@ fn padding_by_data(cx: &mut NodeContext<'_>, rank: usize) -> Result<Padding, OpE
     Ok(Padding { lo, hi, data: true })
 }
 
-fn pad(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn pad(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let (rank, dtype) = (cx.b.rank(x)?, cx.b.dtype(x)?);
     let padding = padding(cx, rank)?;

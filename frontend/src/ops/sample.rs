@@ -199,7 +199,7 @@ pub(super) fn weighted_gather(
     })
 }
 
-fn grid_sample(cx: &mut NodeContext<'_>) -> OpResult {
+pub(super) fn grid_sample(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, grid) = (cx.input(0)?, cx.input(1)?);
     let (shape, grid_shape, dtype) = (cx.b.shape(x)?, cx.b.shape(grid)?, cx.b.dtype(x)?);
     let rank = shape.len().saturating_sub(2);

@@ -81,7 +81,7 @@ fn optional_i64(cx: &NodeContext<'_>, n: usize) -> Result<Option<i64>, OpError> 
 
 fn dft(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let shape = cx.b.shape(x)?;
     let rank = shape.len();
     let (inverse, onesided) = (cx.flag("inverse", false), cx.flag("onesided", false));
     let axis = match cx.version {
@@ -90,7 +90,7 @@ fn dft(cx: &mut NodeContext<'_>) -> OpResult {
     };
     let axis = cx.b.axis(axis, rank)?;
     let sizes = (shape[axis].as_const(), shape.last().and_then(Dim::as_const));
-    let (Some(size), Some(parts @ (1 | 2))) = sizes else {
+    let (Some(size), Some(1 | 2)) = sizes else {
         return cx.unsupported("a signal whose length is not known");
     };
     let length = match optional_i64(cx, 1)? {
@@ -101,6 +101,24 @@ fn dft(cx: &mut NodeContext<'_>) -> OpResult {
     if axis + 1 == rank || length < 1 || size < 1 {
         return cx.invalid(format!("a transform of length {length} along axis {axis} of {rank}"));
     }
+    Ok(vec![transformed(cx, x, axis, length, (inverse, onesided))?])
+}
+
+/// The transform of a signal of known size along an axis that is not the last; the last holds the one or two parts of its
+/// numbers. Half a spectrum transforms back to a real signal.
+pub(super) fn transformed(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    axis: usize,
+    length: i64,
+    (inverse, onesided): (bool, bool),
+) -> Result<Value, OpError> {
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let rank = shape.len();
+    let sizes = (shape[axis].as_const(), shape[rank - 1].as_const());
+    let (Some(size), Some(parts @ (1 | 2))) = sizes else {
+        return cx.unsupported("a signal whose length is not known");
+    };
     let half = inverse && onesided;
     let used = size.min(if half { length / 2 + 1 } else { length });
     let transform = Transform {
@@ -141,7 +159,7 @@ fn dft(cx: &mut NodeContext<'_>) -> OpResult {
         panel: None,
     };
     let y = cx.b.contract(contract, x, matrix)?;
-    Ok(vec![cx.b.cast(y, dtype)?])
+    Ok(cx.b.cast(y, dtype)?)
 }
 
 /// Transforms of overlapping frames are a convolution with the windowed matrix, whose step is that of the frames.

@@ -36,12 +36,18 @@ fn float_key(value: f64) -> i128 {
 }
 
 fn unique(cx: &mut NodeContext<'_>) -> OpResult {
+    let sorted = cx.flag("sorted", true);
+    distinct_of(cx, sorted)
+}
+
+/// What `Unique` gives, sorted or in the order of the first occurrences.
+pub(super) fn distinct_of(cx: &mut NodeContext<'_>, sorted: bool) -> OpResult {
     let mut x = cx.input(0)?;
     let shape = cx.b.tensor(x)?.static_shape();
     let (Some(keys), Some(mut shape)) = (keys(cx, x), shape) else {
         return match cx.int_opt("axis") {
-            None => unique_elements(cx, x),
-            Some(axis) => unique_slices(cx, x, axis),
+            None => unique_elements(cx, x, sorted),
+            Some(axis) => unique_slices(cx, x, axis, sorted),
         };
     };
     let axis = match cx.int_opt("axis") {
@@ -53,7 +59,7 @@ fn unique(cx: &mut NodeContext<'_>) -> OpResult {
         }
     };
     let slices = slices(&keys, &shape, axis);
-    let found = distinct(&slices, cx.flag("sorted", true));
+    let found = distinct(&slices, sorted);
     let first = cx.b.i64s(&found.first);
     Ok(vec![
         cx.b.take(x, first, axis as i64)?,
@@ -64,7 +70,7 @@ fn unique(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 /// Of a tensor's elements: equal ones are neighbours once they are sorted.
-fn unique_elements(cx: &mut NodeContext<'_>, x: Value) -> OpResult {
+fn unique_elements(cx: &mut NodeContext<'_>, x: Value, sorted: bool) -> OpResult {
     let length = Dim::product(&cx.b.shape(x)?)?;
     let x = cx.b.reshape(x, std::slice::from_ref(&length))?;
     let (values, order) = cx.b.sort(x, 0, false)?;
@@ -103,7 +109,7 @@ fn unique_elements(cx: &mut NodeContext<'_>, x: Value) -> OpResult {
         let next = e.select(ends, length, next);
         Ok(e.sub(next, start))
     })?;
-    if cx.flag("sorted", true) {
+    if sorted {
         return Ok(vec![cx.b.take(values, starts, 0)?, first, inverse, counts]);
     }
     // In the order in which they come: by the place of the first of each.
@@ -117,7 +123,7 @@ fn unique_elements(cx: &mut NodeContext<'_>, x: Value) -> OpResult {
 }
 
 /// Of the slices along an axis: each is compared with each, at the first place where they differ.
-fn unique_slices(cx: &mut NodeContext<'_>, x: Value, axis: i64) -> OpResult {
+fn unique_slices(cx: &mut NodeContext<'_>, x: Value, axis: i64, sorted: bool) -> OpResult {
     let shape = cx.b.shape(x)?;
     let axis = cx.b.axis(axis, shape.len())?;
     let mut perm: Vec<usize> = (0..shape.len()).filter(|&i| i != axis).collect();
@@ -150,7 +156,7 @@ fn unique_slices(cx: &mut NodeContext<'_>, x: Value, axis: i64) -> OpResult {
         Ok(e.sub(one, repeated))
     })?;
     let column = cx.b.unsqueeze(fresh, &[1])?;
-    let before = if cx.flag("sorted", true) {
+    let before = if sorted {
         cx.b.map(&[left, right, column], |e| {
             let (a, b, fresh, zero) = (e.arg(0), e.arg(1), e.arg(2), e.dim(&Dim::ZERO));
             let less = e.lt(a, b);

@@ -9,7 +9,8 @@ use super::row;
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
-pub(in crate::ops) const OPERATORS: &[Operator] = &[row("FusedMatMul", (2, 2), fused_matmul)];
+pub(in crate::ops) const OPERATORS: &[Operator] =
+    &[row("FusedMatMul", (2, 2), fused_matmul), row("TransposeMatMul", (2, 2), fused_matmul)];
 
 /// `alpha * A' * B'`; the scale applies to the sums before they are rounded to the operands' type.
 fn fused_matmul(cx: &mut NodeContext<'_>) -> OpResult {

@@ -5,19 +5,29 @@ use super::Operator;
 use crate::import::{NodeContext, OpResult};
 
 mod activations;
+mod aliases;
 mod block_weights;
 mod convolution;
+mod images;
 mod integer_linear;
 mod layout;
+mod legacy;
 mod linear;
+mod matrices;
 mod quantized;
+mod tokens;
 
 pub(super) use activations::OPERATORS as ACTIVATIONS;
+pub(super) use aliases::OPERATORS as ALIASES;
 pub(super) use block_weights::OPERATORS as BLOCK_WEIGHTS;
 pub(super) use convolution::OPERATORS as CONVOLUTION;
+pub(super) use images::OPERATORS as IMAGES;
 pub(super) use integer_linear::OPERATORS as INTEGER_LINEAR;
+pub(super) use legacy::OPERATORS as LEGACY;
 pub(super) use linear::OPERATORS as LINEAR;
+pub(super) use matrices::OPERATORS as MATRICES;
 pub(super) use quantized::OPERATORS as QUANTIZED;
+pub(super) use tokens::OPERATORS as TOKENS;
 
 /// A row of the domain, which has one version.
 const fn row(name: &'static str, inputs: (usize, usize), import: fn(&mut NodeContext<'_>) -> OpResult) -> Operator {
