@@ -33,7 +33,7 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
             Ok(e.select(keep, x, scaled))
         })
     }),
-    row("QLinearSigmoid", (4, 5), |cx| function(cx, |e, x| e.sigmoid(DType::F32, x))),
+    row("QLinearSigmoid", (4, 5), |cx| function(cx, |e, x| Ok(e.sigmoid(x)))),
     row("QLinearSoftmax", (5, 5), softmax),
     row("QLinearConcat", (5, usize::MAX), concat),
     row("QLinearWhere", (9, 9), choose),
