@@ -112,11 +112,8 @@ fn is_f32(fmt: &Format) -> bool {
     fmt.dtype == DType::F32
 }
 
-/// `x = n ln 2 + r` with |r| <= ln(2)/2 or a little more: gives `e^r - 1` and the integer `n`.
-fn exp_reduced(l: &mut Lanes<'_>, x: Val, low: Option<Val>) -> (Val, Val) {
-    let log2e = l.num(std::f64::consts::LOG2_E);
-    let scaled = l.mul(x, log2e);
-    let (number, n) = l.round(scaled);
+/// `e^r - 1` for `x + low = n ln 2 + r`, with |r| <= ln(2)/2 or a little more; `number` is `n`.
+fn exp_rest(l: &mut Lanes<'_>, x: Val, number: Val, low: Option<Val>) -> Val {
     let [high_part, low_part] = l.fmt.ln2;
     let (high_part, low_part) = (l.num(-high_part), l.num(-low_part));
     let r = l.fma(number, high_part, x);
@@ -127,29 +124,36 @@ fn exp_reduced(l: &mut Lanes<'_>, x: Val, low: Option<Val>) -> (Val, Val) {
     };
     let q = if is_f32(l.fmt) { l.poly(r, &EXP_F32) } else { l.poly(r, &EXP_F64) };
     let r2 = l.mul(r, r);
-    (l.fma(q, r2, r), n)
+    l.fma(q, r2, r)
+}
+
+/// `x = n ln 2 + r`: gives `e^r - 1` and `2^(n + shift)`, where `n + shift` is the exponent of a normal number, or one less than
+/// the least of those, for which the power is 0.
+fn exp_parts(l: &mut Lanes<'_>, x: Val, shift: i64) -> (Val, Val) {
+    // Adding the magic number rounds; what it leaves in the low bits is the power's exponent field.
+    let (log2e, magic) = (l.num(std::f64::consts::LOG2_E), l.num(l.fmt.magic + (l.fmt.bias + shift) as f64));
+    let rounded = l.fma(x, log2e, magic);
+    let number = l.sub(rounded, magic);
+    let p = exp_rest(l, x, number, None);
+    let bits = l.bits_of(rounded);
+    let bits = l.shl(bits, l.fmt.fraction_bits);
+    (p, l.number_of(bits))
 }
 
 /// e^x: results above the greatest number are inf. `f64` results below the least subnormal are 0, and `f32` results below
-/// 2^-125: making a subnormal number costs a processor a hundred cycles, and softmax and sigmoid make many of them.
+/// about 2^-125: making a subnormal number costs a processor a hundred cycles, and softmax and sigmoid make many of them.
 pub(super) fn exp(l: &mut Lanes<'_>, x: Val) -> Val {
     if !is_f32(l.fmt) {
         return exp_sum(l, x, None);
     }
-    let (least, greatest) = (l.num(-125.0 * std::f64::consts::LN_2), l.num(89.0));
-    let clamped = l.b.binary(BinaryOp::Max, x, least);
-    let clamped = l.b.binary(BinaryOp::Min, clamped, greatest);
-    let (p, n) = exp_reduced(l, clamped, None);
-    let (zero, one, two) = (l.num(0.0), l.num(1.0), l.num(2.0));
-    // The greatest n has no power of its own: half of it, and twice the rest.
-    let p = l.add(p, one);
-    let p = l.mul(p, two);
-    let below = l.int(-1);
-    let n = l.add(n, below);
-    let power = l.exp2_int(n);
-    let result = l.mul(p, power);
-    let vanishes = l.compare(CmpOp::Lt, x, least);
-    l.select(vanishes, zero, result)
+    let (least, greatest) = (l.num(-126.2 * std::f64::consts::LN_2), l.num(89.0));
+    let x = l.b.binary(BinaryOp::Max, x, least);
+    let x = l.b.binary(BinaryOp::Min, x, greatest);
+    // The greatest n has no power of its own: half of it, and twice the rest. Half of the least is 0.
+    let (p, half) = exp_parts(l, x, -1);
+    let two = l.num(2.0);
+    let twice = l.fma(p, two, two);
+    l.mul(twice, half)
 }
 
 /// e^(x + low), where `low` is a rounding error of `x`.
@@ -159,7 +163,10 @@ fn exp_sum(l: &mut Lanes<'_>, x: Val, low: Option<Val>) -> Val {
     let (least, greatest) = (l.num(least), l.num(greatest));
     let x = l.b.binary(BinaryOp::Max, x, least);
     let x = l.b.binary(BinaryOp::Min, x, greatest);
-    let (p, n) = exp_reduced(l, x, low);
+    let log2e = l.num(std::f64::consts::LOG2_E);
+    let scaled = l.mul(x, log2e);
+    let (number, n) = l.round(scaled);
+    let p = exp_rest(l, x, number, low);
     let one = l.num(1.0);
     let p = l.add(p, one);
     l.scale(p, n)
@@ -172,8 +179,7 @@ pub(super) fn tanh(l: &mut Lanes<'_>, x: Val) -> Val {
     let limit = l.num(if is_f32(l.fmt) { 9.1 } else { 20.0 });
     let a = l.b.binary(BinaryOp::Min, magnitude, limit);
     let doubled = l.add(a, a);
-    let (p, n) = exp_reduced(l, doubled, None);
-    let power = l.exp2_int(n);
+    let (p, power) = exp_parts(l, doubled, 0);
     let (one, two) = (l.num(1.0), l.num(2.0));
     let offset = l.sub(power, one);
     let e = l.fma(p, power, offset);
@@ -201,23 +207,9 @@ pub(super) fn sigmoid(l: &mut Lanes<'_>, x: Val) -> Val {
     let (least, greatest) = (l.num(-87.0), l.num(87.0));
     let x = l.b.binary(BinaryOp::Max, x, least);
     let x = l.b.binary(BinaryOp::Min, x, greatest);
-    // -x = n ln 2 + r: the power is 2^n e^r, and n with the exponent's bias stands in the low bits after rounding.
-    let (log2e, magic) = (l.num(-std::f64::consts::LOG2_E), l.num(l.fmt.magic + l.fmt.bias as f64));
-    let scaled = l.mul(x, log2e);
-    let rounded = l.add(scaled, magic);
-    let number = l.sub(rounded, magic);
-    let [high_part, low_part] = l.fmt.ln2;
-    let (high_part, low_part) = (l.num(-high_part), l.num(-low_part));
-    let r = l.neg(x);
-    let r = l.fma(number, high_part, r);
-    let r = l.fma(number, low_part, r);
-    let q = l.poly(r, &EXP_F32);
-    let r2 = l.mul(r, r);
-    let p = l.fma(q, r2, r);
+    let x = l.neg(x);
+    let (p, power) = exp_parts(l, x, 0);
     let p = l.add(p, one);
-    let exponent = l.bits_of(rounded);
-    let exponent = l.shl(exponent, l.fmt.fraction_bits);
-    let power = l.number_of(exponent);
     let power = l.mul(p, power);
     let minus_one = l.num(-1.0);
     let negative = l.sub(minus_one, power);
@@ -255,9 +247,8 @@ pub(super) fn erf(l: &mut Lanes<'_>, x: Val) -> Val {
     let w = l.b.binary(BinaryOp::Min, a, limit);
     let w = l.sub(w, center);
     let r = if is_f32(l.fmt) { l.poly(w, &ERF_LARGE_F32) } else { l.poly(w, &ERF_LARGE_F64) };
-    let (p, n) = exp_reduced(l, r, None);
+    let (p, power) = exp_parts(l, r, 0);
     let p = l.add(p, one);
-    let power = l.exp2_int(n);
     let complement = l.mul(p, power);
     let large = l.sub(one, complement);
     let is_small = l.compare_num(CmpOp::Lt, a, border);
