@@ -42,7 +42,7 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
 
 /// The buffers after a run of the compiled kernel.
 fn run(legal: &Kernel, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u64>> {
-    let code = vector::compile(legal, flush).unwrap_or_else(|e| panic!("{e}\n{legal}"));
+    let code = vector::compile(legal, flush).unwrap_or_else(|e| panic!("{e}\n{legal}")).bytes;
     let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
     // SAFETY: the page has room for the code.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };

@@ -23,7 +23,7 @@ use super::entry::{Entry, MAX_RANK};
 use super::kernel::{KernelOptions, translate};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
-use crate::object::{CompiledFunction, DataObject, ObjectSpec};
+use crate::object::{CompiledFunction, DataObject, ObjectSpec, Unwind};
 use crate::target::Target;
 use crate::vector;
 
@@ -157,12 +157,18 @@ pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileErr
     for kernel in program.kernels.values() {
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
         let legal = legalize(kernel, &Caps::default());
+        if target.has_avx512()
+            && let Ok(code) = vector::compile(&legal, program.flushes_subnormals)
+        {
+            text.push_str(&format!("# {}\n{}\n", kernel.name, code.disassembly()));
+            continue;
+        }
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         let mut context = Context::for_function(function);
         context.set_disasm(true);
         context.compile(&*isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;
         let code = context.compiled_code().and_then(|c| c.vcode.clone()).unwrap_or_default();
-        text.push_str(&format!("; {}\n{code}\n", kernel.name));
+        text.push_str(&format!("# {} (128 bits)\n{code}\n", kernel.name));
     }
     Ok(text)
 }
@@ -197,9 +203,9 @@ fn compile_kernel(
         // What the wide backend lacks goes to Cranelift, with the same calling convention.
         match vector::compile(&legal, program.flushes_subnormals) {
             Ok(code) => {
-                let (name, relocations) = (name.to_owned(), Vec::new());
-                let function = CompiledFunction { name, global: false, code, align: 64, relocations, unwind: None };
-                return Ok((function, None));
+                let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(code.frame)));
+                let code = code.bytes;
+                return Ok((CompiledFunction { name, global: false, code, align: 64, relocations, unwind }, None));
             }
             Err(lack) => lacks = Some(lack),
         }

@@ -4,7 +4,7 @@ use cranelift_codegen::ir::{ExternalName, Function, LibCall, UserExternalName};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, CompiledCode, FinalizedRelocTarget};
 
-use super::{CompiledFunction, Relocation};
+use super::{CompiledFunction, Relocation, Unwind};
 
 impl CompiledFunction {
     /// Takes over what Cranelift compiled from `function`.
@@ -45,7 +45,11 @@ impl CompiledFunction {
             code: compiled.buffer.data().to_vec(),
             align,
             relocations,
-            unwind: if isa.flags().unwind_info() { compiled.create_unwind_info(isa)? } else { None },
+            unwind: if isa.flags().unwind_info() {
+                compiled.create_unwind_info(isa)?.map(Unwind::Cranelift)
+            } else {
+                None
+            },
             name,
         })
     }

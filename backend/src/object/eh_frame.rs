@@ -2,12 +2,12 @@
 
 use gimli::constants::{DW_EH_PE_pcrel, DW_EH_PE_sdata4};
 use gimli::write::{
-    Address, CallFrameInstruction, CommonInformationEntry, EhFrame, EndianVec, FrameTable, RelocateWriter, Relocation,
-    RelocationTarget,
+    Address, CallFrameInstruction, CommonInformationEntry, EhFrame, EndianVec, FrameDescriptionEntry, FrameTable,
+    RelocateWriter, Relocation, RelocationTarget,
 };
 use gimli::{AArch64, Encoding, Format, LittleEndian, X86_64};
 
-use super::{CompiledFunction, UnwindInfo};
+use super::{CompiledFunction, Unwind, UnwindInfo};
 
 /// Bytes, and for each 4-byte PC-relative field its offset and the index of the function that it points to.
 pub(super) struct FrameSection {
@@ -20,8 +20,15 @@ pub(super) fn build(aarch64: bool, functions: &[CompiledFunction]) -> Option<Fra
     let mut table = FrameTable::default();
     let entry = table.add_cie(common_entry(aarch64));
     for (index, function) in functions.iter().enumerate() {
-        if let Some(UnwindInfo::SystemV(unwind)) = &function.unwind {
-            table.add_fde(entry, unwind.to_fde(Address::Symbol { symbol: index, addend: 0 }));
+        let address = Address::Symbol { symbol: index, addend: 0 };
+        match &function.unwind {
+            Some(Unwind::Cranelift(UnwindInfo::SystemV(unwind))) => table.add_fde(entry, unwind.to_fde(address)),
+            Some(Unwind::Frame(changes)) => {
+                let mut description = FrameDescriptionEntry::new(address, function.code.len() as u32);
+                changes.iter().for_each(|(offset, change)| description.add_instruction(*offset, change.clone()));
+                table.add_fde(entry, description);
+            }
+            Some(Unwind::Cranelift(_)) | None => {}
         }
     }
     if table.fde_count() == 0 {

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 
 pub use cranelift_codegen::binemit::Reloc;
 pub use cranelift_codegen::isa::unwind::UnwindInfo;
+use gimli::write::CallFrameInstruction;
 use thiserror::Error;
 
 use crate::target::Target;
@@ -68,7 +69,16 @@ pub struct CompiledFunction {
     /// In any order.
     pub relocations: Vec<Relocation>,
     /// How to unwind through the function; only ELF objects carry it.
-    pub unwind: Option<UnwindInfo>,
+    pub unwind: Option<Unwind>,
+}
+
+/// How to find the frame of a function's caller.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Unwind {
+    /// As Cranelift says it.
+    Cranelift(UnwindInfo),
+    /// What holds from which offset on, in the convention of x86-64.
+    Frame(Vec<(u32, CallFrameInstruction)>),
 }
 
 /// Read-only data: a descriptor, a table, a string.

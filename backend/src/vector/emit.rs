@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use gimli::X86_64;
+use gimli::write::CallFrameInstruction;
 use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, Instruction, InstructionBlock, MemoryOperand, Register};
 use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output, PReg, RegClass};
 
+use super::WideCode;
 use super::allocate::Allocatable;
 use super::machine::{Label, MachineCode, MachineInst, Memory, Operand, Pattern};
 
@@ -48,11 +51,21 @@ fn constant_address(number: usize) -> u64 {
 }
 
 /// Encodes a function.
-pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, flush: bool) -> Vec<u8> {
-    let mut emitter = Emitter { insts: Vec::new(), output, saved: Vec::new(), flush, constants: constants(code) };
+pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, flush: bool) -> WideCode {
+    let mut emitter = Emitter {
+        insts: Vec::new(),
+        output,
+        saved: Vec::new(),
+        flush,
+        constants: constants(code),
+        block: 0,
+        blocks: code.layout.len(),
+        frame: Vec::new(),
+    };
     emitter.saved = CALLEE_SAVED.iter().copied().filter(|&r| emitter.uses(PReg::new(r, RegClass::Int))).collect();
     let mut blocks: Vec<Vec<Instruction>> = Vec::with_capacity(code.layout.len());
     for i in 0..code.layout.len() {
+        emitter.block = i;
         let next = code.layout.get(i + 1).copied();
         if i == 0 {
             emitter.prologue();
@@ -65,7 +78,7 @@ pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, 
         }
         blocks.push(std::mem::take(&mut emitter.insts));
     }
-    encode(code, blocks, &emitter.constants)
+    encode(code, blocks, &emitter)
 }
 
 /// The constants that the code reads from memory, the wide ones first.
@@ -83,7 +96,7 @@ fn constants(code: &MachineCode) -> BTreeMap<Pattern, usize> {
 }
 
 /// Resolves labels and lays the blocks out.
-fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, constants: &BTreeMap<Pattern, usize>) -> Vec<u8> {
+fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, emitter: &Emitter<'_>) -> WideCode {
     // A block of one jump is skipped over: who goes there goes on to its target.
     let forward = |mut target: u64| {
         for _ in 0..code.layout.len() {
@@ -100,7 +113,9 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, constants: &BTreeMa
         target
     };
     let mut all: Vec<Instruction> = Vec::new();
+    let mut begins = Vec::with_capacity(blocks.len());
     for (i, block) in blocks.iter().enumerate() {
+        begins.push(all.len());
         let mut block = block.clone();
         if block.is_empty() {
             // Something has to carry the label.
@@ -122,7 +137,7 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, constants: &BTreeMa
             .unwrap_or_else(|e| panic!("selection made an instruction that cannot be encoded: {e}"))
     };
     let end = all.len();
-    for (pattern, &number) in constants {
+    for (pattern, &number) in &emitter.constants {
         let mut data = match *pattern {
             Pattern::Wide(bits) => Instruction::with_declare_qword_1(bits),
             Pattern::Narrow(bits) => Instruction::with_declare_dword_1(bits),
@@ -131,11 +146,18 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, constants: &BTreeMa
         all.push(data);
     }
     let result = assemble(&all);
-    let Some(&start) = result.new_instruction_offsets.get(end) else { return result.code_buffer };
+    let frame = emitter.frame.iter().map(|(block, index, change)| {
+        let offset = result.new_instruction_offsets[begins[*block] + index];
+        (offset, change.clone())
+    });
+    let frame = frame.collect();
+    let Some(&start) = result.new_instruction_offsets.get(end) else {
+        return WideCode { instruction_bytes: result.code_buffer.len(), bytes: result.code_buffer, frame };
+    };
     // The code before them has the same length again, because it ends in a return.
     let gap = start.next_multiple_of(8) - start;
     all.splice(end..end, (0..gap).map(|_| Instruction::with(Code::Int3)));
-    assemble(&all).code_buffer
+    WideCode { bytes: assemble(&all).code_buffer, instruction_bytes: start as usize, frame }
 }
 
 struct Emitter<'o> {
@@ -146,6 +168,12 @@ struct Emitter<'o> {
     flush: bool,
     /// The number of each constant in memory.
     constants: BTreeMap<Pattern, usize>,
+    /// The place in the layout of the block that is emitted.
+    block: usize,
+    /// How many there are.
+    blocks: usize,
+    /// What unwinding has to know: the block, how many of its instructions are done, and what holds from then on.
+    frame: Vec<(usize, usize, CallFrameInstruction)>,
 }
 
 impl Emitter<'_> {
@@ -178,15 +206,25 @@ impl Emitter<'_> {
         MemoryOperand::with_base_displ(Register::RBP, -self.frame_bytes() + index as i64 * 8)
     }
 
+    /// States how a caller's frame is found after what is emitted so far.
+    fn unwind(&mut self, change: CallFrameInstruction) {
+        self.frame.push((self.block, self.insts.len(), change));
+    }
+
     fn prologue(&mut self) {
         self.push(Instruction::with1(Code::Push_r64, Register::RBP));
+        self.unwind(CallFrameInstruction::Cfa(X86_64::RSP, 16));
+        self.unwind(CallFrameInstruction::Offset(X86_64::RBP, -16));
         self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RBP, Register::RSP));
+        self.unwind(CallFrameInstruction::Cfa(X86_64::RBP, 16));
         let bytes = self.frame_bytes();
         if bytes > 0 {
             self.push(Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, bytes as i32));
         }
         for (n, r) in self.saved.clone().into_iter().enumerate() {
             self.push(Instruction::with2(Code::Mov_rm64_r64, Self::saved_slot(n), GENERAL_64[r]));
+            // The numbers of these registers are the hardware's, and so are the debuggers'.
+            self.unwind(CallFrameInstruction::Offset(gimli::Register(r as u16), -16 - 8 * (n as i32 + 1)));
         }
         if self.flush {
             // No argument is in eax.
@@ -208,6 +246,9 @@ impl Emitter<'_> {
         self.insts.push(Instruction::with(Code::VEX_Vzeroupper));
         self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RSP, Register::RBP));
         self.push(Instruction::with1(Code::Pop_r64, Register::RBP));
+        // Nothing but constants lies behind the return, so that nothing has to be taken back.
+        debug_assert_eq!(self.block + 1, self.blocks, "the return is last");
+        self.unwind(CallFrameInstruction::Cfa(X86_64::RSP, 8));
         self.insts.push(Instruction::with(Code::Retnq));
     }
 

@@ -8,6 +8,7 @@
 mod allocate;
 mod codes;
 mod conversions;
+mod disassemble;
 mod emit;
 mod machine;
 mod memory;
@@ -16,6 +17,7 @@ mod select;
 mod vectors;
 mod width;
 
+use gimli::write::CallFrameInstruction;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 
@@ -24,11 +26,29 @@ use onnxc_ir::loops::Kernel;
 #[error("the wide backend has no code for {0}")]
 pub struct Unsupported(pub &'static str);
 
+/// A kernel's machine code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WideCode {
+    /// Instructions, then the constants that they read.
+    pub bytes: Vec<u8>,
+    /// How many of the bytes are instructions.
+    pub instruction_bytes: usize,
+    /// How to unwind: from which offset on what else holds.
+    pub frame: Vec<(u32, CallFrameInstruction)>,
+}
+
+impl WideCode {
+    /// The instructions in the syntax of the GNU assembler, and the constants as words.
+    pub fn disassembly(&self) -> String {
+        disassemble::text(self)
+    }
+}
+
 /// Machine code for a legalised kernel, position-independent and without relocations. The processor has AVX-512 F, VL, DQ
 /// and BW. With `flush`, a kernel whose only floating-point type is `f32` takes subnormal numbers for zero while it runs:
 /// arithmetic on them is done by microcode, at a hundred cycles each. Narrower types are converted by arithmetic on
 /// subnormal numbers, so their kernels keep them.
-pub fn compile(kernel: &Kernel, flush: bool) -> Result<Vec<u8>, Unsupported> {
+pub fn compile(kernel: &Kernel, flush: bool) -> Result<WideCode, Unsupported> {
     let code = select::select(kernel)?;
     let allocatable = allocate::Allocatable::new(&code);
     let output = allocatable.allocate();
