@@ -354,6 +354,17 @@ impl Target {
         self.features.iter().flat_map(|feature| FEATURES[feature as usize].cranelift.iter().copied())
     }
 
+    /// The usual command that compiles C and links programs that need no shared libraries for the target, where there is
+    /// one: GCC under its name on Debian.
+    pub fn c_compiler(&self) -> Option<String> {
+        let arch = self.triple.architecture.into_str();
+        match self.triple.operating_system {
+            OperatingSystem::Linux => Some(format!("{arch}-linux-gnu-gcc -static")),
+            OperatingSystem::Windows if arch == "x86_64" => Some("x86_64-w64-mingw32-gcc -static".to_owned()),
+            _ => None,
+        }
+    }
+
     /// Whether the machine that runs this process can run the target's code in process.
     pub fn runs_on_host(&self) -> bool {
         let host = Triple::host();

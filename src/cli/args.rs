@@ -303,6 +303,15 @@ pub struct TestArgs {
     /// What executes the models
     #[arg(long, value_name = "ENGINE", default_value = "native")]
     pub engine: EngineArg,
+    /// Run the models of another target: a command that executes its programs, such as "qemu-aarch64-static -cpu max"
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub runner: Option<String>,
+    /// C compiler and linker of the target, with arguments; default: the usual name of the target's GCC, with -static
+    #[arg(long, value_name = "COMMAND", requires = "runner")]
+    pub cc: Option<String>,
+    /// Models that are linked into one program for the runner
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "runner", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
     /// Print failures only in the closing line
     #[arg(short, long)]
     pub quiet: bool,

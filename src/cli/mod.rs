@@ -10,6 +10,7 @@ mod explain;
 mod inspect;
 mod peak;
 mod progress;
+mod remote_test;
 mod run;
 mod targets;
 mod test;

@@ -17,7 +17,7 @@ use onnxc::diagnostics::Failure;
 use serde_json::{Value, json};
 
 use super::args::TestArgs;
-use super::progress;
+use super::{progress, remote_test};
 
 /// Cases that one child runs before a fresh one takes over, so that leaks of a run stay small.
 const CASES_PER_CHILD: usize = 250;
@@ -68,9 +68,9 @@ impl Outcome {
 }
 
 /// One test directory and the name it is reported under.
-struct Case {
-    name: String,
-    dir: PathBuf,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
 }
 
 /// Runs the command.
@@ -80,7 +80,10 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
         return Err(Failure::usage("no test directory (a folder with model.onnx and test_data_set_0) found"));
     }
     let started = Instant::now();
-    let outcomes = run_all(&cases, args)?;
+    let outcomes = match &args.runner {
+        Some(runner) => remote_test::run_all(&cases, runner, args)?,
+        None => run_all(&cases, args)?,
+    };
     report(&cases, &outcomes, args)?;
     let passed = outcomes.iter().filter(|o| o.status == Status::Pass).count();
     let failed = outcomes.len() - passed;
@@ -258,7 +261,7 @@ impl Drop for Worker {
 }
 
 /// The stable words for a child's death.
-fn describe_exit(status: ExitStatus) -> String {
+pub(super) fn describe_exit(status: ExitStatus) -> String {
     #[cfg(unix)]
     {
         use std::os::unix::process::ExitStatusExt;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnxc::diagnostics::{Failure, FailureKind};
-use onnxc::driver::Executable;
+use onnxc::driver::{DimBinding, Executable};
 use onnxc::values::{
     Expectations, PortKind, Tolerance, Value, ValueKind, compare, could_be_samples_of_one, read_kind, shape_settings,
 };
@@ -57,7 +57,7 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<String>()
         .cloned()
@@ -65,7 +65,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "without a message".to_string())
 }
 
-type Verdict = (Status, String, String);
+pub(super) type Verdict = (Status, String, String);
 
 /// One test directory: compile, then each data set.
 fn run_case(dir: &Path, args: &TestArgs) -> Verdict {
@@ -77,46 +77,81 @@ fn run_case(dir: &Path, args: &TestArgs) -> Verdict {
 
 fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
     let failed = |failure: Failure| failure_verdict(&failure);
+    let case = TestCase::read(dir, args)?;
     let mut options = args.codegen.options("model");
-    let expected = Expectations::of(&dir.join("model.onnx")).map_err(failed)?;
-    let data_sets = data_sets(dir);
-    // The first data set says how long sequences are.
-    let kinds: Vec<PortKind> = expected.inputs.iter().map(|i| i.1).collect();
-    if let Some(first) = data_sets.first().filter(|_| kinds.iter().any(|k| k.kind != ValueKind::Tensor)) {
-        let values = read_all(first, "input", &kinds).map_err(failed)?;
-        let named = expected.inputs.iter().zip(&values);
-        named.for_each(|((name, _), value)| shape_settings(name, value, false, &mut options.dims));
-    }
+    options.dims.extend(case.dims.iter().cloned());
     let mut executable = Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
-    let tolerance = tolerance(dir, args);
-    if data_sets.is_empty() {
-        return Err((Status::Fail, "no test_data_set_*".to_string(), String::new()));
+    for data_set in &case.data_sets {
+        let outputs = executable.run(&case.inputs(data_set)?).map_err(failed)?;
+        case.compare(data_set, &outputs, executable.output_names())?;
     }
-    for data_set in data_sets {
-        let inputs = read_all(&data_set, "input", &kinds).map_err(failed)?;
-        let references = read_all(&data_set, "output", &expected.outputs).map_err(failed)?;
-        let outputs = executable.run(&inputs).map_err(failed)?;
+    Ok(())
+}
+
+/// What a test directory holds beside its model.
+pub(super) struct TestCase {
+    expected: Expectations,
+    tolerance: Tolerance,
+    /// The folders `test_data_set_*`; there is one at least.
+    pub(super) data_sets: Vec<PathBuf>,
+    /// What its inputs say about dimensions that the model leaves open.
+    pub(super) dims: Vec<DimBinding>,
+}
+
+impl TestCase {
+    pub(super) fn read(dir: &Path, args: &TestArgs) -> Result<TestCase, Verdict> {
+        let failed = |failure: Failure| failure_verdict(&failure);
+        let expected = Expectations::of(&dir.join("model.onnx")).map_err(failed)?;
+        let data_sets = data_sets(dir);
+        // The first data set says how long sequences are.
+        let kinds: Vec<PortKind> = expected.inputs.iter().map(|i| i.1).collect();
+        let mut dims = Vec::new();
+        if let Some(first) = data_sets.first().filter(|_| kinds.iter().any(|k| k.kind != ValueKind::Tensor)) {
+            let values = read_all(first, "input", &kinds).map_err(failed)?;
+            let named = expected.inputs.iter().zip(&values);
+            named.for_each(|((name, _), value)| shape_settings(name, value, false, &mut dims));
+        }
+        if data_sets.is_empty() {
+            return Err((Status::Fail, "no test_data_set_*".to_string(), String::new()));
+        }
+        Ok(TestCase { expected, tolerance: tolerance(dir, args), data_sets, dims })
+    }
+
+    pub(super) fn inputs(&self, data_set: &Path) -> Result<Vec<Value>, Verdict> {
+        let kinds: Vec<PortKind> = self.expected.inputs.iter().map(|i| i.1).collect();
+        read_all(data_set, "input", &kinds).map_err(|failure| failure_verdict(&failure))
+    }
+
+    /// Compares the outputs, which have these names, with the references of a data set.
+    pub(super) fn compare<'n>(
+        &self,
+        data_set: &Path,
+        outputs: &[Value],
+        mut names: impl Iterator<Item = &'n str>,
+    ) -> Result<(), Verdict> {
+        let references =
+            read_all(data_set, "output", &self.expected.outputs).map_err(|failure| failure_verdict(&failure))?;
         if references.is_empty() || references.len() > outputs.len() {
             let reason = format!("{} outputs, {} reference files", outputs.len(), references.len());
             return Err((Status::Fail, reason, String::new()));
         }
         for (i, (found, reference)) in outputs.iter().zip(&references).enumerate() {
-            if let Err(mismatch) = compare(found, reference, &tolerance) {
+            if let Err(mismatch) = compare(found, reference, &self.tolerance) {
                 // What was drawn by chance agrees with the reference in its distribution.
-                if expected.random.get(i) == Some(&true) && could_be_samples_of_one(found, reference) {
+                if self.expected.random.get(i) == Some(&true) && could_be_samples_of_one(found, reference) {
                     continue;
                 }
-                let name = executable.output_names().nth(i).unwrap_or_default();
+                let name = names.nth(i).unwrap_or_default();
                 let reason = format!("output {i} {}", mismatch.kind());
                 return Err((Status::Fail, reason, format!("{name}: {mismatch}")));
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What a failure of the compiler means for a case.
-fn failure_verdict(failure: &Failure) -> Verdict {
+pub(super) fn failure_verdict(failure: &Failure) -> Verdict {
     let status = if failure.kind == FailureKind::Unsupported { Status::Unsupported } else { Status::Fail };
     let mut reasons: Vec<&str> = failure.diagnostics.iter().map(|d| d.message.as_str()).collect();
     reasons.dedup();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use onnxc_backend::loader::LoadedModel;
 use onnxc_backend::object::emit::object_image;
 use onnxc_frontend::data::DataValue;
-use onnxc_frontend::import::Structure;
+use onnxc_frontend::import::{Imported, Structure};
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::program::verify::verify_steps;
@@ -134,7 +134,27 @@ enum Runnable {
     },
 }
 
-fn run_failure(message: impl Into<String>) -> Failure {
+/// The tensors that go in and come out, in the model's order.
+pub(super) fn ports(imported: &Imported) -> Result<(Vec<PortInfo>, Vec<PortInfo>), Failure> {
+    let graph = &imported.graph;
+    let described = |values: &[onnxc_ir::tensor::Value], names: &[String]| -> Result<Vec<PortInfo>, Failure> {
+        let described = values.iter().zip(names).map(|(&v, name)| match graph.ty(v).as_tensor() {
+            Some(ty) => {
+                let ty = PortType { ty: ty.clone(), text: graph.type_text(graph.ty(v)).to_string() };
+                Ok(PortInfo { name: name.clone(), ty })
+            }
+            None => {
+                let message = format!("`{name}` is no tensor; models take and give tensors only so far");
+                Err(Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", message)))
+            }
+        });
+        described.collect()
+    };
+    let body = &graph.regions[graph.body()];
+    Ok((described(&body.params, &graph.input_names)?, described(&body.results, &graph.output_names)?))
+}
+
+pub(super) fn run_failure(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
 }
 
@@ -144,26 +164,7 @@ impl Executable {
         let started = Instant::now();
         let imported = import(path, options)?;
         let warnings = warnings(&imported);
-        let ports = |values: &[onnxc_ir::tensor::Value], names: &[String]| -> Result<Vec<PortInfo>, Failure> {
-            let graph = &imported.graph;
-            values
-                .iter()
-                .zip(names)
-                .map(|(&v, name)| match graph.ty(v).as_tensor() {
-                    Some(ty) => {
-                        let ty = PortType { ty: ty.clone(), text: graph.type_text(graph.ty(v)).to_string() };
-                        Ok(PortInfo { name: name.clone(), ty })
-                    }
-                    None => {
-                        let message = format!("`{name}` is no tensor; models take and give tensors only so far");
-                        Err(Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", message)))
-                    }
-                })
-                .collect()
-        };
-        let body = &imported.graph.regions[imported.graph.body()];
-        let inputs = ports(&body.params, &imported.graph.input_names)?;
-        let outputs = ports(&body.results, &imported.graph.output_names)?;
+        let (inputs, outputs) = ports(&imported)?;
         let structures = [imported.inputs.clone(), imported.outputs.clone()];
         let mut stats = Stats::default();
         let mut steps = Vec::new();
@@ -242,17 +243,8 @@ impl Executable {
 
     /// Runs the model once on a value for each of its inputs.
     pub fn run(&mut self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
-        let [inner, _] = &self.structures;
-        if inputs.len() != inner.len() {
-            return Err(run_failure(format!("{} inputs for {}", inputs.len(), inner.len())));
-        }
-        let mut tensors = Vec::new();
-        for (value, (name, structure)) in inputs.iter().zip(inner) {
-            take_apart(value, structure, &mut tensors)
-                .ok_or_else(|| run_failure(format!("input `{name}` is made of {structure:?} in the compiled model")))?;
-        }
-        let mut tensors = self.run_tensors(&tensors)?.into_iter();
-        Ok(self.structures[1].iter().map(|(_, structure)| put_together(structure, &mut tensors)).collect())
+        let tensors = tensors_of(inputs, &self.structures[0])?;
+        Ok(values_of(self.run_tensors(&tensors)?, &self.structures[1]))
     }
 
     /// Runs the model once on its tensors.
@@ -321,6 +313,28 @@ fn write_perf_map(loaded: &LoadedModel) -> Result<(), Failure> {
         functions.iter().zip(ends).map(|((at, name), end)| format!("{at:x} {:x} {name}\n", end - at)).collect();
     let path = Path::new("/tmp").join(format!("perf-{}.map", std::process::id()));
     std::fs::write(&path, lines).map_err(|e| Failure::io(&path, &e))
+}
+
+/// The tensors of a value for each input, which are made as `structures` says.
+pub(super) fn tensors_of(inputs: &[Value], structures: &[(String, Structure)]) -> Result<Vec<Value>, Failure> {
+    if inputs.len() != structures.len() {
+        return Err(run_failure(format!("{} inputs for {}", inputs.len(), structures.len())));
+    }
+    let mut tensors = Vec::new();
+    for (value, (name, structure)) in inputs.iter().zip(structures) {
+        take_apart(value, structure, &mut tensors)
+            .ok_or_else(|| run_failure(format!("input `{name}` is made of {structure:?} in the compiled model")))?;
+    }
+    Ok(tensors)
+}
+
+/// The values that a model's tensors make up.
+///
+/// # Panics
+/// If there are too few.
+pub(super) fn values_of(tensors: Vec<Value>, structures: &[(String, Structure)]) -> Vec<Value> {
+    let mut tensors = tensors.into_iter();
+    structures.iter().map(|(_, structure)| put_together(structure, &mut tensors)).collect()
 }
 
 /// Appends the tensors of a value; nothing where it is not made so.
