@@ -46,7 +46,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let target = Target::parse("x86_64")?;
     let prefix = "big".to_owned();
-    let spec = ObjectSpec { target: &target, prefix, functions: vec![function], data: vec![], weights: Some(weights) };
+    let spec = ObjectSpec {
+        target: &target,
+        prefix,
+        functions: vec![function],
+        data: vec![],
+        weights: Some(weights),
+        externals: vec![],
+    };
     let started = Instant::now();
     let emitted = emit::object_file(&spec, &folder.join("big.o"))?;
     let program = format!(

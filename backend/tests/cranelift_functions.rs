@@ -94,6 +94,7 @@ fn spec(target: &Target) -> ObjectSpec<'_> {
         functions: ["net_inner", "net_outer"].map(|name| compile(name, &*isa)).into(),
         data: vec![],
         weights: Some(weights),
+        externals: vec![],
     }
 }
 

@@ -11,7 +11,7 @@ use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::{KernelRef, Place, Port, Program, Remark, Weight};
-use onnxc_ir::tensor::{Constant, Graph, Node, Op, Origins, Region, TensorType, Value};
+use onnxc_ir::tensor::{Constant, External, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
@@ -133,8 +133,10 @@ impl<'g> Lowering<'g> {
             if source != v && !self.program.states_at_entry(&self.program.outputs[i]) {
                 continue;
             }
-            let computed =
-                self.graph.def_node(source).is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. }));
+            let computed = self
+                .graph
+                .def_node(source)
+                .is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. } | Op::External(_)));
             if computed && self.homes[source].is_none() {
                 self.homes[source] = Some(Home::Place(Place::Output(i as u32)));
             }
@@ -175,9 +177,26 @@ impl<'g> Lowering<'g> {
             Op::Loop { body, carried, varying, sizes } => {
                 self.lower_loop(node, *body, *carried as usize, varying, sizes)?;
             }
+            Op::External(external) => self.lower_call(node, external)?,
             Op::Group { body } => self.lower_group(node, *body)?,
             other => panic!("`{}` is left in the body after fusion", other.name()),
         }
+        Ok(())
+    }
+
+    /// A function of the user reads its operands where they are and writes to where they are wanted.
+    fn lower_call(&mut self, node: Node, external: &External) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let data = &graph.nodes[node];
+        for &v in &data.outputs {
+            if self.homes[v].is_none() {
+                self.homes[v] = Some(self.room(graph.tensor_ty(v))?);
+            }
+        }
+        let values = || data.inputs.iter().chain(&data.outputs);
+        let tensors = values().map(|&v| self.home(v)).collect();
+        let types = values().map(|&v| graph.tensor_ty(v).clone()).collect();
+        self.push(PlannedStep::Call { external: external.clone(), tensors, types, origins: data.origins.clone() });
         Ok(())
     }
 

@@ -246,6 +246,61 @@ typedef enum onnxc_status {
     ONNXC_STATUS_LAST = -39
 } onnxc_status;
 
+/* ---------------------------------------------------------------------------------------------- your operators */
+
+/* What an attribute holds. One number or text is a list of one. */
+enum {
+    ONNXC_ATTRIBUTE_INTS = 1,   /* values is const int64_t * */
+    ONNXC_ATTRIBUTE_FLOATS = 2, /* const float * */
+    ONNXC_ATTRIBUTE_TEXTS = 3   /* const char *const *, each NUL-terminated UTF-8 */
+};
+
+/* An attribute of a node, as the model has it; defaults are the function's own. */
+typedef struct onnxc_attribute {
+    const char *name;
+    int32_t kind; /* ONNXC_ATTRIBUTE_* */
+    int32_t reserved;
+    int64_t count;
+    const void *values; /* count of them */
+} onnxc_attribute;
+
+/* The node that is computed; constant data of the model. */
+typedef struct onnxc_operator {
+    const char *name; /* DOMAIN.NAME */
+    const char *node; /* the node's name, or its place */
+    const onnxc_attribute *attributes;
+    uint32_t attribute_count;
+    uint32_t flags; /* 0 */
+} onnxc_operator;
+
+/* A function that `onnxc --custom-op DOMAIN:NAME=SYMBOL` makes a model call for an operator.
+ *
+ * The tensors are dense and row-major on the CPU: data points to the first element, strides is NULL, byte_offset 0.
+ * An optional input that the node leaves out is all zeros (its data is NULL, its device_type 0). Outputs have the
+ * shapes that the model states and room for just that; every element has to be written. The structures and what they
+ * point to exist until the function returns. call is that of the run.
+ *
+ * The function is a pure one for the compiler: equal calls may be made once, calls whose outputs nobody uses not at
+ * all, and a model that runs on several threads at once calls it on them. A result other than 0 ends the run with
+ * ONNXC_USER; onnxc_fault.step is the step, onnxc_fault.actual the result. */
+typedef int (*onnxc_operator_fn)(const onnxc_operator *op, const DLTensor *inputs, int32_t input_count,
+                                 DLTensor *outputs, int32_t output_count, const onnxc_call *call);
+
+/* The attribute of a name, or NULL. */
+static inline const onnxc_attribute *onnxc_find_attribute(const onnxc_operator *op, const char *name) {
+    uint32_t i;
+    for (i = 0; i < op->attribute_count; i++) {
+        const char *a = op->attributes[i].name;
+        const char *b = name;
+        while (*a != 0 && *a == *b) {
+            a++;
+            b++;
+        }
+        if (*a == *b) return &op->attributes[i];
+    }
+    return NULL;
+}
+
 /* -------------------------------------------------------------------------------------------------------- model */
 
 /* Bits of onnxc_port.flags. */
@@ -411,6 +466,14 @@ ONNXC_OFFSET(onnxc_call, weights_bytes, 80);
 ONNXC_OFFSET(onnxc_call, fault, 88);
 ONNXC_OFFSET(onnxc_call, stream, 96);
 ONNXC_SIZE(onnxc_call, 104);
+ONNXC_OFFSET(onnxc_attribute, kind, 8);
+ONNXC_OFFSET(onnxc_attribute, count, 16);
+ONNXC_OFFSET(onnxc_attribute, values, 24);
+ONNXC_SIZE(onnxc_attribute, 32);
+ONNXC_OFFSET(onnxc_operator, node, 8);
+ONNXC_OFFSET(onnxc_operator, attributes, 16);
+ONNXC_OFFSET(onnxc_operator, attribute_count, 24);
+ONNXC_SIZE(onnxc_operator, 32);
 ONNXC_OFFSET(onnxc_port, kind, 8);
 ONNXC_OFFSET(onnxc_port, ndim, 12);
 ONNXC_OFFSET(onnxc_port, dtype, 16);

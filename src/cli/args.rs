@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use onnxc::driver::{CompileOptions, DimBinding, Engine, FloatMode};
+use onnxc_frontend::import::CustomOperator;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -87,6 +88,10 @@ pub struct CodegenArgs {
     /// and whether an optional input is there: 1 or 0
     #[arg(long = "dim", value_name = "NAME=N|A..B")]
     pub dims: Vec<DimBinding>,
+    /// Call a C function of yours, an onnxc_operator_fn of onnxc.h, for an operator. Its outputs' shapes are those that the
+    /// model states, or that of an input: DOMAIN:NAME=SYMBOL,like=0
+    #[arg(long = "custom-op", value_name = "DOMAIN:NAME=SYMBOL")]
+    pub custom_operators: Vec<CustomOperator>,
     /// Optimization level
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
     pub opt_level: u8,
@@ -117,6 +122,7 @@ impl CodegenArgs {
             target: self.target.clone(),
             name: name.to_string(),
             dims: self.dims.clone(),
+            custom_operators: self.custom_operators.clone(),
             opt_level: self.opt_level,
             fp: match self.fp {
                 FpArg::Default => FloatMode::Default,

@@ -128,6 +128,9 @@ pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> R
     for dim in &options.dims {
         hash.update(format!("{}={:?}", dim.name, dim.setting));
     }
+    for custom in &options.custom_operators {
+        hash.update(format!("{custom:?}"));
+    }
     hash.update([options.opt_level, options.fp as u8]);
     Ok(hash.finalize().into())
 }

@@ -80,6 +80,7 @@ pub struct StepInfo {
 fn step_info(program: &Program, step: &Step) -> StepInfo {
     let (kernel, flops) = match step {
         Step::Launch(l) => (program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
+        Step::Call(call) => (call.external.symbol.as_str(), None),
         Step::Copy { .. } => ("copy", Some(0)),
         Step::Bind { .. } | Step::Assign { .. } | Step::Require { .. } => ("sizes", Some(0)),
         Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),

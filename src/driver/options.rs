@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use onnxc_frontend::import::{DimSetting, ImportOptions};
+use onnxc_frontend::import::{CustomOperator, DimSetting, ImportOptions};
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 use onnxc_backend::target::Target;
@@ -65,6 +65,8 @@ pub struct CompileOptions {
     pub name: String,
     /// Settings of named dimensions.
     pub dims: Vec<DimBinding>,
+    /// Operators that are functions of the user.
+    pub custom_operators: Vec<CustomOperator>,
     /// 0 to 3.
     pub opt_level: u8,
     /// Floating-point rules.
@@ -84,6 +86,7 @@ impl CompileOptions {
             target: "native".to_string(),
             name: name.into(),
             dims: Vec::new(),
+            custom_operators: Vec::new(),
             opt_level: 2,
             fp: FloatMode::Default,
             dump_after: Vec::new(),
@@ -103,6 +106,7 @@ impl CompileOptions {
         ImportOptions {
             name: self.name.clone(),
             dims: self.dims.iter().map(|dim| (dim.name.clone(), dim.setting)).collect(),
+            custom: self.custom_operators.clone(),
         }
     }
 }

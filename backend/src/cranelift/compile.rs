@@ -21,6 +21,7 @@ use rayon::prelude::*;
 use super::code::Names;
 use super::entry::{Entry, MAX_RANK};
 use super::kernel::{KernelOptions, translate};
+use super::operators::{external_symbols, operators};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
 use crate::object::{CompiledFunction, DataObject, ObjectSpec, Unwind};
@@ -132,6 +133,7 @@ pub fn compile<'a>(
         functions,
         data,
         weights: (!program.weights.is_empty()).then_some(weights),
+        externals: external_symbols(program),
     };
     Ok(Compiled { spec, header: header(program, target), remarks })
 }
@@ -248,7 +250,7 @@ pub fn status_messages() -> Vec<&'static str> {
 }
 
 /// DLPack's code, bits and lanes.
-fn dlpack(dtype: DType) -> [u8; 4] {
+pub(super) fn dlpack(dtype: DType) -> [u8; 4] {
     use DType::*;
     let code = match dtype {
         I64 | I32 | I16 | I8 | I4 | I2 => 0,
@@ -302,13 +304,14 @@ fn onnx_number(dtype: DType) -> u32 {
 }
 
 /// Collects strings as data objects.
-struct Strings<'p> {
+pub(super) struct Strings<'p> {
     prefix: &'p str,
     objects: Vec<DataObject>,
 }
 
 impl Strings<'_> {
-    fn add(&mut self, text: &str) -> String {
+    /// The symbol of a text.
+    pub(super) fn add(&mut self, text: &str) -> String {
         let name = format!("{}__s{}", self.prefix, self.objects.len());
         self.objects.push(DataObject::c_string(&name, text));
         name
@@ -370,7 +373,9 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     }
     model.put_pointer(target_name, 0).put_u64(0).put_u64(0);
     debug_assert_eq!(model.bytes.len(), 192);
+    let operators = operators(program, &mut strings);
     let mut all = strings.objects;
+    all.extend(operators);
     all.extend([messages, ports, symbols, steps, model]);
     all
 }

@@ -5,3 +5,4 @@ pub mod code;
 pub mod compile;
 pub mod entry;
 pub mod kernel;
+mod operators;

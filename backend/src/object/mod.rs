@@ -162,6 +162,8 @@ pub struct ObjectSpec<'a> {
     pub data: Vec<DataObject>,
     /// Embedded weights.
     pub weights: Option<Weights<'a>>,
+    /// The user's functions that the code calls.
+    pub externals: Vec<String>,
 }
 
 impl ObjectSpec<'_> {
@@ -190,7 +192,9 @@ impl ObjectSpec<'_> {
             if offset.checked_add(width).is_none_or(|end| end > size) {
                 return broken(format!("relocation of `{owner}` at {offset} is outside of it"));
             }
-            let outside = C_LIBRARY_SYMBOLS.contains(&symbol.as_str()) || symbol.starts_with("onnxc_");
+            let outside = C_LIBRARY_SYMBOLS.contains(&symbol.as_str())
+                || symbol.starts_with("onnxc_")
+                || self.externals.contains(symbol);
             if !defined.contains(symbol.as_str()) && !outside {
                 return broken(format!("`{owner}` refers to `{symbol}`, which nothing defines"));
             }

@@ -77,5 +77,6 @@ pub fn spec(target: &Target) -> ObjectSpec<'_> {
         ],
         data: vec![table, DataObject::c_string("net_name", "a network"), descriptor],
         weights: Some(weights),
+        externals: vec![],
     }
 }

@@ -9,8 +9,8 @@ use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Type, Val
 
 use super::lists::{Held, Structure};
 use super::scope::{Binding, Scope};
-use super::{Place, Shared, bind_initializers, import_nodes};
-use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, densify, dtype_from_onnx};
+use super::{ImportOptions, Place, Shared, bind_initializers, import_nodes};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, TypeTensor, densify, dtype_from_onnx};
 
 /// Why a node cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +65,16 @@ pub struct Subgraph<'a> {
 }
 
 impl<'a> NodeContext<'a> {
+    /// What the user says about the import.
+    pub(super) fn options(&self) -> &'a ImportOptions {
+        self.shared.options
+    }
+
+    /// The type that the model states for one of its values. Inside of functions names are others.
+    pub(super) fn stated_type(&self, name: &str) -> Option<&'a TypeTensor> {
+        self.shared.stated.get(name).copied().filter(|_| self.place.depth == 0)
+    }
+
     /// What the value stands for, if it is no tensor.
     pub fn held(&self, value: Value) -> Option<Held> {
         self.shared.lists.get(value)

@@ -5,6 +5,7 @@
 //! that one run names all that is missing.
 
 mod context;
+mod custom;
 mod lists;
 mod scope;
 mod sizes;
@@ -18,6 +19,8 @@ use onnxc_ir::tensor::constant::ConstantData;
 use onnxc_ir::tensor::{Builder, ConstantSource, Graph, Origin, OriginData, Region, TensorType, Type, Value};
 
 pub use context::{NodeContext, OpError, OpResult, Subgraph};
+pub use custom::CustomOperator;
+use custom::Stated;
 use lists::Lists;
 pub use lists::{Held, Structure};
 use scope::{Binding, Scope};
@@ -48,6 +51,8 @@ pub struct ImportOptions {
     /// Settings of named dimensions. The length of a sequence input is set under the input's name; that of an optional input
     /// is 1 or 0.
     pub dims: HashMap<String, DimSetting>,
+    /// Operators that are the user's functions, whatever else has their names.
+    pub custom: Vec<CustomOperator>,
 }
 
 /// A graph and what was noticed on the way.
@@ -98,6 +103,9 @@ pub enum ImportError {
 /// What all graphs of a model share while it is imported.
 pub(crate) struct Shared<'m> {
     file: &'m ModelFile,
+    options: &'m ImportOptions,
+    /// The types that the model states for its values; empty where nobody asks.
+    stated: Stated<'m>,
     functions: HashMap<(&'m str, &'m str, &'m str), &'m FunctionProto>,
     problems: RefCell<Vec<NodeProblem>>,
     warnings: RefCell<Vec<String>>,
@@ -116,8 +124,12 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         .iter()
         .map(|f| ((ops::canonical_domain(&f.domain), f.name.as_str(), f.overload.as_str()), f))
         .collect();
-    let shared =
-        Shared { file, functions, problems: RefCell::default(), warnings: RefCell::default(), lists: Lists::default() };
+    let mut stated = Stated::new();
+    if !options.custom.is_empty() {
+        custom::stated_types(proto, &mut stated);
+    }
+    let (problems, warnings, lists) = (RefCell::default(), RefCell::default(), Lists::default());
+    let shared = Shared { file, options, stated, functions, problems, warnings, lists };
     let mut graph = Graph::new(&options.name);
     // By name: the order of symbols is the order of the model's descriptor.
     for (name, setting) in options.dims.iter().collect::<std::collections::BTreeMap<_, _>>() {
@@ -350,11 +362,12 @@ fn import_node(
     let domain = ops::canonical_domain(&node.domain);
     let operator = ops::qualified_name(domain, &node.op_type);
     let origin = graph.origins.push(OriginData { path: path.to_owned(), operator });
+    let custom = custom::binding(shared.options, domain, &node.op_type);
     let function = shared.functions.get(&(domain, node.op_type.as_str(), node.overload.as_str()));
     // Before the inputs: an operator that does not exist is named even where a node before it failed already.
-    let resolved = match function {
-        Some(_) => None,
-        None => Some(ops::resolve(domain, &node.op_type, place.opsets.get(domain).copied())?),
+    let resolved = match (custom, function) {
+        (Some(_), _) | (_, Some(_)) => None,
+        (None, None) => Some(ops::resolve(domain, &node.op_type, place.opsets.get(domain).copied())?),
     };
     let mut b = Builder::new(graph, region, &[origin][..]);
     let mut inputs = Vec::with_capacity(node.input.len());
@@ -375,6 +388,10 @@ fn import_node(
             None => return Err(OpError::Invalid(format!("input `{name}` is computed by no earlier node"))),
         }
     }
+    if let Some(custom) = custom {
+        let mut cx = NodeContext { b, node, version: 0, inputs, shared, scope, path, place };
+        return custom::import(&mut cx, custom).map(Some);
+    }
     let Some((operator, version)) = resolved else {
         let function = function.expect("what is no operator is a function");
         let inner = Place { path: path.to_owned(), opsets: &opsets(&function.opset_import), depth: place.depth + 1 };
@@ -392,7 +409,8 @@ fn name_unsupported(shared: &Shared<'_>, node: &NodeProto, path: &str, place: &P
         let path = format!("{path}/{name}");
         let domain = ops::canonical_domain(&inner.domain);
         let opset = place.opsets.get(domain).copied();
-        let known = shared.functions.contains_key(&(domain, inner.op_type.as_str(), inner.overload.as_str()));
+        let known = custom::binding(shared.options, domain, &inner.op_type).is_some()
+            || shared.functions.contains_key(&(domain, inner.op_type.as_str(), inner.overload.as_str()));
         if let (false, Err(error)) = (known, ops::resolve(domain, &inner.op_type, opset)) {
             shared.problems.borrow_mut().push(NodeProblem {
                 node: path.clone(),

@@ -175,7 +175,12 @@ pub fn qualified_name(domain: &str, name: &str) -> String {
 pub(crate) fn resolve(domain: &str, name: &str, opset: Option<i64>) -> Result<(&'static Operator, i64), OpError> {
     let Some(row) = table().get(&(domain, name)) else {
         let hint = closest(domain, name).map_or(String::new(), |n| format!("; is `{n}` meant?"));
-        return Err(OpError::Unsupported(format!("the operator is not supported{hint}")));
+        // Other domains may be anyone's.
+        let bind = match domain {
+            "" | "com.microsoft" => String::new(),
+            _ => format!("; `--custom-op {domain}:{name}=SYMBOL` binds it to a C function"),
+        };
+        return Err(OpError::Unsupported(format!("the operator is not supported{hint}{bind}")));
     };
     let Some(opset) = opset.or((!domain.is_empty()).then_some(1)) else {
         return Err(OpError::Invalid("the model imports no opset for this operator's domain".into()));

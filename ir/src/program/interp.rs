@@ -66,6 +66,14 @@ pub enum RunError {
         /// What does not fit.
         message: String,
     },
+    /// A function outside of the model would be called.
+    #[error("step {step}: `{symbol}` is a function outside of the model, which interpreters do not call")]
+    External {
+        /// Which step.
+        step: usize,
+        /// The function.
+        symbol: String,
+    },
     /// A kernel stopped.
     #[error("step {step}: {error}")]
     Kernel {
@@ -285,6 +293,9 @@ impl<'a> Run<'a> {
                 let kernel =
                     flat.entry(launch.kernel).or_insert_with(|| FlatKernel::new(&program.kernels[launch.kernel]));
                 self.launch(number, launch, kernel, memory)?;
+            }
+            Step::Call(call) => {
+                return Err(RunError::External { step: number, symbol: call.external.symbol.clone() });
             }
             Step::Copy { from, to, offset, bytes, .. } => {
                 let (bytes, offset) = (self.size(bytes)?, self.size(offset)?);

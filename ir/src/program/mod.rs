@@ -18,7 +18,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::dim::{Dim, Symbol, Symbols};
 use crate::loops::Kernel;
-use crate::tensor::{Constant, ConstantData, Origin, OriginData, Origins, TensorType};
+use crate::tensor::{Constant, ConstantData, External, Origin, OriginData, Origins, TensorType};
 
 /// A kernel of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +54,8 @@ pub enum Place {
 pub enum Step {
     /// Runs a kernel over tasks `0..tasks`, split over the workers.
     Launch(Launch),
+    /// Calls a function outside of the model; another result than 0 ends the run.
+    Call(Call),
     /// Copies memory; the two places do not overlap.
     Copy {
         /// From where.
@@ -170,6 +172,7 @@ impl Step {
     pub fn origins(&self) -> &[Origin] {
         match self {
             Step::Launch(launch) => &launch.origins,
+            Step::Call(call) => &call.origins,
             Step::Copy { origins, .. }
             | Step::Bind { origins, .. }
             | Step::Require { origins, .. }
@@ -188,6 +191,7 @@ impl Step {
             Step::If { then, otherwise, .. } => smallvec![&then[..], &otherwise[..]],
             Step::Loop { body, .. } => smallvec![&body[..]],
             Step::Launch(_)
+            | Step::Call(_)
             | Step::Copy { .. }
             | Step::Bind { .. }
             | Step::Assign { .. }
@@ -221,6 +225,19 @@ pub struct Launch {
     pub origins: Origins,
     /// Floating-point operations, for profiles; a multiply-add counts two.
     pub flops: Dim,
+}
+
+/// The call of a function outside of the model.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The function, and what it is told that no run changes.
+    pub external: External,
+    /// Where the inputs that are there lie, with their types.
+    pub inputs: Vec<(Place, TensorType)>,
+    /// Where the outputs lie; they overlap neither each other nor the inputs.
+    pub outputs: Vec<(Place, TensorType)>,
+    /// The ONNX node.
+    pub origins: Origins,
 }
 
 /// A constant in the weight section.
@@ -297,9 +314,9 @@ impl Program {
         self.slots > 0 || !self.outputs.iter().all(|port| self.states_at_entry(port))
     }
 
-    /// Whether a step may fail: only those about sizes that data decides do.
+    /// Whether a step may fail: only those about sizes that data decides do, and calls.
     pub fn steps_fail(&self) -> bool {
-        self.data_symbols > 0 || self.allocates()
+        self.data_symbols > 0 || self.allocates() || has_call(&self.steps)
     }
 
     /// All steps, each before those in it: the number of a step is its place here.
@@ -324,4 +341,8 @@ impl Program {
     pub fn states_at_entry(&self, output: &Port) -> bool {
         output.ty.shape.iter().all(|d| self.is_named(d))
     }
+}
+
+fn has_call(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::Call(_)) || step.lists().into_iter().any(has_call))
 }

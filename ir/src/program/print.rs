@@ -82,6 +82,16 @@ impl Program {
         for step in steps {
             match step {
                 Step::Launch(launch) => self.write_launch(f, launch, &indent)?,
+                Step::Call(call) => {
+                    let list = |tensors: &[(Place, TensorType)]| {
+                        let tensors =
+                            tensors.iter().map(|(p, ty)| format!("{}: {}", self.place(p), self.tensor_type(ty)));
+                        tensors.collect::<Vec<_>>().join(", ")
+                    };
+                    let (inputs, outputs) = (list(&call.inputs), list(&call.outputs));
+                    let (symbol, origins) = (&call.external.symbol, self.origins(&call.origins));
+                    writeln!(f, "{indent}call {symbol} ({inputs}) to ({outputs}){origins}")?;
+                }
                 Step::Copy { from, to, offset, bytes, origins } => {
                     let (from, to) = (self.place(from), self.place(to));
                     let offset = if *offset == 0 { String::new() } else { format!(" +{}", self.dim(offset)) };

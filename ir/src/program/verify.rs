@@ -104,6 +104,21 @@ impl Verifier<'_> {
                 self.place(&what, to, size, true);
                 self.origins(&what, origins);
             }
+            Step::Call(call) => {
+                let what = format!("step {number}: call of `{}`", call.external.symbol);
+                let there = call.external.present.iter().filter(|&&p| p).count();
+                let dtypes: Vec<_> = call.outputs.iter().map(|(_, ty)| ty.dtype).collect();
+                if call.inputs.len() != there || dtypes != call.external.results[..] {
+                    self.fail(format!("{what}: the tensors are not those of the function"));
+                }
+                let tensors = call.inputs.iter().map(|t| (t, false)).chain(call.outputs.iter().map(|t| (t, true)));
+                for ((place, ty), written) in tensors {
+                    ty.shape.iter().for_each(|d| self.dim(&what, d));
+                    let bytes = ty.static_len().and_then(|n| ty.dtype.packed_bytes(n as u64));
+                    self.place(&what, place, bytes, written);
+                }
+                self.origins(&what, &call.origins);
+            }
             Step::Bind { symbol, from, element, low, high, origins } => {
                 let what = format!("step {number}: bind");
                 self.bounds(&what, [low, high]);

@@ -168,6 +168,16 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             }
             exact(DType::I64, x.shape.iter().cloned())
         }
+        Op::External(external) => {
+            let there = external.present.iter().filter(|&&p| p).count();
+            if there != inputs.len() {
+                return mismatch(format!("{} inputs for {there} of `{}`", inputs.len(), external.symbol));
+            }
+            for n in 0..inputs.len() {
+                ins.tensor(n)?;
+            }
+            external.results.iter().map(|&dtype| OutputType::Stated(dtype)).collect()
+        }
         Op::Elementwise(expr) => {
             let dtypes = (0..inputs.len()).map(|n| Ok(ins.tensor(n)?.dtype)).collect::<Result<Vec<_>, InferError>>()?;
             smallvec![OutputType::Stated(expr.result_type(&dtypes)?)]
@@ -665,6 +675,7 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
         | Op::Concat { .. }
         | Op::Scatter { .. }
         | Op::Sort { .. }
+        | Op::External(_)
         | Op::If { .. }
         | Op::Loop { .. }
         | Op::Composite { .. }

@@ -238,6 +238,7 @@ impl<'g> Rule<'g> {
             | Op::Window(_)
             | Op::Scatter { .. }
             | Op::Sort { .. }
+            | Op::External(_)
             | Op::Loop { .. } => None,
         }
     }

@@ -16,6 +16,7 @@
 pub mod build;
 pub mod constant;
 pub mod dot;
+pub mod external;
 pub mod infer;
 pub mod interp;
 pub mod known;
@@ -34,6 +35,7 @@ use smallvec::SmallVec;
 
 pub use build::Builder;
 pub use constant::{ConstantData, ConstantSource, TensorBytes};
+pub use external::{Attribute, External};
 pub use known::KnownValue;
 pub use op::{CompositeKind, Op};
 

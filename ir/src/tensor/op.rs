@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use super::{Constant, Region, Shape};
+use super::{Constant, External, Region, Shape};
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::scalar::{ScalarExpr, ScalarInst};
@@ -289,6 +289,9 @@ pub enum Op {
         /// Greatest first.
         descending: bool,
     },
+    /// `(tensor...) -> tensors`: what a function outside of the model computes; the node's types state the shapes. See
+    /// [`External`].
+    External(External),
     /// `(cond bool scalar, captures...) -> values`: one of two regions over the captures.
     If {
         /// Run if the condition holds.
@@ -349,7 +352,8 @@ impl Op {
             | Op::Concat { .. }
             | Op::Gather { .. }
             | Op::Scatter { .. }
-            | Op::Sort { .. } => SmallVec::new(),
+            | Op::Sort { .. }
+            | Op::External(_) => SmallVec::new(),
         }
     }
 
@@ -374,6 +378,7 @@ impl Op {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
+            | Op::External(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Composite { .. }
@@ -403,6 +408,7 @@ impl Op {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
+            | Op::External(_)
             | Op::Composite { .. }
             | Op::Group { .. } => &[],
         }
@@ -441,6 +447,7 @@ impl Op {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
+            | Op::External(_)
             | Op::Composite { .. }
             | Op::Group { .. } => {}
         }
@@ -474,6 +481,7 @@ impl Op {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
+            | Op::External(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Composite { .. }
@@ -507,6 +515,7 @@ impl Op {
             Op::Gather { .. } => "gather",
             Op::Scatter { .. } => "scatter",
             Op::Sort { .. } => "sort",
+            Op::External(_) => "external",
             Op::If { .. } => "if",
             Op::Loop { .. } => "loop",
             Op::Composite { .. } => "composite",

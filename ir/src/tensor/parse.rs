@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::constant::{ConstantData, ConstantSource};
 use super::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
-use super::{Constant, Graph, Op, Origin, OriginData, Region, Shape, TensorType, Type, Value};
+use super::{Attribute, Constant, External, Graph, Op, Origin, OriginData, Region, Shape, TensorType, Type, Value};
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
@@ -533,6 +533,7 @@ impl<'t> Parser<'t> {
                 Op::Scatter { coords: self.coords()?, op }
             }
             "sort" => Op::Sort { axis: self.number()?, descending: self.keyword("descending") },
+            "external" => Op::External(self.external()?),
             "if" => {
                 let sizes = self.symbols("sizes")?;
                 Op::If { then: self.new_region()?, otherwise: self.new_region()?, sizes }
@@ -546,6 +547,26 @@ impl<'t> Parser<'t> {
             "group" => Op::Group { body: self.new_region()? },
             _ => return self.fail("expected an operation"),
         })
+    }
+
+    fn external(&mut self) -> Parsed<External> {
+        let (symbol, operator) = (self.string()?, self.string()?);
+        self.expect("present")?;
+        let present: SmallVec<[u8; 4]> = self.numbers()?;
+        self.expect("results")?;
+        let results = self.list("[", "]", Self::dtype)?.into_iter().collect();
+        self.expect("attributes")?;
+        let attributes = self.list("[", "]", |p| {
+            let name = p.string()?;
+            let value = match p.word()? {
+                "ints" => Attribute::Ints(p.numbers()?),
+                "floats" => Attribute::Floats(p.numbers()?),
+                "texts" => Attribute::Texts(p.list("[", "]", Self::string)?),
+                _ => return p.fail("expected `ints`, `floats` or `texts`"),
+            };
+            Ok((name, value))
+        })?;
+        Ok(External { symbol, operator, present: present.iter().map(|&p| p != 0).collect(), results, attributes })
     }
 
     fn composite(&mut self) -> Parsed<CompositeKind> {

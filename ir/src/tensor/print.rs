@@ -23,7 +23,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use super::constant::ConstantSource;
 use super::op::{CompositeKind, Coord, RecurrentCell, ReduceOp, ScatterOp};
-use super::{Constant, Graph, Op, Region, TensorType, Value};
+use super::{Attribute, Constant, External, Graph, Op, Region, TensorType, Value};
 use crate::dim::{Dim, Symbol};
 use crate::scalar::{ScalarExpr, ScalarInst};
 
@@ -206,6 +206,7 @@ impl Printer<'_> {
             Op::Gather { coords } => format!(" {}", coords_text(coords)),
             Op::Scatter { coords, op } => format!(" {} {}", scatter_name(*op), coords_text(coords)),
             Op::Sort { axis, descending } => format!(" {axis}{}", flag(*descending, "descending")),
+            Op::External(external) => external_text(external),
             Op::If { then, otherwise, sizes } => {
                 self.symbols("sizes", sizes);
                 self.text.push(' ');
@@ -284,6 +285,23 @@ pub(super) fn scatter_name(op: ScatterOp) -> &'static str {
         ScatterOp::Min => "min",
         ScatterOp::Max => "max",
     }
+}
+
+/// `"symbol" "operator" present [1, 0] results [f32] attributes ["alpha" floats [0x3f800000], "mode" texts ["up"]]`.
+fn external_text(external: &External) -> String {
+    let External { symbol, operator, present, results, attributes } = external;
+    let present: Vec<u8> = present.iter().map(|&p| u8::from(p)).collect();
+    let values = |attribute: &Attribute| match attribute {
+        Attribute::Ints(list) => format!("ints {}", numbers(list)),
+        Attribute::Floats(list) => {
+            let list: Vec<String> = list.iter().map(|bits| format!("{bits:#x}")).collect();
+            format!("floats [{}]", list.join(", "))
+        }
+        Attribute::Texts(list) => format!("texts {list:?}"),
+    };
+    let attributes: Vec<String> = attributes.iter().map(|(name, a)| format!("{name:?} {}", values(a))).collect();
+    let (present, results, attributes) = (numbers(&present), numbers(results), attributes.join(", "));
+    format!(" {symbol:?} {operator:?} present {present} results {results} attributes [{attributes}]")
 }
 
 fn coords_text(coords: &[Coord]) -> String {

@@ -53,6 +53,7 @@ fn rule(graph: &mut Graph, region: Region, node: Node, moved: &mut HashSet<Value
         | Op::Broadcast
         | Op::Scatter { .. }
         | Op::Sort { .. }
+        | Op::External(_)
         | Op::If { .. }
         | Op::Loop { .. }
         | Op::Composite { .. }

@@ -106,6 +106,7 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         | Op::DimValue(_)
         | Op::BindSizes { .. }
         | Op::Sort { .. }
+        | Op::External(_)
         | Op::If { .. }
         | Op::Loop { .. }
         | Op::Composite { .. }

@@ -235,6 +235,7 @@ impl<'g> Cut<'g> {
             Op::Constant(_)
             | Op::DimValue(_)
             | Op::BindSizes { .. }
+            | Op::External(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Group { .. } => false,
@@ -279,7 +280,10 @@ impl<'g> Cut<'g> {
 
 /// What the host program does, or what is done by being named.
 fn stays_alone(op: &Op) -> bool {
-    matches!(op, Op::Constant(_) | Op::Reshape | Op::BindSizes { .. } | Op::If { .. } | Op::Loop { .. })
+    matches!(
+        op,
+        Op::Constant(_) | Op::Reshape | Op::BindSizes { .. } | Op::External(_) | Op::If { .. } | Op::Loop { .. }
+    )
 }
 
 /// Operations that only move elements: copying one into several groups costs nothing but index arithmetic.

@@ -69,6 +69,7 @@ fn arithmetic(graph: &Graph, node: Node) -> Option<DType> {
         | Op::Concat { .. }
         | Op::Gather { .. }
         | Op::Sort { .. }
+        | Op::External(_)
         | Op::If { .. }
         | Op::Loop { .. } => false,
     };

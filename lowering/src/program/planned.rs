@@ -2,8 +2,8 @@
 //! the others a slot with steps that allocate and release it.
 
 use onnxc_ir::dim::{Dim, Symbol};
-use onnxc_ir::program::{KernelRef, Launch, Place, Program, Step};
-use onnxc_ir::tensor::{Origins, TensorType};
+use onnxc_ir::program::{Call, KernelRef, Launch, Place, Program, Step};
+use onnxc_ir::tensor::{External, Origins, TensorType};
 
 use crate::plan_memory::{self, Tenant};
 
@@ -57,24 +57,83 @@ pub(super) struct List {
 /// A step whose places wait for the memory plan.
 #[derive(Debug)]
 pub(super) enum PlannedStep {
-    Launch { kernel: KernelRef, buffers: Vec<Home>, params: Vec<Dim>, tasks: Dim, origins: Origins, flops: Dim },
-    Copy { from: Home, to: Home, offset: Dim, bytes: Dim, origins: Origins },
-    Bind { symbol: Symbol, from: Home, element: u32, low: Dim, high: Dim, origins: Origins },
-    Assign { sizes: Vec<(Symbol, Dim)> },
-    Require { left: Dim, right: Dim, origins: Origins },
-    Allocate { room: Home, origins: Origins },
-    Release { room: Home },
-    Append { to: Home, from: Home, bytes: Dim, used: Dim, origins: Origins },
-    Move { from: Home, to: Home },
-    If { condition: Home, then: List, otherwise: List, origins: Origins },
-    Loop { trips: Home, condition: Home, iteration: Symbol, counter: Home, body: List, origins: Origins },
+    Launch {
+        kernel: KernelRef,
+        buffers: Vec<Home>,
+        params: Vec<Dim>,
+        tasks: Dim,
+        origins: Origins,
+        flops: Dim,
+    },
+    /// Inputs, then outputs.
+    Call {
+        external: External,
+        tensors: Vec<Home>,
+        types: Vec<TensorType>,
+        origins: Origins,
+    },
+    Copy {
+        from: Home,
+        to: Home,
+        offset: Dim,
+        bytes: Dim,
+        origins: Origins,
+    },
+    Bind {
+        symbol: Symbol,
+        from: Home,
+        element: u32,
+        low: Dim,
+        high: Dim,
+        origins: Origins,
+    },
+    Assign {
+        sizes: Vec<(Symbol, Dim)>,
+    },
+    Require {
+        left: Dim,
+        right: Dim,
+        origins: Origins,
+    },
+    Allocate {
+        room: Home,
+        origins: Origins,
+    },
+    Release {
+        room: Home,
+    },
+    Append {
+        to: Home,
+        from: Home,
+        bytes: Dim,
+        used: Dim,
+        origins: Origins,
+    },
+    Move {
+        from: Home,
+        to: Home,
+    },
+    If {
+        condition: Home,
+        then: List,
+        otherwise: List,
+        origins: Origins,
+    },
+    Loop {
+        trips: Home,
+        condition: Home,
+        iteration: Symbol,
+        counter: Home,
+        body: List,
+        origins: Origins,
+    },
 }
 
 impl PlannedStep {
     /// The places that it touches itself.
     pub(super) fn homes(&self) -> impl Iterator<Item = &Home> {
         let (list, others): (&[Home], [Option<&Home>; 3]) = match self {
-            PlannedStep::Launch { buffers, .. } => (buffers, [None; 3]),
+            PlannedStep::Launch { buffers: list, .. } | PlannedStep::Call { tensors: list, .. } => (list, [None; 3]),
             PlannedStep::Copy { from, to, .. }
             | PlannedStep::Move { from, to }
             | PlannedStep::Append { from, to, .. } => (&[], [Some(from), Some(to), None]),
@@ -90,6 +149,7 @@ impl PlannedStep {
     fn origins(&self) -> Origins {
         match self {
             PlannedStep::Launch { origins, .. }
+            | PlannedStep::Call { origins, .. }
             | PlannedStep::Copy { origins, .. }
             | PlannedStep::Bind { origins, .. }
             | PlannedStep::Require { origins, .. }
@@ -179,6 +239,11 @@ impl Placing<'_> {
             PlannedStep::Launch { kernel, buffers, params, tasks, origins, flops } => {
                 let buffers = buffers.into_iter().map(|home| self.at(home)).collect();
                 Step::Launch(Launch { kernel, buffers, params, tasks, origins, flops })
+            }
+            PlannedStep::Call { external, tensors, types, origins } => {
+                let mut inputs: Vec<_> = tensors.into_iter().map(|home| self.at(home)).zip(types).collect();
+                let outputs = inputs.split_off(inputs.len() - external.results.len());
+                Step::Call(Call { external, inputs, outputs, origins })
             }
             PlannedStep::Copy { from, to, offset, bytes, origins } => {
                 Step::Copy { from: self.at(from), to: self.at(to), offset, bytes, origins }

@@ -36,6 +36,7 @@ pub fn is_anchor(op: &Op) -> bool {
         | Op::Group { .. } => true,
         Op::If { .. }
         | Op::Loop { .. }
+        | Op::External(_)
         | Op::Constant(_)
         | Op::DimValue(_)
         | Op::BindSizes { .. }

@@ -198,7 +198,7 @@ impl Entry<'_> {
     }
 
     /// Leaves with a status about a step if the condition holds.
-    fn fail_step_if(
+    pub(super) fn fail_step_if(
         &self,
         c: &mut Code<'_>,
         condition: Value,
@@ -223,7 +223,7 @@ impl Entry<'_> {
         let call = c.load(I64, frame, at::FRAME_CALL);
         let step_number = c.int32(number as i32);
         match step {
-            Step::Launch(_) | Step::Copy { .. } | Step::If { .. } | Step::Loop { .. } => {
+            Step::Launch(_) | Step::Call(_) | Step::Copy { .. } | Step::If { .. } | Step::Loop { .. } => {
                 unreachable!("these are no steps about sizes")
             }
             Step::Assign { sizes } => {

@@ -3,6 +3,7 @@
 //! Everything that a caller hands in is checked before a kernel runs, in the order that `onnxc.h` promises. The checks of
 //! a port are one function over the port's descriptor, so their size does not grow with the number of ports.
 
+mod calls;
 mod checks;
 mod data;
 mod steps;
@@ -42,16 +43,19 @@ mod status {
     pub const FLAGS: i32 = -23;
     pub const DATA_SHAPE: i32 = -26;
     pub const SIZE_LIMIT: i32 = -28;
+    pub const USER: i32 = -33;
 }
 
 /// Byte offsets of the ABI's structures.
 mod at {
     pub const DEVICE: i32 = 8;
+    pub const DEVICE_ID: i32 = 12;
     pub const NDIM: i32 = 16;
     pub const DTYPE: i32 = 20;
     pub const SHAPE: i32 = 24;
     pub const STRIDES: i32 = 32;
     pub const BYTE_OFFSET: i32 = 40;
+    pub const TENSOR_BYTES: i32 = 48;
     pub const CAPACITY: i32 = 48;
     pub const KIND: i32 = 56;
     pub const VALUE_FLAGS: i32 = 60;

@@ -76,7 +76,7 @@ impl Entry<'_> {
     /// A part of the steps.
     pub(super) fn steps(&self, steps: &[(usize, &Step)]) -> (Function, Names) {
         use types::I64;
-        // Only steps that look at data can fail.
+        // Only steps that look at data and calls of the user's functions can fail.
         let result = self.program.steps_fail().then_some(types::I32);
         function(self.isa, &[I64], result, |c, p| {
             let frame = p[0];
@@ -106,6 +106,7 @@ impl Entry<'_> {
                         let number = c.int(number as i64);
                         c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
                     }
+                    Step::Call(call) => self.call_step(c, call, number, frame, &memory),
                     Step::Copy { from, to, offset, bytes, .. } => {
                         let from = self.place(c, from, &memory);
                         let mut to = self.place(c, to, &memory);

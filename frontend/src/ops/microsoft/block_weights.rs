@@ -4,7 +4,7 @@
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::BinaryOp;
-use onnxc_ir::tensor::{Shape, TensorBytes, Value};
+use onnxc_ir::tensor::{ConstantSource, Shape, TensorBytes, Value};
 
 use super::super::Operator;
 use super::super::quantize::repeated_blocks;
@@ -41,6 +41,30 @@ fn unpacked(cx: &mut NodeContext<'_>, packed: Value, bits: i64) -> Result<Value,
         *last = (&*last * &Dim::from(each))?;
     }
     Ok(cx.b.reshape(parts, &joined)?)
+}
+
+/// The bytes of a constant as a tensor of the type that packs its elements so: what depends on it alone is computed while
+/// the model is compiled.
+fn packed_constant(
+    cx: &mut NodeContext<'_>,
+    packed: Value,
+    bits: i64,
+    shape: &[i64],
+) -> Result<Option<Value>, OpError> {
+    let dtype = match bits {
+        2 => DType::U2,
+        4 => DType::U4,
+        _ => return Ok(None),
+    };
+    let Some(constant) = cx.b.graph.as_constant(packed) else { return Ok(None) };
+    let data = &cx.b.graph.constants[constant];
+    let ConstantSource::Bytes(bytes) = &data.source else { return Ok(None) };
+    let elements: i64 = shape.iter().product();
+    if dtype.packed_bytes(elements as u64) != Some(bytes.len() as u64) {
+        return cx.invalid(format!("{} bytes of weights for {elements} numbers of {bits} bits", bytes.len()));
+    }
+    let (tensor, name) = (TensorBytes { dtype, shape: shape.into(), bytes: bytes.clone() }, data.name.clone());
+    Ok(Some(cx.b.constant(tensor, &name)?))
 }
 
 /// An attribute that has to be there and positive.
@@ -104,8 +128,13 @@ fn matmul_n_bits(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let blocks = (k + block - 1) / block;
     let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::from(n)).collect::<Shape>();
-    let packed = cx.b.reshape(packed, &dims(&[n, blocks, block * bits / 8]))?;
-    let q = unpacked(cx, packed, bits)?;
+    let q = match packed_constant(cx, packed, bits, &[n, blocks, block])? {
+        Some(q) => q,
+        None => {
+            let packed = cx.b.reshape(packed, &dims(&[n, blocks, block * bits / 8]))?;
+            unpacked(cx, packed, bits)?
+        }
+    };
     let scales = cx.b.reshape(scales, &dims(&[n, blocks, 1]))?;
     let zero = match cx.optional(3) {
         None => Err(f64::from(1 << (bits - 1))),

@@ -361,7 +361,8 @@ impl Builder<'_> {
             | Op::Concat { .. }
             | Op::Gather { .. }
             | Op::Scatter { .. }
-            | Op::Sort { .. } => {}
+            | Op::Sort { .. }
+            | Op::External(_) => {}
         }
         op
     }

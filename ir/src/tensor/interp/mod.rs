@@ -42,6 +42,9 @@ pub enum InterpError {
     /// A type that the interpreter has no values for: strings, complex numbers, sequences.
     #[error("{0} are not interpreted")]
     Types(String),
+    /// A function outside of the model.
+    #[error("`{0}` is a function outside of the model, which interpreters do not call")]
+    External(String),
 }
 
 /// Runs the graph on inputs in order and gives its outputs in order.
@@ -198,6 +201,7 @@ pub fn evaluate(
             let (values, indices) = moves::sort(&inputs[0], *axis as usize, *descending);
             vec![values, indices]
         }
+        Op::External(external) => return Err(InterpError::External(external.symbol.clone())),
         Op::If { .. } | Op::Loop { .. } | Op::Composite { .. } | Op::Group { .. } => {
             unreachable!("operations with regions are run by the graph's interpreter")
         }

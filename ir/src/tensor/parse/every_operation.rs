@@ -102,6 +102,21 @@ fn moves(b: &mut Builder<'_>, table: Value, at: Value, narrow: Value) -> Result<
     }
     let (ascending, order) = b.sort(table, 1, false)?;
     results.extend([ascending, order]);
+    let external = External {
+        symbol: "my_operator".into(),
+        operator: "my \"domain\".Operator".into(),
+        present: [true, false, true].as_slice().into(),
+        results: [DType::F32, DType::Bool].as_slice().into(),
+        attributes: vec![
+            ("axes".into(), Attribute::Ints(vec![-1, 2])),
+            ("alpha".into(), Attribute::Floats(vec![0.5f32.to_bits()])),
+            ("none".into(), Attribute::Texts(vec![])),
+            ("mode".into(), Attribute::Texts(vec!["up, ]".into(), "é".into()])),
+        ],
+    };
+    let types = [TensorType::fixed(DType::F32, &[2]).into(), TensorType::fixed(DType::Bool, &[]).into()];
+    let node = b.node(Op::External(external), &[table, at], &types)?;
+    results.extend(b.graph.nodes[node].outputs.clone());
     Ok(results)
 }
 

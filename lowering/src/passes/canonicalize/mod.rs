@@ -62,7 +62,8 @@ pub fn run(graph: &mut Graph, _: &mut PassContext) {
             | Op::Conv(_)
             | Op::Window(_)
             | Op::Scatter { .. }
-            | Op::Sort { .. } => Ok(None),
+            | Op::Sort { .. }
+            | Op::External(_) => Ok(None),
             Op::If { .. } | Op::Loop { .. } | Op::Composite { .. } | Op::Group { .. } => return Ok(None),
         }?;
         if result.is_some() {

@@ -1,0 +1,143 @@
+//! Operators that a user binds to C functions: called from a compiled model by a C program, and the errors around them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use onnxc_frontend::proto::{
+    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorData,
+    TensorShapeProto, TypeProto, TypeTensor, TypeValue, ValueInfoProto,
+};
+use onnxc_ir::dtype::DType;
+use prost::Message;
+
+const FLOAT: i32 = 1;
+const INT64: i32 = 7;
+
+/// A value with its dimensions; names are dimensions of their own.
+fn port(name: &str, elem_type: i32, dims: &[&str]) -> ValueInfoProto {
+    let value = |d: &str| match d.parse() {
+        Ok(n) => DimensionValue::DimValue(n),
+        Err(_) => DimensionValue::DimParam(d.into()),
+    };
+    let dim = dims.iter().map(|d| Dimension { value: Some(value(d)), ..Dimension::default() }).collect();
+    let tensor = TypeTensor { elem_type, shape: Some(TensorShapeProto { dim }) };
+    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
+}
+
+fn node(op_type: &str, input: &[&str], output: &[&str]) -> NodeProto {
+    let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect();
+    NodeProto { op_type: op_type.into(), input: names(input), output: names(output), ..NodeProto::default() }
+}
+
+/// `z = s + s` with `s, k = my.ops.ScaleRows(relu(x), , offset)`. Only `stated` values have a type.
+fn model(stated: Vec<ValueInfoProto>) -> ModelProto {
+    let mut scale = node("ScaleRows", &["r", "", "offset"], &["s", "k"]);
+    scale.name = "scale".into();
+    scale.domain = "my.ops".into();
+    scale.attribute = vec![
+        AttributeProto { name: "alpha".into(), r#type: 1, f: Some(2.5), ..AttributeProto::default() },
+        AttributeProto { name: "axes".into(), r#type: 7, ints: vec![1, -2], ..AttributeProto::default() },
+        AttributeProto { name: "mode".into(), r#type: 3, s: Some(b"up"[..].into()), ..AttributeProto::default() },
+    ];
+    let offset: Vec<u8> = [0.5f32, 0.0, -1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let offset = TensorData::dense(DType::F32, vec![3], offset.into()).expect("three numbers");
+    let graph = GraphProto {
+        node: vec![node("Relu", &["x"], &["r"]), scale, node("Add", &["s", "s"], &["z"])],
+        input: vec![port("x", FLOAT, &["rows", "3"])],
+        output: vec![ValueInfoProto { name: "z".into(), ..ValueInfoProto::default() }, port("k", INT64, &["1"])],
+        initializer: vec![offset.to_proto("offset")],
+        value_info: stated,
+        ..GraphProto::default()
+    };
+    ModelProto {
+        ir_version: 10,
+        opset_import: [("", 21), ("my.ops", 1)]
+            .map(|(domain, version)| OperatorSetIdProto { domain: domain.into(), version })
+            .into(),
+        graph: Some(Box::new(graph)),
+        ..ModelProto::default()
+    }
+}
+
+fn onnxc(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onnxc")).args(arguments).current_dir(folder).output().expect("onnxc runs")
+}
+
+fn folder_with(model: &ModelProto) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("net.onnx"), model.encode_to_vec()).expect("the model can be written");
+    folder
+}
+
+/// Compiles the model, links it with the C program and runs that.
+fn run_c_program(model: &ModelProto, binding: &str) {
+    let folder = folder_with(model);
+    let compiled = onnxc(folder.path(), &["net.onnx", "-o", "net.o", "--name", "net", "--custom-op", binding]);
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let gcc = Command::new("gcc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-I.", "-I"])
+        .arg(root.join("runtime-support/include"))
+        .arg(root.join("tests/custom/operators.c"))
+        .args(["net.o", "-lm", "-o", "program"])
+        .current_dir(folder.path())
+        .output()
+        .expect("gcc runs");
+    assert!(gcc.status.success(), "{}", String::from_utf8_lossy(&gcc.stderr));
+    let run = Command::new(folder.path().join("program")).output().expect("the program runs");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn shapes_come_from_the_model() {
+    run_c_program(&model(vec![port("s", FLOAT, &["rows", "3"])]), "my.ops:ScaleRows=scale_rows");
+}
+
+#[test]
+fn shapes_come_from_an_input() {
+    run_c_program(&model(vec![]), "my.ops:ScaleRows=scale_rows,like=0");
+}
+
+/// What onnxc says of a model that it refuses.
+#[track_caller]
+fn refusal(model: &ModelProto, arguments: &[&str]) -> String {
+    let folder = folder_with(model);
+    let output = onnxc(folder.path(), arguments);
+    assert!(!output.status.success(), "onnxc {arguments:?} succeeds");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let compile = |extra: &[&'static str]| [&["net.onnx", "-o", "net.o"][..], extra].concat();
+    let unbound = refusal(&model(vec![]), &compile(&[]));
+    assert!(unbound.contains("ScaleRows") && unbound.contains("--custom-op"), "{unbound}");
+    let bound = compile(&["--custom-op", "my.ops:ScaleRows=scale_rows"]);
+    let shapeless = refusal(&model(vec![]), &bound);
+    assert!(shapeless.contains("the shape of output `s` is not known"), "{shapeless}");
+    let unknown = refusal(&model(vec![port("s", FLOAT, &["columns", "3"])]), &bound);
+    assert!(unknown.contains("the shape of output `s` is not known"), "{unknown}");
+    let text = refusal(&model(vec![port("s", 8, &["rows", "3"])]), &bound);
+    assert!(text.contains("elements of type string"), "{text}");
+}
+
+#[test]
+fn nothing_in_this_process_has_the_function() {
+    let model = model(vec![port("s", FLOAT, &["rows", "3"])]);
+    for (engine, message) in [
+        ("native", "scale_rows"),
+        ("interp", "`scale_rows` is a function outside of the model"),
+        ("loop-interp", "`scale_rows` is a function outside of the model"),
+    ] {
+        let folder = folder_with(&model);
+        let x: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let x = TensorData::dense(DType::F32, vec![2, 3], x.into()).expect("six numbers");
+        std::fs::write(folder.path().join("x.pb"), x.to_proto("x").encode_to_vec()).expect("the input can be written");
+        let binding = ["--custom-op", "my.ops:ScaleRows=scale_rows"];
+        let run = ["run", "net.onnx", "--output-dir", "out", "--engine", engine, "--inputs", "x.pb"];
+        let output = onnxc(folder.path(), &[&run[..], &binding].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(message), "{engine}: {stderr}");
+    }
+}
