@@ -12,6 +12,11 @@ def ints(dtype, *shape):
     return RNG.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
+def weights(dtype, *shape):
+    """Integers of 7 bits: on processors without products of mixed signs ONNX Runtime saturates sums of larger ones."""
+    return (ints(dtype, *shape) // 2).astype(dtype)
+
+
 def floats(*shape):
     return RNG.standard_normal(shape).astype(f32)
 
@@ -33,7 +38,6 @@ def elementwise(add):
             ("broadcast", U8, (2, 3, 8), (8,), (0.05, 128), (0.07, 100), 127),
             ("scalar", I8, (2, 3, 8), (), (0.02, 5), (0.07, -100), 0),
             ("outer", U8, (4, 1), (1, 5), (0.05, 128), (0.03, 100), 12),
-            ("no_zero", U8, (3, 37), (3, 37), (0.01, None), (0.02, None), None),
         ]
         for name, t, a, b, (sa, za), (sb, zb), zc in kinds:
             inputs = [ints(t, *a), *levels(t, sa, za), ints(t, *b), *levels(t, sb, zb), *levels(t, c_scale, zc)]
@@ -138,10 +142,10 @@ def products(add):
     ]:
         scale, bias = np.array(b_scale, f32), floats(b[-1]) if bias else None
         zero = None if b_zero is None else np.array(b_zero, tb)
-        weights = ints(tb, *b)
-        add("DynamicQuantizeMatMul", name, [floats(*a), weights, scale, zero, bias], const={1, 2, 3, 4})
+        matrix = weights(tb, *b)
+        add("DynamicQuantizeMatMul", name, [floats(*a), matrix, scale, zero, bias], const={1, 2, 3, 4})
         a_zero = None if b_zero is None else ta(17)
-        add("MatMulIntegerToFloat", name, [ints(ta, *a), weights, f32(0.03), scale, a_zero, zero, bias], const={1, 2, 3, 4, 5, 6})
+        add("MatMulIntegerToFloat", name, [ints(ta, *a), matrix, f32(0.03), scale, a_zero, zero, bias], const={1, 2, 3, 4, 5, 6})
     add("MatMulIntegerToFloat", "signed", [ints(I8, 3, 8), ints(I8, 8, 4), f32(0.03), f32(0.1), I8(3), I8(-4)], const={1})
     for name, a, b in [("plain", (3, 5), (5, 4)), ("batch", (2, 3, 5), (2, 5, 4)), ("shared", (2, 3, 5), (5, 4)),
                        ("row", (1, 9), (9, 1)), ("long", (2, 100), (100, 3))]:
@@ -158,7 +162,7 @@ def products(add):
         b_scale = np.linspace(0.01, 0.03, 7).astype(f32) if column else f32(0.02)
         b_zero = np.arange(7).astype(tb) if column else tb(4)
         result = [None, None] if out is None else levels(ta, *out)
-        inputs = [ints(ta, *a), f32(0.05), ta(20), ints(tb, *b), b_scale, b_zero,
+        inputs = [ints(ta, *a), f32(0.05), ta(20), weights(tb, *b), b_scale, b_zero,
                   RNG.integers(-3000, 3000, 7).astype(np.int32) if c else None, *result]
         while inputs[-1] is None:
             inputs.pop()
@@ -179,7 +183,7 @@ def convolutions(add):
                 data = np.ascontiguousarray(data.transpose(0, 2, 3, 1))
             scales = np.linspace(0.01, 0.03, w[0]).astype(f32) if name == "padded" else f32(0.02)
             zeros = np.zeros(w[0], tw) if name == "padded" else tw(0 if tw == I8 else 120)
-            inputs = [data, *levels(t, 0.05, 20), ints(tw, *w), scales, zeros, *levels(t, 1.1, 60)]
+            inputs = [data, *levels(t, 0.05, 20), weights(tw, *w), scales, zeros, *levels(t, 1.1, 60)]
             if name != "same":
                 inputs.append(RNG.integers(-900, 900, w[0]).astype(np.int32))
             add("QLinearConv", name + ("_last" if last else ""), inputs, const=set(range(1, 9)), channels_last=last, **attributes)
@@ -204,14 +208,14 @@ def blocks(add):
     ]:
         count = -(-k // block)
         kind = np.float16 if extra.get("half") else f32
-        weights = pack(RNG.integers(0, 1 << bits, (n, count, block)), bits)
+        packed = pack(RNG.integers(0, 1 << bits, (n, count, block)), bits)
         scales = (0.05 + 0.1 * RNG.random((n, count))).astype(kind)
         zeros = None
         if zero == "packed":
             zeros = pack(RNG.integers(0, 1 << bits, (n, count)), bits)
         elif zero == "float":
             zeros = (7 + RNG.random((n, count))).astype(f32)
-        inputs = [floats(*extra.get("a", (3, k))).astype(kind), weights, scales, zeros]
+        inputs = [floats(*extra.get("a", (3, k))).astype(kind), packed, scales, zeros]
         if extra.get("groups") or extra.get("bias"):
             inputs.append(RNG.permutation(np.arange(k) // block).astype(np.int32) if extra.get("groups") else None)
             inputs.append(floats(n).astype(kind) if extra.get("bias") else None)

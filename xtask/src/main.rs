@@ -16,7 +16,7 @@ const USAGE: &str = "\
 cargo xtask TASK
 
   ci       set up, then check formatting, lint, and run every test
-  setup    make what the tests need: .venv, build/suite, build/zoo, cross compilers
+  setup    make what the tests need: .venv, build/suite, build/microsoft, build/zoo, cross compilers
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
   bless    run the ONNX suite and write its snapshot anew

@@ -49,6 +49,7 @@ pub fn setup() -> Result<()> {
     programs()?;
     let python = python()?;
     run(&python, &["tests/conformance/generate.py", "build/suite"])?;
+    run(&python, &["tests/microsoft/generate.py", "build/microsoft"])?;
     zoo(&python, TESTED_MODELS)
 }
 
