@@ -91,6 +91,7 @@ const FAMILIES: &[&[Operator]] = &[
     microsoft::LEGACY,
     microsoft::LINEAR,
     microsoft::MATRICES,
+    microsoft::NORM,
     microsoft::QUANTIZED,
     microsoft::TOKENS,
     nms::OPERATORS,

@@ -18,6 +18,7 @@ pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("InstanceNormalization", &[1, 6, 22], (3, 3), instance_norm),
     Operator::onnx("LayerNormalization", &[17], (2, 3), layer_norm),
     Operator::onnx("RMSNormalization", &[23], (2, 2), rms_norm),
+    Operator::onnx("SimplifiedLayerNormalization", &[1], (2, 2), rms_norm),
     Operator::onnx("GroupNormalization", &[18, 21], (3, 3), group_norm),
     Operator::onnx("LRN", &[1, 13], (1, 1), local_response_norm),
     Operator::onnx("MeanVarianceNormalization", &[9, 13], (1, 1), mean_variance_norm),
@@ -159,34 +160,46 @@ fn stash_type(cx: &NodeContext<'_>, dtype: DType) -> DType {
 
 fn layer_norm(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, scale, bias) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
-    let (axis, axes, inner) = trailing_axes(cx, x)?;
-    let dtype = cx.b.dtype(x)?;
-    let stash = stash_type(cx, dtype);
+    let (axis, axes, _) = trailing_axes(cx, x)?;
+    let stash = stash_type(cx, cx.b.dtype(x)?);
     let epsilon = cx.float("epsilon", 1e-5);
-    let parameters_fit =
-        [Some(scale), bias].into_iter().flatten().all(|v| cx.b.rank(v).is_ok_and(|r| r <= inner.len()));
-    let outputs = if parameters_fit {
-        let mut inputs = vec![x, cx.b.broadcast(scale, &inner)?];
-        if let Some(bias) = bias {
-            inputs.push(cx.b.broadcast(bias, &inner)?);
-        }
-        let kind = CompositeKind::LayerNorm { axis: axis as u32, epsilon: epsilon.to_bits() };
-        cx.b.composite(kind, &inputs, |b, inputs| {
-            let y = normalized(b, inputs[0], &axes, stash, epsilon)?.0;
-            let y = b.cast(y, dtype)?;
-            Ok::<_, BuildError>(vec![scaled(b, y, inputs[1], inputs.get(2).copied())?])
-        })?
-    } else {
-        let y = normalized(&mut cx.b, x, &axes, stash, epsilon)?.0;
-        let y = cx.b.cast(y, dtype)?;
-        vec![scaled(&mut cx.b, y, scale, bias)?]
-    };
+    let y = layer_normalized(&mut cx.b, x, scale, bias, axis, stash, epsilon)?;
     if !cx.wants_output(1) && !cx.wants_output(2) {
-        return Ok(outputs);
+        return Ok(vec![y]);
     }
     // The statistics that training asks for are computed beside the composite, which gives only the normalised values.
     let (_, mean, inverse) = normalized(&mut cx.b, x, &axes, stash, epsilon)?;
-    Ok(vec![outputs[0], mean, inverse])
+    Ok(vec![y, mean, inverse])
+}
+
+/// Layer normalization over all axes from `axis` on, with statistics in the type `stash`.
+pub(super) fn layer_normalized(
+    b: &mut Builder<'_>,
+    x: Value,
+    scale: Value,
+    bias: Option<Value>,
+    axis: usize,
+    stash: DType,
+    epsilon: f32,
+) -> Result<Value, BuildError> {
+    let (shape, dtype) = (b.shape(x)?, b.dtype(x)?);
+    let (axes, inner): (Vec<i64>, _) = ((axis as i64..shape.len() as i64).collect(), &shape[axis..]);
+    if [Some(scale), bias].into_iter().flatten().any(|v| b.rank(v).is_ok_and(|r| r > inner.len())) {
+        let y = normalized(b, x, &axes, stash, epsilon)?.0;
+        let y = b.cast(y, dtype)?;
+        return scaled(b, y, scale, bias);
+    }
+    let mut inputs = vec![x, b.broadcast(scale, inner)?];
+    if let Some(bias) = bias {
+        inputs.push(b.broadcast(bias, inner)?);
+    }
+    let kind = CompositeKind::LayerNorm { axis: axis as u32, epsilon: epsilon.to_bits() };
+    let outputs = b.composite(kind, &inputs, |b, inputs| {
+        let y = normalized(b, inputs[0], &axes, stash, epsilon)?.0;
+        let y = b.cast(y, dtype)?;
+        Ok::<_, BuildError>(vec![scaled(b, y, inputs[1], inputs.get(2).copied())?])
+    })?;
+    Ok(outputs[0])
 }
 
 /// The normalised values, the mean and the inverse deviation, in the type `stash`.
@@ -203,26 +216,52 @@ fn normalized(
     Ok((b.mul(deviation, inverse)?, mean, inverse))
 }
 
+/// Also SimplifiedLayerNormalization, its name before it was part of ai.onnx; that has the inverse deviation as a second
+/// output.
 fn rms_norm(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, scale) = (cx.input(0)?, cx.input(1)?);
-    let (axis, axes, inner) = trailing_axes(cx, x)?;
-    let (dtype, out) = (cx.b.dtype(x)?, cx.b.dtype(scale)?);
-    let (stash, epsilon) = (stash_type(cx, dtype), cx.float("epsilon", 1e-5));
+    let (axis, axes, _) = trailing_axes(cx, x)?;
+    let (stash, epsilon) = (stash_type(cx, cx.b.dtype(x)?), cx.float("epsilon", 1e-5));
+    let y = rms_normalized(&mut cx.b, x, scale, axis, stash, epsilon)?;
+    if !cx.wants_output(1) {
+        return Ok(vec![y]);
+    }
+    let wide = cx.b.cast(x, stash)?;
+    Ok(vec![y, inverse_root_mean_square(&mut cx.b, wide, &axes, epsilon)?])
+}
+
+fn inverse_root_mean_square(b: &mut Builder<'_>, x: Value, axes: &[i64], epsilon: f32) -> Result<Value, BuildError> {
+    let square = b.mul(x, x)?;
+    let mean = b.mean(square, axes, true)?;
+    inverse_deviation(b, mean, epsilon)
+}
+
+/// Division by the root of the mean square over all axes from `axis` on, in the type `stash`, and the scale.
+pub(super) fn rms_normalized(
+    b: &mut Builder<'_>,
+    x: Value,
+    scale: Value,
+    axis: usize,
+    stash: DType,
+    epsilon: f32,
+) -> Result<Value, BuildError> {
+    let (shape, out) = (b.shape(x)?, b.dtype(scale)?);
+    let axes: Vec<i64> = (axis as i64..shape.len() as i64).collect();
     let body = |b: &mut Builder<'_>, x: Value, scale: Value| -> Result<Value, BuildError> {
         let x = b.cast(x, stash)?;
-        let square = b.mul(x, x)?;
-        let mean = b.mean(square, &axes, true)?;
-        let inverse = inverse_deviation(b, mean, epsilon)?;
+        let inverse = inverse_root_mean_square(b, x, &axes, epsilon)?;
         let y = b.mul(x, inverse)?;
         let y = b.cast(y, out)?;
         b.mul(y, scale)
     };
-    if cx.b.rank(scale)? > inner.len() {
-        return Ok(vec![body(&mut cx.b, x, scale)?]);
+    if b.rank(scale)? > axes.len() {
+        return body(b, x, scale);
     }
-    let scale = cx.b.broadcast(scale, &inner)?;
+    let scale = b.broadcast(scale, &shape[axis..])?;
     let kind = CompositeKind::RmsNorm { axis: axis as u32, epsilon: epsilon.to_bits() };
-    Ok(cx.b.composite(kind, &[x, scale], |b, inputs| Ok::<_, BuildError>(vec![body(b, inputs[0], inputs[1])?]))?)
+    let outputs =
+        b.composite(kind, &[x, scale], |b, inputs| Ok::<_, BuildError>(vec![body(b, inputs[0], inputs[1])?]))?;
+    Ok(outputs[0])
 }
 
 /// Scale and bias are per group before opset 21, per channel since.

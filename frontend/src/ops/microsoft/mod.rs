@@ -14,6 +14,7 @@ mod layout;
 mod legacy;
 mod linear;
 mod matrices;
+mod norm;
 mod quantized;
 mod tokens;
 
@@ -26,6 +27,7 @@ pub(super) use integer_linear::OPERATORS as INTEGER_LINEAR;
 pub(super) use legacy::OPERATORS as LEGACY;
 pub(super) use linear::OPERATORS as LINEAR;
 pub(super) use matrices::OPERATORS as MATRICES;
+pub(super) use norm::OPERATORS as NORM;
 pub(super) use quantized::OPERATORS as QUANTIZED;
 pub(super) use tokens::OPERATORS as TOKENS;
 
