@@ -57,5 +57,254 @@ def normalizations(add):
     add("EmbedLayerNormalization", "sum", whole(mask, None), **{**base, "outputs": 3}, mask_index_type=0)
 
 
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def split(x, heads):
+    """[B, S, N * H] as [B, N, S, H]."""
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(0, 2, 1, 3)
+
+
+def join(x):
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def attend(q, k, v, bias=0.0, scale=None):
+    """The formula of attention, on operands in heads."""
+    scale = scale or 1 / np.sqrt(q.shape[-1])
+    return join(softmax(q @ k.transpose(0, 1, 3, 2) * scale + bias) @ v).astype(f32)
+
+
+def rotate(x, cosines, sines):
+    """Rotates the first features of [B, N, S, H] by angles for each position, whose pairs are half of them apart."""
+    half = cosines.shape[-1]
+    a, b, rest = x[..., :half], x[..., half:2 * half], x[..., 2 * half:]
+    return np.concatenate([a * cosines - b * sines, a * sines + b * cosines, rest], -1).astype(f32)
+
+
+def angles(positions, size):
+    each = np.asarray(positions)[:, None] * 10000.0 ** (-2.0 * np.arange(size // 2) / size)
+    return np.cos(each), np.sin(each)
+
+
+B, S, N, H = 2, 4, 2, 8
+D = N * H
+ENDS = np.array([3, 2], i32)
+KEYS = np.array([[1, 1, 1, 0], [0, 1, 1, 0]], i32)
+
+
+def self_attention(add):
+    x, w, b = floats(B, S, 12), floats(12, 3 * D), floats(3 * D)
+    base = dict(const={1, 2}, num_heads=N)
+    past = floats(2, B, N, 3, H)
+    op = "Attention"
+    add(op, "plain", [x, w, b], **base)
+    add(op, "ends", [x, w, b, ENDS], **base)
+    add(op, "ends_and_starts", [x, w, b, np.array([3, 4, 1, 0], i32)], **base)
+    add(op, "running_sums", [x, w, b, np.array([3, 2, 0, 3, 5, 0, 3, 5], i32)], **base)
+    add(op, "keys", [x, w, b, KEYS], **base)
+    add(op, "keys_filter", [x, w, b, KEYS], **base, mask_filter_value=-2.0)
+    add(op, "all_masked", [x, w, b, np.array([[1, 1, 1, 1], [0, 0, 0, 0]], i32)], **base)
+    add(op, "pairs", [x, w, b, np.tril(RNG.integers(0, 2, (B, S, S)) + np.eye(S, dtype=int)).astype(i32)], **base)
+    add(op, "says_nothing", [x, w, b, np.ones((B, 1), i32)], **base)
+    add(op, "causal", [x, w, b], **base, unidirectional=1)
+    add(op, "causal_keys", [x, w, b, KEYS], **base, unidirectional=1)
+    add(op, "scale", [x, w, b], **base, scale=0.7)
+    add(op, "past", [x, w, b, None, past], **base, outputs=2)
+    add(op, "present_only", [x, w, b], **base, outputs=2)
+    add(op, "past_causal_keys", [x, w, b, np.concatenate([np.ones((B, 3), i32), KEYS], 1), past], **base, outputs=2,
+        unidirectional=1)
+    add(op, "past_one_token", [x[:, :1], w, b, None, past], **base, outputs=2, unidirectional=1)
+    add(op, "past_ends", [x, w, b, np.array([5, 4], i32), past], **base, outputs=2, unidirectional=1)
+    add(op, "sizes", [x, floats(12, 38), floats(38)], **base, qkv_hidden_sizes=[16, 16, 6])
+    for n, shape in enumerate([(1, 1, S, S), (B, 1, S, S), (1, N, S, S), (B, N, S, S)]):
+        add(op, f"bias_{n}", [x, w, b, ENDS if n % 2 else None, None, floats(*shape)], **base)
+    add(op, "half", [x.astype(f16), w.astype(f16), b.astype(f16)], **base, **HALF)
+    # ONNX Runtime's kernel for the CPU lacks what follows: the reference is the formula.
+    rows = x @ w
+    q, k, v = (split(part, N) for part in np.split(rows, 3, -1))
+    add(op, "no_bias", [x, w], **base, reference=[attend(q, k, v)])
+    mask = np.tril(np.ones((B, 1, 9, 9), i32))
+    mask[1, 0, :, 2] = 0
+    add(op, "all_positions", [x, w, None, mask], **base,
+        reference=[attend(q, k, v, np.where(mask[:, :, :S, :S], 0.0, -10000.0))])
+    turned = rotate(q, *angles(range(S), H)), rotate(k, *angles(range(S), H))
+    add(op, "rotary", [x, w], **base, do_rotary=1, reference=[attend(*turned, v)])
+    late = rotate(q, *angles(range(3, 3 + S), 4)), rotate(k, *angles(range(3, 3 + S), 4))
+    keys, values = np.concatenate([past[0], late[1]], 2), np.concatenate([past[1], v], 2)
+    add(op, "rotary_past", [x, w, None, None, past], **base, do_rotary=1, rotary_embedding_dim=4, outputs=2,
+        reference=[attend(late[0], keys, values), np.stack([keys, values])])
+    buffer = floats(2, B, N, 10, H)
+    shared = buffer.copy()
+    shared[0, :, :, 3:3 + S], shared[1, :, :, 3:3 + S] = k, v
+    seen = np.where(np.arange(10) <= 3 + np.arange(S)[:, None], 0.0, -np.inf)
+    add(op, "buffer", [x, w, None, None, buffer, None, np.array([3], i32)], **base, past_present_share_buffer=1, outputs=2,
+        unidirectional=1, reference=[attend(q, shared[0], shared[1], seen), shared])
+
+    op = "DecoderMaskedSelfAttention"
+    one = dict(const={1, 2}, num_heads=N, past_present_share_buffer=1, outputs=2)
+    token = floats(B, 1, 12)
+    q, k, v = (split(part, N) for part in np.split(token @ w + b, 3, -1))
+    start = np.array([3], i32)
+    seen = np.where(np.arange(10) <= 3, 0.0, -np.inf)
+
+    def written(buffer, k, v):
+        whole = buffer.copy()
+        whole[0, :, :, 3:4], whole[1, :, :, 3:4] = k, v
+        return whole
+
+    whole = written(buffer, k, v)
+    mask = np.array([[1, 0, 1, 1], [1, 1, 0, 1]], i32)
+    hidden = np.pad(np.where(mask, 0.0, -10000.0), ((0, 0), (0, 6)))[:, None, None] + seen
+    bias = floats(1, N, 1, 4)
+    widened = np.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 6))) + seen
+    for name, mask, bias, added, attributes in [
+        ("plain", None, None, seen, {}), ("mask", mask, None, hidden, {}), ("bias", None, bias, widened, {}),
+        ("scale", None, None, seen, dict(scale=0.5)),
+    ]:
+        add(op, name, [token, w, b, mask, buffer, bias, start], **one, **attributes,
+            reference=[attend(q, whole[0], whole[1], added, attributes.get("scale")), whole])
+    turned = rotate(q, *angles([3], H)), rotate(k, *angles([3], H))
+    whole = written(buffer, turned[1], v)
+    add(op, "rotary", [token, w, b, None, buffer, None, start], **one, do_rotary=1,
+        reference=[attend(turned[0], whole[0], whole[1], seen), whole])
+
+
+def multi_head_attention(add):
+    q, k, v, bias = floats(B, S, D), floats(B, 6, D), floats(B, 6, 6), floats(2 * D + 6)
+    op, base = "MultiHeadAttention", dict(num_heads=N)
+    add(op, "plain", [q, k, v], **base)
+    add(op, "bias", [q, k, v, bias], const={3}, **base)
+    add(op, "ends", [q, k, v, None, np.array([3, 6], i32)], **base)
+    add(op, "running_sums", [q, k, v, None, np.array([3, 6, 0, 4, 8, 0, 3, 9], i32)], **base)
+    keys = np.array([[1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 1, 1]], i32)
+    add(op, "keys", [q, k, v, None, keys], **base)
+    add(op, "keys_filter", [q, k, v, None, keys], **base, mask_filter_value=-1.5)
+    add(op, "pairs", [q, k, v, bias, RNG.integers(0, 2, (B, S, 6)).astype(i32)], const={3}, **base)
+    for n, shape in enumerate([(1, 1, S, 6), (B, 1, S, 6), (1, N, S, 6), (B, N, S, 6)]):
+        add(op, f"score_bias_{n}", [q, k, v, None, keys if n % 2 else None, floats(*shape)], **base)
+    add(op, "scale", [q, k, v], **base, scale=0.4)
+    k2, v2, bias = floats(B, S, D), floats(B, S, D), floats(3 * D)
+    past = [floats(B, N, 3, H), floats(B, N, 3, H)]
+    add(op, "causal", [q, k2, v2], **base, unidirectional=1)
+    add(op, "present", [q, k2, v2, bias], const={3}, outputs=3, **base)
+    add(op, "past", [q, k2, v2, None, None, None, *past], outputs=3, **base)
+    mask = np.concatenate([np.ones((B, 3), i32), KEYS], 1)
+    add(op, "past_all", [q, k2, v2, bias, mask, floats(1, N, S, 7), *past], const={3}, outputs=3, unidirectional=1, **base)
+    buffer = [floats(B, N, 10, H), floats(B, N, 10, H)]
+    start = np.array([3], i32)
+    add(op, "buffer", [q, k2, v2, None, None, None, *buffer, start], outputs=3, **base)
+    add(op, "buffer_causal", [q, k2, v2, bias, mask, floats(1, 1, S, 7), *buffer, start], outputs=3, unidirectional=1, **base)
+    add(op, "buffer_one_token", [q[:, :1], k2[:, :1], v2[:, :1], None, None, None, *buffer, start], outputs=3, **base)
+    crossed = [floats(B, N, 6, H), floats(B, N, 6, H)]
+    add(op, "cross", [q, *crossed], **base)
+    add(op, "cross_bias", [q, *crossed, bias, keys], const={3}, **base)
+    add(op, "scores", [q, k2, v2, None, KEYS], outputs=["y", "k", "v", "qk"], types={"qk": f32}, **base)
+    add(op, "half", [q.astype(f16), k.astype(f16), v.astype(f16)], **base, **HALF)
+    # ONNX Runtime's kernel for the CPU lacks packed operands: the reference is the formula.
+    packed = floats(B, S, N, 3, H)
+    parts = [packed[:, :, :, n].reshape(B, S, D) for n in range(3)]
+    add(op, "packed", [packed], **base, reference=[attend(*(split(x, N) for x in parts))])
+    shifted = [split(x + y, N) for x, y in zip(parts, np.split(bias, 3))]
+    add(op, "packed_bias", [packed, None, None, bias], const={3}, **base, reference=[attend(*shifted)])
+    packed = floats(B, 6, N, 2, H)
+    parts = [split(packed[:, :, :, n].reshape(B, 6, D), N) for n in range(2)]
+    add(op, "packed_keys", [q, packed], **base, reference=[attend(split(q, N), *parts)])
+
+    op = "DecoderMaskedMultiHeadAttention"
+    one, shared = [q[:, :1], k2[:, :1], v2[:, :1]], dict(num_heads=N, past_present_share_buffer=1, outputs=3)
+    add(op, "plain", [*one, None, None, *buffer, start], **shared)
+    add(op, "mask", [*one, np.array([[1, 0, 1, 1], [1, 1, 0, 1]], i32), None, *buffer, start], **shared)
+    add(op, "score_bias", [*one, None, floats(1, N, 1, 4), *buffer, start], **shared)
+    add(op, "bias", [*one, None, None, *buffer, start, None, None, bias], const={10}, **shared, scale=0.3)
+    beams = np.zeros((1, 2, 10), i32)
+    beams[0, 0, :3], beams[0, 1, :3] = [0, 1, 1], [1, 1, 0]
+    add(op, "beams", [*one, None, None, *buffer, start, np.array([2], i32), beams], **shared)
+    add(op, "cross", [q[:, :1], *crossed], num_heads=N)
+    add(op, "cross_mask", [q[:, :1], *crossed, keys], num_heads=N, mask_filter_value=-3.0)
+
+
+def rotary(add):
+    op = "RotaryEmbedding"
+    tables = [floats(12, H // 2), floats(12, H // 2)]
+    x, places = floats(B, S, D), np.array([[3, 4, 5, 6], [0, 2, 9, 11]])
+    wide, const = floats(B, S, N * 16), {2, 3}
+    add(op, "plain", [x, places, *tables], const=const)
+    add(op, "interleaved", [x, places, *tables], const=const, interleaved=1)
+    add(op, "offset", [x, np.array([3]), *tables], const=const)
+    add(op, "heads", [floats(B, N, S, H), places, *tables], const=const)
+    add(op, "heads_interleaved", [floats(B, N, S, H), np.array([1]), *tables], const=const, interleaved=1, scale=2.0)
+    partial = dict(num_heads=N, rotary_embedding_dim=8)
+    add(op, "partial", [wide, places, *tables], const=const, **partial)
+    add(op, "partial_interleaved", [wide, places, *tables], const=const, interleaved=1, **partial)
+    add(op, "partial_heads", [floats(B, N, S, 16), places, *tables], const=const, **partial)
+    add(op, "packed_batching", [wide, places, *tables], const=const, is_packed_batching=1, **partial)
+    add(op, "half", [wide.astype(f16), places, *(t.astype(f16) for t in tables)], const=const, **partial, **HALF)
+    add(op, "tables_at_run_time", [x, places, *tables])
+
+
+def group_query(add):
+    op, n, kv, h = "GroupQueryAttention", 4, 2, 16
+    base = dict(num_heads=n, kv_num_heads=kv, outputs=3)
+    new = lambda b, s: [floats(b, s, n * h), floats(b, s, kv * h), floats(b, s, kv * h)]
+    tables = [floats(20, h // 2), floats(20, h // 2)]
+
+    def lengths(total, *each):
+        return [np.array([e - 1 for e in each], i32), np.array([total], i32)]
+
+    def buffers(b, m, filled=None):
+        past = [floats(b, kv, m, h) for _ in range(2)]
+        if filled:
+            for p in past:
+                for row, end in zip(p, filled):
+                    row[:, end:] = 0
+        return past
+
+    add(op, "prompt", [*new(2, 5), None, None, *lengths(5, 5, 5)], const={6}, **base)
+    add(op, "prompt_rotary", [*new(2, 5), None, None, *lengths(5, 5, 5), *tables], const={6, 7, 8}, do_rotary=1, **base)
+    add(op, "prompt_interleaved", [*new(2, 5), None, None, *lengths(5, 5, 5), *tables], const={6, 7, 8}, do_rotary=1,
+        rotary_interleaved=1, **base)
+    wide = [floats(1, 5, 64), floats(1, 5, 32), floats(1, 5, 32)]
+    add(op, "partial_rotary", [*wide, None, None, *lengths(5, 5), *tables], const={6}, do_rotary=1, num_heads=2,
+        kv_num_heads=1, outputs=3)
+    add(op, "prompt_into_buffer", [*new(2, 5), *buffers(2, 9, [0, 0]), *lengths(5, 5, 5), *tables], const={6}, do_rotary=1,
+        **base)
+    add(op, "packed", [floats(2, 5, (n + 2 * kv) * h), None, None, None, None, *lengths(5, 5, 5), *tables], const={6},
+        do_rotary=1, **base)
+    add(op, "token", [*new(2, 1), *buffers(2, 9, [6, 3]), *lengths(7, 7, 4), *tables], const={6}, do_rotary=1, **base)
+    add(op, "token_growing", [*new(2, 1), *buffers(2, 6), *lengths(7, 7, 7), *tables], const={6}, do_rotary=1, **base)
+    add(op, "token_packed", [floats(2, 1, (n + 2 * kv) * h), None, None, *buffers(2, 9, [6, 3]), *lengths(7, 7, 4)],
+        const={6}, **base)
+    add(op, "more_tokens", [*new(1, 3), *buffers(1, 9, [4]), *lengths(7, 7), *tables], const={6}, do_rotary=1, **base)
+    add(op, "total_at_run_time", [*new(1, 3), *buffers(1, 9, [4]), *lengths(7, 7), *tables], do_rotary=1, **base)
+    add(op, "prompt_total_at_run_time", [*new(2, 5), None, None, *lengths(5, 5, 5), *tables], do_rotary=1, **base)
+    add(op, "window", [*new(1, 6), None, None, *lengths(6, 6)], const={6}, local_window_size=2, **base)
+    add(op, "window_token", [*new(2, 1), *buffers(2, 9, [6, 3]), *lengths(7, 7, 4)], const={6}, local_window_size=3, **base)
+    add(op, "softcap", [*new(2, 5), None, None, *lengths(5, 5, 5)], const={6}, softcap=0.5, **base)
+    add(op, "scale", [*new(2, 5), None, None, *lengths(5, 5, 5)], const={6}, scale=0.6, **base)
+    add(op, "positions", [*new(2, 1), *buffers(2, 9, [6, 3]), *lengths(7, 7, 4), *tables, np.array([[5], [11]])], const={6},
+        do_rotary=1, **base)
+    add(op, "prompt_positions", [*new(1, 4), None, None, *lengths(4, 4), *tables, np.array([[0, 1, 2, 3]])], const={6},
+        do_rotary=1, **base)
+    add(op, "bias", [*new(2, 5), None, None, *lengths(5, 5, 5), None, None, None, floats(1, n, 5, 5)], const={6}, **base,
+        softcap=1.0)
+    add(op, "bias_token", [*new(2, 1), *buffers(2, 9, [6, 3]), *lengths(7, 7, 4), None, None, None, floats(2, 1, 1, 7)],
+        const={6}, **base)
+    add(op, "smooth", [*new(2, 5), None, None, *lengths(5, 5, 5)], const={6}, smooth_softmax=1, **base)
+    add(op, "sink", [*new(2, 5), None, None, *lengths(5, 5, 5), None, None, None, None, floats(n)], const={6, 11}, **base)
+    add(op, "bidirectional", [*new(2, 5), None, None, *lengths(5, 5, 5)], const={6}, causal=0, **base)
+    more = {**base, "outputs": 4}
+    add(op, "scores", [*new(1, 5), None, None, *lengths(5, 5)], const={6}, qk_output=1, **more)
+    add(op, "weights", [*new(1, 5), None, None, *lengths(5, 5)], const={6}, qk_output=2, **more)
+    half = lambda values: [None if v is None else v.astype(f16) if v.dtype == f32 else v for v in values]
+    add(op, "half", half([*new(2, 5), None, None, *lengths(5, 5, 5), *tables]), const={6}, do_rotary=1, **base, **HALF)
+
+
 def cases(add):
     normalizations(add)
+    self_attention(add)
+    multi_head_attention(add)
+    rotary(add)
+    group_query(add)

@@ -173,7 +173,7 @@ pub(super) fn weighted_values(b: &mut Builder<'_>, weights: Value, v: Value) -> 
 }
 
 /// `cap * tanh(x / cap)`.
-fn soft_capped(b: &mut Builder<'_>, x: Value, cap: f32) -> Result<Value, OpError> {
+pub(super) fn soft_capped(b: &mut Builder<'_>, x: Value, cap: f32) -> Result<Value, OpError> {
     let dtype = b.dtype(x)?;
     Ok(b.map(&[x], |e| {
         let (x, cap) = (e.arg(0), e.number(dtype, f64::from(cap))?);
@@ -313,27 +313,34 @@ fn rotary_embedding(cx: &mut NodeContext<'_>) -> OpResult {
     };
     let cosines = cx.b.unsqueeze(cosines, &[head_axis])?;
     let sines = cx.b.unsqueeze(sines, &[head_axis])?;
-    let y = rotated(cx, x, cosines, sines)?;
-    Ok(vec![cx.b.reshape(y, &whole)?])
-}
-
-/// Rotates the first features of `x`, of rank 4; cosines and sines broadcast to half of these.
-fn rotated(cx: &mut NodeContext<'_>, x: Value, cosines: Value, sines: Value) -> Result<Value, OpError> {
-    let shape = cx.b.shape(x)?;
     let count = match cx.int("rotary_embedding_dim", 0) {
-        0 => shape[3].clone(),
+        0 => cx.b.shape(x)?[3].clone(),
         n if n > 0 => Dim::from(n),
         n => return cx.invalid(format!("attribute `rotary_embedding_dim` is {n}")),
     };
-    let half = count.floor_div(&Dim::from(2))?;
     let interleaved = cx.flag("interleaved", false);
+    let y = rotated(&mut cx.b, x, (cosines, sines), &count, interleaved)?;
+    Ok(vec![cx.b.reshape(y, &whole)?])
+}
+
+/// Rotates the first `count` features of `x`, of rank 4; cosines and sines broadcast to half of these. A pair is two
+/// neighbours, or else two features that half of the count lies between.
+pub(super) fn rotated(
+    b: &mut Builder<'_>,
+    x: Value,
+    (cosines, sines): (Value, Value),
+    count: &Dim,
+    interleaved: bool,
+) -> Result<Value, OpError> {
+    let shape = b.shape(x)?;
+    let half = count.floor_div(&Dim::from(2))?;
     let (first, second) = if interleaved {
-        (cx.b.slice_axis(x, 3, &Dim::ZERO, &half, 2)?, cx.b.slice_axis(x, 3, &Dim::ONE, &half, 2)?)
+        (b.slice_axis(x, 3, &Dim::ZERO, &half, 2)?, b.slice_axis(x, 3, &Dim::ONE, &half, 2)?)
     } else {
-        (cx.b.slice_axis(x, 3, &Dim::ZERO, &half, 1)?, cx.b.slice_axis(x, 3, &half, &half, 1)?)
+        (b.slice_axis(x, 3, &Dim::ZERO, &half, 1)?, b.slice_axis(x, 3, &half, &half, 1)?)
     };
-    let mut turned = |op: BinaryOp, a: Value, b: Value| {
-        cx.b.map(&[first, second, a, b], |e| {
+    let mut turned = |op: BinaryOp, left: Value, right: Value| {
+        b.map(&[first, second, left, right], |e| {
             let (x, y, a, b) = (e.arg(0), e.arg(1), e.arg(2), e.arg(3));
             let (left, right) = (e.mul(x, a), e.mul(y, b));
             Ok(e.binary(op, left, right))
@@ -342,20 +349,20 @@ fn rotated(cx: &mut NodeContext<'_>, x: Value, cosines: Value, sines: Value) -> 
     let real = turned(BinaryOp::Sub, cosines, sines)?;
     let imaginary = turned(BinaryOp::Add, sines, cosines)?;
     let rotated = if interleaved {
-        let pair = [cx.b.unsqueeze(real, &[4])?, cx.b.unsqueeze(imaginary, &[4])?];
-        let pairs = cx.b.concat(&pair, 4)?;
+        let pair = [b.unsqueeze(real, &[4])?, b.unsqueeze(imaginary, &[4])?];
+        let pairs = b.concat(&pair, 4)?;
         let mut joined = shape.clone();
         joined[3] = count.clone();
-        cx.b.reshape(pairs, &joined)?
+        b.reshape(pairs, &joined)?
     } else {
-        cx.b.concat(&[real, imaginary], 3)?
+        b.concat(&[real, imaginary], 3)?
     };
-    if count == shape[3] {
+    if *count == shape[3] {
         return Ok(rotated);
     }
-    let rest = (&shape[3] - &count)?;
-    let rest = cx.b.slice_axis(x, 3, &count, &rest, 1)?;
-    Ok(cx.b.concat(&[rotated, rest], 3)?)
+    let rest = (&shape[3] - count)?;
+    let rest = b.slice_axis(x, 3, count, &rest, 1)?;
+    Ok(b.concat(&[rotated, rest], 3)?)
 }
 
 #[cfg(test)]

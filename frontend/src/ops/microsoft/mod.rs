@@ -6,8 +6,10 @@ use crate::import::{NodeContext, OpResult};
 
 mod activations;
 mod aliases;
+mod attention;
 mod block_weights;
 mod convolution;
+mod group_query;
 mod images;
 mod integer_linear;
 mod layout;
@@ -15,19 +17,23 @@ mod legacy;
 mod linear;
 mod matrices;
 mod norm;
+
+mod positions;
 mod quantized;
 mod tokens;
-
 pub(super) use activations::OPERATORS as ACTIVATIONS;
 pub(super) use aliases::OPERATORS as ALIASES;
+pub(super) use attention::OPERATORS as ATTENTION;
 pub(super) use block_weights::OPERATORS as BLOCK_WEIGHTS;
 pub(super) use convolution::OPERATORS as CONVOLUTION;
+pub(super) use group_query::OPERATORS as GROUP_QUERY;
 pub(super) use images::OPERATORS as IMAGES;
 pub(super) use integer_linear::OPERATORS as INTEGER_LINEAR;
 pub(super) use legacy::OPERATORS as LEGACY;
 pub(super) use linear::OPERATORS as LINEAR;
 pub(super) use matrices::OPERATORS as MATRICES;
 pub(super) use norm::OPERATORS as NORM;
+pub(super) use positions::OPERATORS as POSITIONS;
 pub(super) use quantized::OPERATORS as QUANTIZED;
 pub(super) use tokens::OPERATORS as TOKENS;
 
