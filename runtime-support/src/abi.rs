@@ -5,7 +5,7 @@
 
 #![allow(non_camel_case_types)]
 
-use std::ffi::{c_char, c_int, c_void};
+use core::ffi::{c_char, c_int, c_void};
 
 /// `ONNXC_ABI_VERSION`.
 pub const ABI_VERSION: u32 = 1;
@@ -162,19 +162,19 @@ impl onnxc_call {
     pub const INIT: Self = Self {
         struct_size: size_of::<Self>() as u32,
         abi_version: ABI_VERSION,
-        arena: std::ptr::null_mut(),
+        arena: core::ptr::null_mut(),
         arena_bytes: 0,
-        user: std::ptr::null_mut(),
+        user: core::ptr::null_mut(),
         parallel_for: None,
         max_workers: 1,
         flags: 0,
         alloc: None,
         release: None,
         trace: None,
-        weights: std::ptr::null(),
+        weights: core::ptr::null(),
         weights_bytes: 0,
-        fault: std::ptr::null_mut(),
-        stream: std::ptr::null_mut(),
+        fault: core::ptr::null_mut(),
+        stream: core::ptr::null_mut(),
     };
 }
 
@@ -251,18 +251,21 @@ pub struct onnxc_model {
 // SAFETY: a descriptor is read-only data of an object; nothing behind its pointers is ever written.
 unsafe impl Sync for onnxc_model {}
 
+#[cfg(feature = "sessions")]
 /// The support library's pool of threads, behind a pointer.
 #[repr(C)]
 pub struct onnxc_pool {
     opaque: [u8; 0],
 }
 
+#[cfg(feature = "sessions")]
 /// The support library's session, behind a pointer.
 #[repr(C)]
 pub struct onnxc_session {
     opaque: [u8; 0],
 }
 
+#[cfg(feature = "sessions")]
 #[allow(missing_docs)]
 unsafe extern "C" {
     pub fn onnxc_status_message(status: c_int) -> *const c_char;
@@ -303,7 +306,7 @@ macro_rules! layout {
     ($type:ty, $size:literal, $($field:ident = $offset:literal),+) => {
         const _: () = {
             assert!(size_of::<$type>() == $size);
-            $(assert!(std::mem::offset_of!($type, $field) == $offset);)+
+            $(assert!(core::mem::offset_of!($type, $field) == $offset);)+
         };
     };
 }

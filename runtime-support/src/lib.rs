@@ -1,23 +1,50 @@
 //! Runs models compiled by onnxc: the safe Rust face of the C ABI in `include/onnxc.h`.
 //!
-//! [`abi`] mirrors the header. A [`Model`] is a checked descriptor, linked into the program or placed in memory by a
-//! loader; a [`Session`] runs it with an arena and outputs of its own, on one thread or on a [`Pool`]. Arenas, pool and
-//! sessions are the C support library of `csrc/`, so that C and Rust programs run the same code.
+//! Two ways lead to a run:
+//!
+//! - [`include_model!`] brings in what a build script made with `onnxc::build`: a module with typed inputs and outputs, for
+//!   a model that is linked into the program. It needs no C compiler and, with `default-features = false`, no `std`; the
+//!   feature `alloc` lets such models own their memory, `rayon` runs their tasks on rayon's threads. [`linked`] is what
+//!   those modules stand on.
+//! - With the feature `sessions`, which is on by default, a `Model` is a checked descriptor, linked into the program or
+//!   placed in memory by a loader; a `Session` runs it with an arena and outputs of its own, on one thread or on a `Pool`.
+//!   Arenas, pool and sessions are the C support library of `csrc/`, so that C and Rust programs run the same code.
+//!
+//! [`abi`] mirrors the header.
+
+#![cfg_attr(not(feature = "sessions"), no_std)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
 
 pub mod abi;
+mod dtype;
+#[cfg(feature = "sessions")]
 mod error;
+pub mod linked;
+#[cfg(feature = "sessions")]
 mod model;
+#[cfg(feature = "sessions")]
 mod pool;
+#[cfg(feature = "sessions")]
 mod session;
 mod status;
+#[cfg(feature = "sessions")]
 mod tensor;
 
+pub use dtype::{DataType, Element};
+#[cfg(feature = "sessions")]
 pub use error::{Error, OptionalBytes};
+pub use linked::{Array, Block, Parallel, RunError, View};
+#[cfg(feature = "sessions")]
 pub use model::{Dim, Kind, Memory, Model, Port, Symbol};
+#[cfg(feature = "sessions")]
 pub use pool::Pool;
+#[cfg(feature = "sessions")]
 pub use session::{Session, Trace};
 pub use status::Status;
-pub use tensor::{DataType, Element, TensorView};
+#[cfg(feature = "sessions")]
+pub use tensor::TensorView;
 
 /// The text of `onnxc.h`, which a generated header needs beside it.
 pub const HEADER: &str = include_str!("../include/onnxc.h");

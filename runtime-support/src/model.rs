@@ -5,8 +5,8 @@ use std::ffi::{CStr, c_char};
 use std::sync::Arc;
 
 use crate::abi::{self, onnxc_model, onnxc_port};
+use crate::dtype::DataType;
 use crate::error::Error;
-use crate::tensor::DataType;
 
 /// One extent of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::abi::{self, onnxc_fault, onnxc_session, onnxc_value};
+use crate::dtype::DataType;
 use crate::error::Error;
 use crate::model::Model;
 use crate::pool::Pool;
 use crate::status::Status;
-use crate::tensor::{DataType, TensorView};
+use crate::tensor::TensorView;
 
 /// Told of a step's begin (`true`) and end (`false`): an index into [`Model::steps`].
 pub type Trace = Box<dyn FnMut(usize, bool) + Send>;

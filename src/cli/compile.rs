@@ -47,7 +47,7 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
             report.target,
             report.code_bytes,
             report.weight_bytes,
-            report.arena_bytes.map_or_else(|| "dynamic".to_string(), |bytes| bytes.to_string()),
+            report.interface.arena_bytes().map_or_else(|| "dynamic".to_string(), |bytes| bytes.to_string()),
             report.seconds
         );
     }

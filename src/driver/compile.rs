@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnxc_backend::cranelift::compile::{Compiled, compile};
@@ -18,6 +18,7 @@ use onnxc_lowering::pipeline;
 use sha2::{Digest, Sha256};
 
 use super::failures;
+use super::interface::Interface;
 use super::options::{CompileOptions, FloatMode};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 
@@ -65,8 +66,10 @@ pub struct Report {
     pub code_bytes: u64,
     /// Bytes of weights.
     pub weight_bytes: u64,
-    /// Bytes of the arena for one worker, where it does not depend on dimensions.
-    pub arena_bytes: Option<u64>,
+    /// What the model shows to its callers.
+    pub interface: Interface,
+    /// The files beside the model's that hold its weights.
+    pub external_files: Vec<PathBuf>,
     /// How long it took.
     pub seconds: f64,
     /// What was decided about which node and why.
@@ -158,9 +161,9 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let target = options.target()?;
     let imported = import(model, options)?;
     let warnings = warnings(&imported);
+    let external_files = imported.external_files.clone();
     let program = lower(imported, &target, options)?;
     let hash = hash(model, &target, options)?;
-    let arena_bytes = program.arena_bytes.as_const().map(|b| b as u64 + program.scratch_bytes);
     let mut remarks = program.remarks.clone();
     let emitted = with_compiled(&program, &target, hash, |compiled| {
         remarks.extend(compiled.remarks.iter().cloned());
@@ -182,7 +185,8 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
         target: target.name().to_owned(),
         code_bytes: emitted.code_bytes,
         weight_bytes: emitted.weight_bytes,
-        arena_bytes,
+        interface: Interface::of(&program),
+        external_files,
         seconds: started.elapsed().as_secs_f64(),
         remarks,
     })

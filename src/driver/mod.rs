@@ -3,10 +3,12 @@
 mod compile;
 mod execute;
 mod failures;
+mod interface;
 mod options;
 mod remote;
 
 pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph, import, prefix_of, write_text};
 pub use execute::{Executable, PortInfo, Stats, Timed};
+pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use options::{CompileOptions, DimBinding, Engine, FloatMode};
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

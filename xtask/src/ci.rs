@@ -7,6 +7,9 @@ use std::time::Instant;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};
 
+/// What programs may ask of `onnxc-runtime` instead of its default features: nothing is `no_std` without memory.
+const RUNTIME_FEATURES: [&str; 3] = ["", "alloc", "rayon"];
+
 /// Everything.
 pub fn ci() -> Result<()> {
     let started = Instant::now();
@@ -20,12 +23,18 @@ pub fn ci() -> Result<()> {
 /// Formatting and clippy.
 pub fn lint() -> Result<()> {
     run(cargo(), &["fmt", "--all", "--check"])?;
-    run(cargo(), &["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])
+    run(cargo(), &["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])?;
+    for features in RUNTIME_FEATURES {
+        let runtime = ["clippy", "-p", "onnxc-runtime", "--release", "--locked", "--no-default-features"];
+        run(cargo(), &[&runtime[..], &["--features", features, "--", "-D", "warnings"]].concat())?;
+    }
+    Ok(())
 }
 
 /// Every test of the workspace: text, execution, ONNX suite against its snapshot, models against ONNX Runtime, cross.
 pub fn test() -> Result<()> {
-    run(cargo(), &["test", "--workspace", "--release", "--locked", "--no-fail-fast"])
+    run(cargo(), &["test", "--workspace", "--release", "--locked", "--no-fail-fast"])?;
+    run(cargo(), &["test", "-p", "onnxc-runtime", "--all-features", "--test", "linked", "--release", "--locked"])
 }
 
 /// Writes `tests/conformance/snapshot.txt` from what the suite does now.

@@ -12,6 +12,8 @@ mod sizes;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
@@ -43,6 +45,18 @@ pub enum DimSetting {
     Range(i64, i64),
 }
 
+impl From<i64> for DimSetting {
+    fn from(extent: i64) -> Self {
+        DimSetting::Fixed(extent)
+    }
+}
+
+impl From<RangeInclusive<i64>> for DimSetting {
+    fn from(range: RangeInclusive<i64>) -> Self {
+        DimSetting::Range(*range.start(), *range.end())
+    }
+}
+
 /// How to import a model.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
@@ -66,6 +80,8 @@ pub struct Imported {
     pub outputs: Vec<(String, Structure)>,
     /// What is odd but not wrong.
     pub warnings: Vec<String>,
+    /// The files beside the model's that hold elements of its tensors.
+    pub external_files: Vec<PathBuf>,
 }
 
 /// Why a node cannot be imported.
@@ -180,7 +196,8 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         outputs.push((output.name.clone(), structure));
     }
     graph.commit();
-    Ok(Imported { graph, inputs, outputs, warnings: shared.warnings.take() })
+    let external_files = file.external.files();
+    Ok(Imported { graph, inputs, outputs, warnings: shared.warnings.take(), external_files })
 }
 
 /// The value of an input: a parameter of the graph, or as many as there are tensors in it. `None`, with a problem, where

@@ -28,6 +28,14 @@ impl ExternalData {
         ExternalData::default()
     }
 
+    /// The files that tensors have named so far, sorted.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mapped = self.mapped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut files: Vec<PathBuf> = mapped.keys().cloned().collect();
+        files.sort();
+        files
+    }
+
     /// The bytes that a tensor's `external_data` names: `needed` of them, whatever it says.
     pub(super) fn slice(&self, entries: &[StringStringEntryProto], needed: u64) -> Result<Bytes, LoadProblem> {
         let find = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
