@@ -8,4 +8,5 @@ pub mod build;
 pub mod diagnostics;
 pub mod driver;
 pub mod peak;
+#[cfg(feature = "run")]
 pub mod values;

@@ -49,6 +49,15 @@ pub use tensor::TensorView;
 /// The text of `onnxc.h`, which a generated header needs beside it.
 pub const HEADER: &str = include_str!("../include/onnxc.h");
 
+/// What else C and C++ programs build with, as (path, text): the C++ wrapper, and what finds all of it for CMake and
+/// pkg-config. `@VERSION@` stands for the version.
+pub const PACKAGE_FILES: [(&str, &str); 4] = [
+    ("include/onnxc.hpp", include_str!("../include/onnxc.hpp")),
+    ("cmake/onnxc-config.cmake", include_str!("../cmake/onnxc-config.cmake")),
+    ("cmake/onnxc-config-version.cmake", include_str!("../cmake/onnxc-config-version.cmake")),
+    ("onnxc.pc", include_str!("../onnxc.pc")),
+];
+
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
 pub const SUPPORT_SOURCES: [(&str, &str); 6] = [
     ("include/onnxc.h", HEADER),

@@ -17,6 +17,7 @@ Examples:
   onnxc bench model.onnx --json                    latency, memory and code size
   onnxc test tests/                                ONNX backend-test directories
   onnxc check model.onnx                           everything that onnxc cannot compile, at once
+  onnxc support --out DIR                          headers, support library, CMake package for C and C++
 
 Exit status: 0 ok, 1 failed comparison or run, 2 usage, 3 unsupported model, 4 invalid model, 5 input or output.";
 
@@ -72,6 +73,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how fast this machine multiplies and reads at best
     Peak(PeakArgs),
+    /// Write headers, the support library's sources, and packages for CMake and pkg-config
+    Support(SupportArgs),
     /// List the targets
     Targets,
     /// Explain the code of a diagnostic
@@ -160,6 +163,9 @@ pub struct CompileArgs {
     /// Print what was decided for each kernel and why; with =TEXT, only what contains it
     #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub remarks: Option<String>,
+    /// Write what OUT was made from, in the form of make's rules
+    #[arg(long, value_name = "FILE", requires = "output")]
+    pub depfile: Option<PathBuf>,
     /// Say what was made, with sizes and times
     #[arg(short, long)]
     pub verbose: bool,
@@ -359,6 +365,22 @@ pub struct PeakArgs {
     #[arg(long)]
     pub arithmetic_only: bool,
 }
+
+/// `onnxc support`.
+#[derive(Debug, Args)]
+#[command(after_help = SUPPORT_HELP)]
+pub struct SupportArgs {
+    /// Where to: a folder of its own, or a prefix such as /usr/local
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+const SUPPORT_HELP: &str = "\
+DIR/include holds onnxc.h, onnxc_support.h and the C++17 wrapper onnxc.hpp, DIR/share/onnxc the sources.
+
+  cmake -DCMAKE_PREFIX_PATH=DIR ...                find_package(onnxc); onnxc_add_model(digits digits.onnx)
+  PKG_CONFIG_PATH=DIR/lib/pkgconfig cc main.c model.o $(pkg-config --cflags --libs onnxc) \\
+      $(pkg-config --variable=sources onnxc)";
 
 /// `onnxc explain`.
 #[derive(Debug, Args)]

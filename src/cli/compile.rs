@@ -1,7 +1,7 @@
 //! Plain compilation: a model to a file whose extension decides its form, or an intermediate form as text.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnxc::diagnostics::Failure;
 use onnxc::driver::{self, Form, Output};
@@ -33,6 +33,10 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
     }
     let output = args.output.as_deref().expect("clap asks for -o unless there is --emit");
     let report = driver::compile_to_file(model, &output_form(output, args)?, &options)?;
+    if let Some(depfile) = &args.depfile {
+        let sources = std::iter::once(model).chain(report.external_files.iter().map(PathBuf::as_path));
+        driver::write_text(depfile, &dependencies(output, sources))?;
+    }
     for warning in &report.warnings {
         print_diagnostic(warning, format);
     }
@@ -67,6 +71,17 @@ fn print_remark(remark: &Remark, text: &str, format: MessageFormat) {
             eprintln!("{}", json!({ "severity": "remark", "pass": pass, "node": origin, "message": text }));
         }
     }
+}
+
+/// A rule of make: what OUT depends on.
+fn dependencies<'p>(output: &Path, sources: impl Iterator<Item = &'p Path>) -> String {
+    let escaped = |path: &Path| path.display().to_string().replace('$', "$$").replace('#', "\\#").replace(' ', "\\ ");
+    let mut rule = format!("{}:", escaped(output));
+    for source in sources {
+        rule.push(' ');
+        rule.push_str(&escaped(source));
+    }
+    rule + "\n"
 }
 
 fn form(emit: Emit) -> Form {

@@ -12,6 +12,7 @@ mod peak;
 mod progress;
 mod remote_test;
 mod run;
+mod support;
 mod targets;
 mod test;
 mod values;
@@ -34,6 +35,7 @@ pub fn main() -> u8 {
         Some(Command::Check(args)) => check::run(&args, format),
         Some(Command::Inspect(args)) => inspect::run(&args, format),
         Some(Command::Peak(args)) => peak::run(&args),
+        Some(Command::Support(args)) => support::run(&args),
         Some(Command::Targets) => targets::run(),
         Some(Command::Explain(args)) => explain::run(&args),
         None => compile::run(&cli.compile, format),

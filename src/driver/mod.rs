@@ -1,6 +1,7 @@
 //! The driver: a model through every stage of the compiler, to a file or into this process.
 
 mod compile;
+#[cfg(feature = "run")]
 mod execute;
 mod failures;
 mod interface;
@@ -8,6 +9,7 @@ mod options;
 mod remote;
 
 pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph, import, prefix_of, write_text};
+#[cfg(feature = "run")]
 pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use options::{CompileOptions, DimBinding, Engine, FloatMode};

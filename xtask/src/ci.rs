@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::examples::examples;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};
 
@@ -16,6 +17,7 @@ pub fn ci() -> Result<()> {
     lint()?;
     setup()?;
     test()?;
+    examples()?;
     println!("ci: {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }

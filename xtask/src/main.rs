@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod examples;
 mod setup;
 mod shell;
 
@@ -19,6 +20,7 @@ cargo xtask TASK
   setup    make what the tests need: .venv, build/suite, build/microsoft, build/zoo, cross compilers
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
+  examples build and run the programs of examples/, also for 64-bit ARM under qemu
   bless    run the ONNX suite and write its snapshot anew
   zoo      grow the named benchmark models, or all (4 GB), into build/zoo
   bench    [MODEL...] [--OPTION...]: time onnxc beside other libraries and print the tables; bench --help has the options";
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::setup(),
         ["lint"] => ci::lint(),
         ["test"] => ci::test(),
+        ["examples"] => examples::examples(),
         ["bless"] => ci::bless(),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["zoo", names @ ..] => setup::python().and_then(|python| setup::zoo(&python, names)),

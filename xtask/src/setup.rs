@@ -37,11 +37,14 @@ pub const TESTED_MODELS: &[&str] = &[
     "yolov8n_like",
 ];
 
-/// `(program, Debian packages that bring it)`; the cross test needs them all.
+/// `(program, Debian packages that bring it)`; the cross tests and the examples need them all.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("gcc", &["gcc", "libc6-dev"]),
+    ("c++", &["g++"]),
+    ("cmake", &["cmake", "make"]),
     ("qemu-aarch64-static", &["qemu-user-static"]),
     ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
+    ("aarch64-linux-gnu-g++", &["g++-aarch64-linux-gnu"]),
 ];
 
 /// Everything.

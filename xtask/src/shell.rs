@@ -24,6 +24,16 @@ pub fn run<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[A]) -> Resu
 
 /// As [`run`], with further environment variables.
 pub fn run_with<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[A], env: &[(&str, &OsStr)]) -> Result<()> {
+    run_in(&root(), program, arguments, env)
+}
+
+/// As [`run_with`], in a folder.
+pub fn run_in<A: AsRef<OsStr>>(
+    folder: &Path,
+    program: impl AsRef<OsStr>,
+    arguments: &[A],
+    env: &[(&str, &OsStr)],
+) -> Result<()> {
     let program = program.as_ref();
     let mut line = program.to_string_lossy().into_owned();
     for argument in arguments {
@@ -35,7 +45,7 @@ pub fn run_with<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[A], en
     let status = Command::new(program)
         .args(arguments)
         .envs(env.iter().copied())
-        .current_dir(root())
+        .current_dir(folder)
         .stdin(Stdio::null())
         .status()
         .map_err(|e| Error(format!("cannot run {}: {e}", program.to_string_lossy())))?;

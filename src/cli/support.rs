@@ -1,0 +1,31 @@
+//! `onnxc support`: what C and C++ programs build with, laid out as an installed package.
+
+use std::fs;
+use std::path::PathBuf;
+
+use onnxc::diagnostics::Failure;
+use onnxc::driver;
+use onnxc_runtime::{PACKAGE_FILES, SUPPORT_SOURCES};
+
+use super::args::SupportArgs;
+
+/// Runs the command.
+pub fn run(args: &SupportArgs) -> Result<u8, Failure> {
+    for (path, text) in SUPPORT_SOURCES.iter().chain(&PACKAGE_FILES) {
+        let place = args.out.join(installed(path));
+        let folder = place.parent().expect("a file lies in a folder");
+        fs::create_dir_all(folder).map_err(|error| Failure::io(folder, &error))?;
+        driver::write_text(&place, &text.replace("@VERSION@", env!("CARGO_PKG_VERSION")))?;
+    }
+    Ok(0)
+}
+
+/// Where a file of the support library lies beneath a prefix.
+fn installed(path: &str) -> PathBuf {
+    match path.rsplit_once('/') {
+        Some(("csrc", name)) => ["share", "onnxc", name].iter().collect(),
+        Some(("cmake", name)) => ["lib", "cmake", "onnxc", name].iter().collect(),
+        Some((_, _)) => path.into(),
+        None => ["lib", "pkgconfig", path].iter().collect(),
+    }
+}

@@ -1,0 +1,70 @@
+//! What `onnxc support` writes, and what `--depfile` says; `cargo xtask examples` builds programs with it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn onnxc(arguments: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_onnxc")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn files_beneath(folder: &Path, prefix: &str, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true => files_beneath(&entry.path(), &format!("{name}/"), found),
+            false => assert!(found.insert(name)),
+        }
+    }
+}
+
+#[test]
+fn support_writes_an_installed_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("a prefix");
+    onnxc(&["support", "--out", prefix.to_str().unwrap()]);
+    let mut found = BTreeSet::new();
+    files_beneath(&prefix, "", &mut found);
+    let sources: Vec<&str> = found.iter().filter_map(|name| name.strip_prefix("share/onnxc/")).collect();
+    assert_eq!(sources, ["memory.c", "pool.c", "session.c", "status.c"]);
+    for name in ["include/onnxc.h", "include/onnxc_support.h", "include/onnxc.hpp"] {
+        assert!(found.contains(name), "{name}");
+    }
+    let text = |name: &str| std::fs::read_to_string(prefix.join(name)).unwrap();
+    let cmake = text("lib/cmake/onnxc/onnxc-config.cmake");
+    let pkg_config = text("lib/pkgconfig/onnxc.pc");
+    for source in sources {
+        assert!(cmake.contains(&format!("${{ONNXC_SOURCE_DIR}}/{source}")), "{source}");
+        assert!(pkg_config.contains(&format!("${{sourcedir}}/{source}")), "{source}");
+    }
+    let version = format!("Version: {}\n", env!("CARGO_PKG_VERSION"));
+    assert!(pkg_config.contains(&version) && !text("lib/cmake/onnxc/onnxc-config-version.cmake").contains("@VERSION@"));
+}
+
+#[test]
+fn the_cpp_wrapper_is_clean_cpp_17() {
+    let folder = tempfile::tempdir().unwrap();
+    onnxc(&["support", "--out", folder.path().to_str().unwrap()]);
+    let file = folder.path().join("use.cpp");
+    std::fs::write(&file, "#include \"onnxc.hpp\"\ntemplate class onnxc::Span<float>;\nint main() {}\n").unwrap();
+    let output = Command::new("c++")
+        .args(["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only", "-I"])
+        .args([folder.path().join("include"), file])
+        .output()
+        .expect("a C++ compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_depfile_is_a_rule_of_make() {
+    let folder = tempfile::tempdir().unwrap();
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/embed-rust/digits.onnx");
+    let model = folder.path().join("a model.onnx");
+    std::fs::copy(digits, &model).unwrap();
+    let (object, rule): (PathBuf, PathBuf) = (folder.path().join("m.o"), folder.path().join("m.d"));
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    onnxc(&[&text(&model), "-o", &text(&object), "--depfile", &text(&rule), "--target", "x86_64"]);
+    let expected = format!("{}: {}\n", object.display(), text(&model).replace(' ', "\\ "));
+    assert_eq!(std::fs::read_to_string(rule).unwrap(), expected);
+}

@@ -1,0 +1,48 @@
+//! The example programs, built and run as their READMEs say, with what they make under `build/examples`.
+
+use std::ffi::OsStr;
+
+use crate::shell::{Error, Result, cargo, on_path, root, run, run_in};
+
+/// All of them, on this machine and, under qemu, on 64-bit ARM.
+pub fn examples() -> Result<()> {
+    rust()?;
+    c()
+}
+
+const ARM: &str = "aarch64-unknown-linux-gnu";
+
+fn rust() -> Result<()> {
+    let folder = root().join("examples/embed-rust");
+    let made = root().join("build/examples/embed-rust");
+    let env = [("CARGO_TARGET_DIR", made.as_os_str())];
+    run_in(&folder, cargo(), &["fmt", "--check"], &env)?;
+    run_in(&folder, cargo(), &["test", "--locked", "--features", "rayon"], &env)?;
+    run_in(&folder, cargo(), &["run", "--locked", "--quiet"], &env)?;
+    if !on_path("rustup") {
+        return Err(Error(format!("rustup is needed for the standard library of {ARM}")));
+    }
+    run("rustup", &["target", "add", ARM])?;
+    run_in(&folder, cargo(), &["run", "--locked", "--quiet", "--target", ARM], &env)
+}
+
+fn c() -> Result<()> {
+    run(cargo(), &["build", "--release", "--locked"])?;
+    let prefix = root().join("build/examples/prefix");
+    let program = root().join("target/release/onnxc");
+    run(&program, &["support".as_ref(), "--out".as_ref(), prefix.as_os_str()])?;
+    for (build, toolchain) in [("c", None), ("c-arm", Some("-DCMAKE_TOOLCHAIN_FILE=aarch64.cmake"))] {
+        let build = root().join("build/examples").join(build);
+        let option = |name: &str, value: &OsStr| [name.as_ref(), value].join("=".as_ref());
+        let mut configure = vec!["-S".into(), "examples/embed-c".into(), "-B".into(), build.clone().into_os_string()];
+        configure.push(option("-DCMAKE_PREFIX_PATH", prefix.as_os_str()));
+        configure.push(option("-DONNXC_EXECUTABLE", program.as_os_str()));
+        configure.push("-DCMAKE_C_FLAGS=-Wall -Wextra -Werror".into());
+        configure.push("-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror".into());
+        configure.extend(toolchain.map(Into::into));
+        run("cmake", &configure)?;
+        run("cmake", &["--build".as_ref(), build.as_os_str()])?;
+        run("ctest", &["--test-dir".as_ref(), build.as_os_str(), "--output-on-failure".as_ref()])?;
+    }
+    Ok(())
+}
