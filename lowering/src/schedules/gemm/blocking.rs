@@ -20,6 +20,9 @@ const MOST_ROWS: i64 = 256;
 /// A task has this many rows at least where there are more: a panel comes from memory once for each task.
 const LEAST_ROWS: i64 = 32;
 
+/// Sums that have to be under way at once: two multiply-adds begin in each cycle, and each takes four.
+const CHAINS: i64 = 8;
+
 /// The cut of one product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocking {
@@ -50,7 +53,10 @@ impl Blocking {
     /// Cuts a product for a machine.
     pub fn new(gemm: &Gemm, panels: &Panels, machine: &MachineModel, lanes: u16) -> Blocking {
         // Registers of 512 bits take two panels, so that each broadcast element is used twice.
-        let vectors = (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4);
+        let vectors = match few_rows(gemm) {
+            Some(rows) if matches!(panels, Panels::Stored) => vectors_of_few(rows, gemm, lanes),
+            _ => (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4),
+        };
         let registers = i64::from(machine.kernel_vector_registers);
         let most = ((registers - vectors - 2) / vectors).clamp(1, 8);
         let nr = vectors * i64::from(lanes);
@@ -117,6 +123,23 @@ impl Blocking {
         text.push_str(&format!(", a task has {lines} x {rows} rows and {run} panels"));
         text
     }
+}
+
+/// Rows of the left operand, if they are too few for a tile.
+fn few_rows(gemm: &Gemm) -> Option<i64> {
+    let rows = product(gemm.lines.iter().chain([&gemm.rows])).as_const()?;
+    (1..CHAINS).contains(&rows).then_some(gemm.rows.as_const()?)
+}
+
+/// Vectors of a tile of so few rows: enough sums that none waits for the one before it; whole panels, of a number that
+/// divides theirs if one near it does.
+fn vectors_of_few(rows: i64, gemm: &Gemm, lanes: u16) -> i64 {
+    let panel = i64::from(PANEL) / i64::from(lanes);
+    let all = gemm.columns.as_const().map_or(1, |n| ceil_div(n, i64::from(PANEL)));
+    let most = (CHAINS / rows / panel).clamp(1, all);
+    let divides = |panels: &i64| all % panels == 0;
+    let panels = (most.div_euclid(2) + 1..=most).rev().find(divides).unwrap_or(most);
+    (panels * panel).max(2)
 }
 
 /// Cuts the contracted dimensions so that a block has at most `most` positions, about evenly.

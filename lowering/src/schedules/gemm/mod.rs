@@ -102,37 +102,41 @@ pub fn schedule(
     let depth = product(gemm.contracted.iter());
     let flops = product(gemm.outer.iter().chain(&gemm.lines).chain([&gemm.rows, &gemm.columns, &depth, &Dim::from(2)]));
 
-    // A wide tile reads whole panels; the last one alone where their number is odd.
+    // Wide tiles read whole panels. What their number leaves over is one more strip.
     let panel = i64::from(PANEL);
-    let single = match (panels, gemm.columns.as_const()) {
-        (Panels::Stored, Some(n)) if nr > panel => ceil_div(n, panel) % (nr / panel) != 0,
+    let last = match (panels, gemm.columns.as_const()) {
+        (Panels::Stored, Some(n)) if nr > panel => last_strip(ceil_div(n, panel), nr / panel),
         (Panels::Stored, None) => unreachable!("stored panels have a constant number of columns"),
-        _ => false,
+        _ => None,
     };
     let parts = |dim: &Dim, size: i64| dim.ceil_div(&Dim::from(size)).expect("the divisor is a constant");
     let all_lines = product(&gemm.lines);
-    let panel_count = parts(&gemm.columns, nr);
-    let blocks = [parts(&all_lines, cut.lines), parts(&gemm.rows, cut.rows), parts(&panel_count, cut.run)];
+    let strip_count = match (last, gemm.columns.as_const()) {
+        (Some(last), Some(n)) => Dim::from((ceil_div(n, panel) - last) / (nr / panel) + 1),
+        _ => parts(&gemm.columns, nr),
+    };
+    let blocks = [parts(&all_lines, cut.lines), parts(&gemm.rows, cut.rows), parts(&strip_count, cut.run)];
     let grid: Vec<Dim> = gemm.outer.iter().cloned().chain(blocks).collect();
 
     let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
     let line_dims: Vec<Index> = gemm.lines.iter().map(|d| k.dim(d)).collect();
-    let (rows, columns, panel_bound) = (k.dim(&gemm.rows), k.dim(&gemm.columns), k.dim(&panel_count));
+    let (rows, columns, strip_bound) = (k.dim(&gemm.rows), k.dim(&gemm.columns), k.dim(&strip_count));
     let line_bound = k.dim(&all_lines);
     let extents: Vec<Index> = gemm.contracted.iter().map(|d| k.dim(d)).collect();
     let panel_buffer = matches!(panels, Panels::Copied).then(|| {
         let depth = depth.as_const().expect("copied panels have a constant depth") as u64;
         k.b.buffer("panel", gemm.acc, Access::Scratch, Some(depth * nr as u64))
     });
-    let ragged = gemm.columns.as_const().is_none_or(|n| n % panel != 0 || (!single && n % nr != 0));
+    let ragged = gemm.columns.as_const().is_none_or(|n| n % panel != 0 || (last.is_none() && n % nr != 0));
     let staged = ragged || k.operations_after(gemm.result) > LIGHT_EPILOGUE;
     k.remark(match (staged, ragged) {
         (false, _) => "what follows runs on the registers of a tile",
         (true, true) => "what follows runs on the sums in scratch: the columns do not fill the tiles",
         (true, false) => "what follows runs on the sums in scratch: it takes too many operations for the registers",
     });
+    let widest = nr.max(last.unwrap_or(0) * panel);
     let sums = (staged || cut.blocks > 1)
-        .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * nr) as u64)));
+        .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * widest) as u64)));
 
     let body = |vectors: i64| Body {
         gemm,
@@ -147,7 +151,7 @@ pub fn schedule(
         vectors,
         nr: vectors * i64::from(lanes),
     };
-    let (wide, narrow) = (body(cut.vectors), body(1));
+    let wide = body(cut.vectors);
     k.tasks(|k, task| {
         let at = k.unflatten(task, &dims);
         let (outer, [line_block, row_block, run]) = at.split_last_chunk().expect("three blocks end the grid");
@@ -158,23 +162,34 @@ pub fn schedule(
         };
         let lines = range(k, *line_block, cut.lines, line_bound);
         let rows = range(k, *row_block, cut.rows, rows);
-        let (first, last) = range(k, *run, cut.run, panel_bound);
+        let (first, end) = range(k, *run, cut.run, strip_bound);
         let task = Task { outer, line_dims: &line_dims, lines, rows };
-        let strip = |k: &mut GroupKernel<'_>, body: &Body<'_>, panel: Index| {
-            let column = k.b.imul(panel, nr);
+        let strip = |k: &mut GroupKernel<'_>, body: &Body<'_>, number: Index| {
+            let column = k.b.imul(number, nr);
             body.strip(k, &task, column);
         };
-        if !single {
-            k.each(first, last, 1, |k, panel| strip(k, &wide, panel.into()));
+        let Some(last) = last else {
+            k.each(first, end, 1, |k, number| strip(k, &wide, number.into()));
             return;
-        }
-        let whole = k.b.isub(panel_bound, 1);
-        let last_wide = k.b.imin(last, whole);
-        k.each(first, last_wide, 1, |k, panel| strip(k, &wide, panel.into()));
+        };
+        let whole = k.b.isub(strip_bound, 1);
+        let wide_end = k.b.imin(end, whole);
+        k.each(first, wide_end, 1, |k, number| strip(k, &wide, number.into()));
         let from = k.b.imax(first, whole);
-        k.each(from, last, 1, |k, panel| strip(k, &narrow, panel.into()));
+        let rest = body(last * panel / i64::from(lanes));
+        k.each(from, end, 1, |k, number| strip(k, &rest, number.into()));
     });
     k.finish(product(&grid), flops)
+}
+
+/// Panels of the last strip, where strips of `wide` panels do not come out even. One panel of two is better a third one
+/// of the strip before it: a tile of one vector reads more than it computes.
+fn last_strip(panels: i64, wide: i64) -> Option<i64> {
+    match panels % wide {
+        0 => None,
+        1 if wide == 2 && panels > 1 => Some(3),
+        rest => Some(rest),
+    }
 }
 
 /// The part of the result that a task computes.
