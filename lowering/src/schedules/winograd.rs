@@ -1,9 +1,9 @@
 //! 3x3 convolutions by Winograd's algorithm (the pass `choose_winograd` says which).
 //!
 //! A task is a number of tiles. It transforms their patches, all channels of them, into scratch as t * t matrices of
-//! tiles by channels; then, panel by panel of the filter, it multiplies each by its part of the transformed filter,
-//! transforms the products of a tile into m x m results, and takes those through the rest of the group. Patches stay in the
-//! second-level cache while the filter passes once.
+//! tiles by channels; then, for some panels of the filter at a time, it multiplies each by its part of the transformed
+//! filter, transforms the products of a tile into m x m results, and takes those through the rest of the group. The filter,
+//! which is large, passes once for each task; a matrix is read from the nearest caches by all panels of a group.
 //!
 //! `pad_convs` has padded the input to whole tiles; results outside of the output are computed and dropped.
 
@@ -23,7 +23,7 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 /// A task has at most this many tiles; fewer where the second-level cache holds fewer.
 const MOST_TILES: i64 = 64;
 /// A task has at least this many tiles where there are more: the filter passes once for each task.
-const LEAST_TILES: i64 = 24;
+const LEAST_TILES: i64 = 48;
 /// Rows of a register tile at most.
 const MOST_ROWS: i64 = 8;
 
@@ -75,7 +75,9 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     // A vector more between the matrices keeps a tile's parts out of one set of the cache.
     let gap = i64::from(lanes);
     let patch_stride = per_task * channels + gap;
-    let product_stride = per_task * wide * panel + gap;
+    let strips = panels / wide;
+    let group = strips_of_group(strips, per_task * t * t * wide * panel, k.machine);
+    let product_stride = per_task * group * wide * panel + gap;
     let scratch =
         |k: &mut GroupKernel<'_>, name: &str, len: i64| k.b.buffer(name, DType::F32, Access::Scratch, Some(len as u64));
     let staged = k.operations_after(result) > LIGHT_EPILOGUE;
@@ -94,12 +96,12 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
         outputs: staged.then(|| scratch(&mut k, "outputs", m * m * gap)),
         patch_stride,
         product_stride,
-        width: wide * panel,
+        width: group * wide * panel,
         rows: rows_of(per_task.min(tiles), k.machine),
+        row_tiles: ceil_div(per_task.min(tiles), rows_of(per_task.min(tiles), k.machine)),
     };
     // Where all tiles fit one task, two share the columns: transforming the patches twice costs less than an idle core.
     let tile_tasks = ceil_div(tiles, per_task);
-    let strips = panels / wide;
     let shares = if tile_tasks == 1 && strips > 1 { 2 } else { 1 };
     let share = ceil_div(strips, shares) * wide;
     k.tasks(|k, task| {
@@ -112,14 +114,27 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
         let first = k.b.imul(at[1], share);
         let end = k.b.iadd(first, share);
         let last = k.b.imin(end, whole);
-        k.each(first, last, wide, |k, p| body.panel(k, p.into(), wide, lo, hi));
+        k.each(first, last, group * wide, |k, p| {
+            let end = k.b.iadd(p, group * wide);
+            let end = k.b.imin(end, last);
+            body.panels(k, (p.into(), end), wide, lo, hi);
+        });
         // A panel without a partner goes with the last share; there is one at most.
         let before = k.b.isub(shares - 1, at[1]);
         let from = k.b.iadd(before, whole);
-        k.each(from, panels, 1, |k, p| body.panel(k, p.into(), 1, lo, hi));
+        k.each(from, panels, 1, |k, p| {
+            let end = k.b.iadd(p, 1);
+            body.panels(k, (p.into(), end), 1, lo, hi);
+        });
     });
     let flops = Dim::from(2 * t * t * tiles * channels * columns);
     k.finish(Dim::from(tile_tasks * shares), flops)
+}
+
+/// Strips whose products, of so many elements each, fit half of the second-level cache; spread evenly.
+fn strips_of_group(strips: i64, products: i64, machine: &MachineModel) -> i64 {
+    let fit = (machine.l2_bytes as i64 / 2 / (products * 4)).clamp(1, strips.max(1));
+    ceil_div(strips.max(1), ceil_div(strips.max(1), fit))
 }
 
 /// What the phases of a task share. Sizes and strides are in elements.
@@ -141,8 +156,19 @@ struct Body {
     outputs: Option<Buffer>,
     patch_stride: i64,
     product_stride: i64,
+    /// Columns of a group of strips.
     width: i64,
     rows: i64,
+    /// Register tiles of a task.
+    row_tiles: i64,
+}
+
+/// A strip of `wide` panels from `panel` on, the `within`th of its group, at a position of the patch.
+struct Place {
+    panel: Index,
+    within: Index,
+    wide: i64,
+    position: Index,
 }
 
 impl Body {
@@ -173,16 +199,20 @@ impl Body {
         });
     }
 
-    /// The results of `wide` panels of columns from `panel` on.
-    fn panel(&self, k: &mut GroupKernel<'_>, panel: Index, wide: i64, lo: Index, hi: Index) {
+    /// The results of a range of panels, `wide` of which make a register tile.
+    fn panels(&self, k: &mut GroupKernel<'_>, (first, last): (Index, Index), wide: i64, lo: Index, hi: Index) {
         let t = self.patch();
         let tiles = k.b.isub(hi, lo);
         k.each(0, t * t, 1, |k, position| {
-            // The last task has fewer tiles; its register tiles compute rows that nobody reads.
-            k.each(0, tiles, self.rows, |k, row| self.product(k, panel, wide, position.into(), row.into()));
+            k.each(first, last, wide, |k, panel| {
+                let within = k.b.isub(panel, first);
+                let place = Place { panel: panel.into(), within, wide, position: position.into() };
+                // The last task has fewer tiles; its register tiles compute rows that nobody reads.
+                k.each(0, tiles, self.rows, |k, row| self.product(k, &place, row.into()));
+            });
         });
-        let columns = k.b.imul(panel, i64::from(PANEL));
-        let end = k.b.iadd(columns, wide * i64::from(PANEL));
+        let columns = k.b.imul(first, i64::from(PANEL));
+        let end = k.b.imul(last, i64::from(PANEL));
         let end = k.b.imin(end, self.columns);
         k.each(lo, hi, 1, |k, tile| {
             let row = k.b.isub(tile, lo);
@@ -210,8 +240,9 @@ impl Body {
         });
     }
 
-    /// A register tile: rows of tiles by the columns of `wide` panels, at one position of the patch.
-    fn product(&self, k: &mut GroupKernel<'_>, panel: Index, wide: i64, position: Index, row: Index) {
+    /// A register tile: rows of tiles by the columns of a strip, at one position of the patch.
+    fn product(&self, k: &mut GroupKernel<'_>, place: &Place, row: Index) {
+        let &Place { panel, within: strip, wide, position } = place;
         let width = i64::from(PANEL);
         let lanes = i64::from(self.lanes);
         let t2 = self.patch() * self.patch();
@@ -230,8 +261,14 @@ impl Body {
                 let at = k.b.advance(at, channel, width);
                 right.push(k.b.load(filter, at.clone(), self.lanes, None));
                 if within == 0 {
-                    // The filter comes from far away and its next part follows at once.
-                    let ahead = Address { offset: at.offset + self.channels * width, ..at };
+                    // The filter comes from far away. Each register tile fetches its share of the next position's part,
+                    // a little at each step.
+                    let ahead = Address::at((number * t2 + 1) * self.channels * width);
+                    let ahead = k.b.advance(ahead, panel, t2 * self.channels * width);
+                    let ahead = k.b.advance(ahead, position, self.channels * width);
+                    let share = k.b.idiv(row, self.rows);
+                    let ahead = k.b.advance(ahead, share, ceil_div(self.channels, self.row_tiles) * width);
+                    let ahead = k.b.advance(ahead, channel, ceil_div(width, self.row_tiles));
                     k.b.prefetch(filter, ahead, Locality::L2);
                 }
             }
@@ -251,6 +288,7 @@ impl Body {
         for (i, &sum) in sums.iter().enumerate() {
             let (r, j) = (i as i64 / per_row, i as i64 % per_row);
             let at = k.b.advance(Address::at(r * self.width + j * lanes), base, 1);
+            let at = k.b.advance(at, strip, width);
             let at = k.b.advance(at, row, self.width);
             k.b.store(self.products, at, sum, None);
         }
