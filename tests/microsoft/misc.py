@@ -98,6 +98,22 @@ def products(add):
         add("TransposeMatMul", name, [floats(*a), floats(*b)], **attributes)
 
 
+def activations(add):
+    for n, shape in enumerate([(5,), (2, 7), (1, 1), (2, 3, 4), (40, 9)]):
+        x, bias = 3 * floats(*shape), floats(shape[-1])
+        add("Gelu", f"shape_{n}", [x])
+        add("BiasGelu", f"shape_{n}", [x, bias], const={1})
+        add("FastGelu", f"shape_{n}", [x, bias] if n % 2 else [x], const={1})
+        add("QuickGelu", f"shape_{n}", [x], **({"alpha": 0.5 * n - 1} if n else {}))
+    for name, a, b, flags in [
+        ("plain", (3, 5), (5, 4), {}), ("scaled", (2, 3, 5), (2, 5, 4), dict(alpha=0.25)),
+        ("turned", (5, 3), (4, 5), dict(transA=1, transB=1)), ("batch_left", (3, 2, 5), (2, 5, 4), dict(transBatchA=1)),
+        ("batch_right", (2, 3, 5), (5, 2, 4), dict(transBatchB=1)),
+        ("batches_turned", (3, 2, 4), (5, 2, 3), dict(transBatchA=1, transA=1, transBatchB=1, transB=1)),
+    ]:
+        add("FusedMatMul", name + "_product", [floats(*a), floats(*b)], **flags)
+
+
 def matrices(add):
     for name, shape in [("small", (2, 2)), ("three", (3, 3)), ("batch", (4, 5, 5)), ("two_axes", (2, 3, 4, 4)), ("large", (20, 20))]:
         x = floats(*shape) + 3 * np.eye(shape[-1], dtype=f32)
@@ -267,6 +283,7 @@ def legacy(add):
 def cases(add):
     convolutions(add)
     products(add)
+    activations(add)
     matrices(add)
     images(add)
     shapes(add)

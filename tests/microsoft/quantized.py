@@ -1,6 +1,7 @@
 """Cases of the quantised operators of com.microsoft: elementwise, pools, products, convolutions, weights of few bits."""
 
 import numpy as np
+from onnx import TensorProto, helper
 
 RNG = np.random.default_rng(7)
 f32 = np.float32
@@ -114,6 +115,30 @@ def pools(add):
         ("vector", U8, (1, 11, 3), dict(kernel_shape=[3], strides=[2])),
     ]:
         add("NhwcMaxPool", name, [ints(t, *shape)], **attributes)
+
+
+def requantized(values, t, scale, zero):
+    """Numbers as integers of a type; the formula of the operators that have no kernel for the CPU."""
+    info = np.iinfo(t)
+    return np.clip(np.rint(values / f32(scale)) + zero, info.min, info.max).astype(t)
+
+
+def formulas(add):
+    for name, t, shape, axes, keep in [
+        ("u8", U8, (3, 4, 5), [1], 1), ("i8", I8, (3, 4, 5), [0, 2], 0), ("last", U8, (6, 7), [-1], 1),
+        ("all", I8, (2, 3), [0, 1], 0), ("image", U8, (2, 3, 4, 4), [2, 3], 1),
+    ]:
+        x = ints(t, *shape)
+        mean = ((x.astype(np.float64) - 5) * 0.05).mean(tuple(axes), keepdims=bool(keep))
+        y = requantized(mean, t, 0.0413, 9)
+        add("QLinearReduceMean", name, [x, *levels(t, 0.05, 5), *levels(t, 0.0413, 9)], const={1, 2, 3, 4},
+            reference=[y], axes=axes, keepdims=keep, atol=1)
+        wide = np.uint32 if t == U8 else np.int32
+        sums = x.astype(wide).sum(tuple(axes), keepdims=bool(keep), dtype=wide)
+        add("ReduceSumInteger", name, [x], reference=[sums], axes=axes, keepdims=keep)
+        other = ints(t, *shape[1:])
+        product = (x.astype(np.int32) - 3) * (other.astype(np.int32) - 100)
+        add("MulInteger", name, [x, t(3), other, t(100)], reference=[product])
 
 
 def lines(add):
@@ -231,6 +256,18 @@ def blocks(add):
         codes = RNG.integers(0, 256, (k * n + 1) // 2).astype(U8)
         absmax = RNG.random(-(-k * n // block)).astype(f32) + f32(0.1)
         add("MatMulBnb4", name, [floats(*a), codes, absmax], const={1, 2}, K=k, N=n, block_size=block, quant_type=kind)
+    for name, t, shape, block, zero, gathered, quantized in [
+        ("i4", TensorProto.INT4, (6, 32), 16, True, 0, 1), ("u4", TensorProto.UINT4, (6, 32), 16, True, 0, 1),
+        ("i4_columns", TensorProto.INT4, (32, 6), 16, True, 1, 0), ("u4_no_zero", TensorProto.UINT4, (5, 40), 16, False, 0, 1),
+        ("i4_negative_axes", TensorProto.INT4, (3, 4, 32), 32, False, -2, -1),
+    ]:
+        low = -8 if t == TensorProto.INT4 else 0
+        few = [-(-n // block) if axis == quantized % len(shape) else n for axis, n in enumerate(shape)]
+        integers = lambda dims: helper.make_tensor("", t, dims, RNG.integers(low, low + 16, np.prod(dims)).tolist())
+        inputs = [integers(shape), RNG.integers(0, shape[gathered], (2, 2)).astype(np.int32),
+                  (0.1 + RNG.random(few)).astype(f32)] + ([integers(few)] if zero else [])
+        add("GatherBlockQuantized", name, inputs, const={0, 2, 3}, block_size=block, gather_axis=gathered,
+            quantize_axis=quantized)
     for name, bits, rows, size, block, zero, shape in [
         ("u8", 8, 10, 64, 16, True, (3,)), ("b4", 4, 10, 64, 32, True, (2, 3)), ("b4_middle", 4, 10, 64, 32, False, (4,)),
         ("b8_middle", 8, 7, 48, 16, False, ()), ("b2", 2, 10, 64, 16, True, (5,)), ("b4_cut", 4, 6, 40, 16, True, (3,)),
@@ -247,6 +284,7 @@ def cases(add):
     elementwise(add)
     joins(add)
     pools(add)
+    formulas(add)
     lines(add)
     products(add)
     convolutions(add)
