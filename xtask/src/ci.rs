@@ -44,3 +44,9 @@ pub fn bless() -> Result<()> {
     setup()?;
     run_with(cargo(), &["test", "--release", "--test", "conformance"], &[("BLESS", "1".as_ref())])
 }
+
+/// Writes `docs/OPERATORS.md` from the operator table and what the compiler accepts.
+pub fn operators() -> Result<()> {
+    setup()?;
+    run_with(cargo(), &["test", "--release", "--test", "operators"], &[("BLESS", "1".as_ref())])
+}

@@ -22,6 +22,7 @@ cargo xtask TASK
   test     every test, once `setup` has run
   examples build and run the programs of examples/, also for 64-bit ARM under qemu
   bless    run the ONNX suite and write its snapshot anew
+  operators  write docs/OPERATORS.md anew
   zoo      grow the named benchmark models, or all (4 GB), into build/zoo
   bench    [MODEL...] [--OPTION...]: time onnxc beside other libraries and print the tables; bench --help has the options";
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ["test"] => ci::test(),
         ["examples"] => examples::examples(),
         ["bless"] => ci::bless(),
+        ["operators"] => ci::operators(),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["zoo", names @ ..] => setup::python().and_then(|python| setup::zoo(&python, names)),
         _ => {

@@ -12,8 +12,10 @@ use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
-    Operator::onnx("Conv", &[1, 11, 22], (2, 3), conv),
-    Operator::onnx("ConvTranspose", &[1, 11, 22], (2, 3), conv_transpose),
+    Operator::onnx("Conv", &[1, 11, 22], (2, 3), conv)
+        .limited("The filter's spatial sizes are known when the model is compiled."),
+    Operator::onnx("ConvTranspose", &[1, 11, 22], (2, 3), conv_transpose)
+        .limited("The filter's spatial sizes are known when the model is compiled."),
 ];
 
 fn conv(cx: &mut NodeContext<'_>) -> OpResult {

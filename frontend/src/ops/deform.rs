@@ -14,8 +14,11 @@ use super::sliding::{Sliding, explicit_pads, positive};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
-pub(super) const OPERATORS: &[Operator] =
-    &[Operator::onnx("DeformConv", &[19, 22], (3, 5), deform_conv), Operator::onnx("Col2Im", &[18], (3, 3), col2im)];
+pub(super) const OPERATORS: &[Operator] = &[
+    Operator::onnx("DeformConv", &[19, 22], (3, 5), deform_conv)
+        .limited("Two spatial dimensions; the filter's sizes are known when the model is compiled."),
+    Operator::onnx("Col2Im", &[18], (3, 3), col2im),
+];
 
 /// `[N, C, ...]` as `[N, parts, C / parts, ...]`.
 fn split_channels(cx: &mut NodeContext<'_>, x: Value, parts: i64) -> Result<Value, OpError> {

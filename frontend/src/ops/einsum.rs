@@ -14,7 +14,7 @@ use crate::import::{NodeContext, OpError, OpResult};
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("Einsum", &[12, 28], (1, usize::MAX), einsum),
-    Operator::onnx("Det", &[11, 22], (1, 1), determinant),
+    Operator::onnx("Det", &[11, 22], (1, 1), determinant).limited("The size of the matrices is known and small."),
 ];
 
 /// A value with a label for each axis.

@@ -25,6 +25,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         name: "FlexAttention",
         versions: &[1],
         inputs: (3, 3),
+        limits: "",
         import: flex_attention,
     },
 ];

@@ -67,6 +67,9 @@ fn is_nan(cx: &mut NodeContext<'_>) -> OpResult {
 fn is_inf(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
     let dtype = cx.b.dtype(x)?;
+    if !dtype.is_float() {
+        return cx.invalid(format!("looks for infinities in {dtype}"));
+    }
     let wide = compute_type(dtype);
     let (negative, positive) = (cx.flag("detect_negative", true), cx.flag("detect_positive", true));
     Ok(vec![cx.b.map(&[x], |e| {

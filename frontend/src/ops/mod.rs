@@ -62,6 +62,8 @@ pub struct Operator {
     pub versions: &'static [i64],
     /// Least and greatest number of inputs; `usize::MAX` for any.
     pub inputs: (usize, usize),
+    /// What of the operator is missing, for docs/OPERATORS.md; empty where nothing is.
+    pub limits: &'static str,
     /// Builds its primitives.
     pub import: fn(&mut NodeContext<'_>) -> OpResult,
 }
@@ -134,7 +136,12 @@ impl Operator {
         inputs: (usize, usize),
         import: fn(&mut NodeContext<'_>) -> OpResult,
     ) -> Operator {
-        Operator { domain: "", name, versions, inputs, import }
+        Operator { domain: "", name, versions, inputs, limits: "", import }
+    }
+
+    /// The row of an operator of which something is missing.
+    pub const fn limited(self, limits: &'static str) -> Operator {
+        Operator { limits, ..self }
     }
 
     /// Checks the number of inputs.

@@ -12,8 +12,9 @@ use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
-    Operator::onnx("DFT", &[17, 20], (1, 3), dft),
-    Operator::onnx("STFT", &[17], (2, 4), stft),
+    Operator::onnx("DFT", &[17, 20], (1, 3), dft)
+        .limited("The length of the signal is known when the model is compiled."),
+    Operator::onnx("STFT", &[17], (2, 4), stft).limited("The length of a frame is known when the model is compiled."),
     Operator::onnx("HannWindow", &[17], (1, 1), |cx| window(cx, &[0.5, -0.5])),
     Operator::onnx("HammingWindow", &[17], (1, 1), |cx| window(cx, &[25.0 / 46.0, 25.0 / 46.0 - 1.0])),
     Operator::onnx("BlackmanWindow", &[17], (1, 1), |cx| window(cx, &[0.42, -0.5, 0.08])),

@@ -9,7 +9,7 @@ use super::Operator;
 use crate::import::{NodeContext, OpError, OpResult};
 
 const fn row(name: &'static str, import: fn(&mut NodeContext<'_>) -> OpResult) -> Operator {
-    Operator { domain: "ai.onnx.preview.training", name, versions: &[1], inputs: (3, usize::MAX), import }
+    Operator { domain: "ai.onnx.preview.training", name, versions: &[1], inputs: (3, usize::MAX), limits: "", import }
 }
 
 /// The rows of this family.

@@ -26,7 +26,8 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
     row("ExpandDims", (2, 2), |cx| {
         let (x, axis) = (cx.input(0)?, cx.known_i64(1)?);
         Ok(vec![cx.b.unsqueeze(x, &[axis])?])
-    }),
+    })
+    .limited("The axis is known when the model is compiled."),
     row("SampleOp", (1, 1), |cx| Ok(vec![cx.input(0)?])),
     row("TorchEmbedding", (2, 4), |cx| {
         let (weights, indices) = (cx.input(0)?, cx.input(1)?);

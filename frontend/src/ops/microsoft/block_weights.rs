@@ -13,8 +13,10 @@ use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(in crate::ops) const OPERATORS: &[Operator] = &[
-    row("MatMulNBits", (3, 6), matmul_n_bits),
-    row("MatMulBnb4", (3, 3), matmul_bnb4),
+    row("MatMulNBits", (3, 6), matmul_n_bits)
+        .limited("2, 4 and 8 bits; computed in f32 whatever `accuracy_level` allows; no weights that are packed for a processor."),
+    row("MatMulBnb4", (3, 3), matmul_bnb4)
+        .limited("`transB` 1."),
     row("GatherBlockQuantized", (3, 4), gather_blocks),
 ];
 

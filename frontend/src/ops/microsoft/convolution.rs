@@ -27,7 +27,7 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
         let y = max_of_windows(cx, x)?;
         Ok(vec![channels_last(cx, y)?])
     }),
-    row("MaxpoolWithMask", (2, 2), masked_max_pool),
+    row("MaxpoolWithMask", (2, 2), masked_max_pool).limited("Masks that hide the end of each row."),
     row("FusedGemm", (2, 3), |cx| {
         let y = general_product(cx)?;
         let Some(name) = cx.text("activation")?.filter(|name| !name.is_empty()) else { return Ok(vec![y]) };
@@ -45,7 +45,8 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
         };
         let bias = cx.optional(3);
         Ok(vec![transposed_convolution(cx, pads.as_deref(), bias)?])
-    }),
+    })
+    .limited("The paddings are known when the model is compiled."),
 ];
 
 /// Where channels are.

@@ -18,8 +18,10 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
     row("CDist", (2, 2), distances),
     row("ComplexMul", (2, 2), |cx| complex_product(cx, false)),
     row("ComplexMulConj", (2, 2), |cx| complex_product(cx, true)),
-    row("Rfft", (1, 1), |cx| fourier(cx, false)),
-    row("Irfft", (1, 1), |cx| fourier(cx, true)),
+    row("Rfft", (1, 1), |cx| fourier(cx, false))
+        .limited("`onesided` 1, `normalized` 0; the sizes of the transformed axes are known."),
+    row("Irfft", (1, 1), |cx| fourier(cx, true))
+        .limited("`onesided` 1, `normalized` 0; the sizes of the transformed axes are known."),
 ];
 
 /// The inverses of the matrices of the last two axes.

@@ -39,5 +39,5 @@ pub(super) use tokens::OPERATORS as TOKENS;
 
 /// A row of the domain, which has one version.
 const fn row(name: &'static str, inputs: (usize, usize), import: fn(&mut NodeContext<'_>) -> OpResult) -> Operator {
-    Operator { domain: "com.microsoft", name, versions: &[1], inputs, import }
+    Operator { domain: "com.microsoft", name, versions: &[1], inputs, limits: "", import }
 }

@@ -13,7 +13,7 @@ use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(in crate::ops) const OPERATORS: &[Operator] = &[
-    row("MurmurHash3", (1, 1), murmur_hash),
+    row("MurmurHash3", (1, 1), murmur_hash).limited("Elements of 32 and 64 bits."),
     row("NGramRepeatBlock", (2, 2), block_repeated),
     row("BifurcationDetector", (3, 4), bifurcation),
     row("WordConvEmbedding", (4, 4), word_convolution),

@@ -30,7 +30,7 @@ const fn row(
     inputs: (usize, usize),
     import: fn(&mut NodeContext<'_>) -> OpResult,
 ) -> Operator {
-    Operator { domain: DOMAIN, name, versions, inputs, import }
+    Operator { domain: DOMAIN, name, versions, inputs, limits: "", import }
 }
 
 /// The type in which these operators compute: `f64` for `f64`, `f32` for everything else.

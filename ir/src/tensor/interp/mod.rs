@@ -173,8 +173,9 @@ pub fn evaluate(
 ) -> Result<Vec<TensorBytes>, InterpError> {
     let dims = |list: &[Dim]| list.iter().map(|d| size(op, d, symbols)).collect::<Result<Vec<i64>, _>>();
     let shape = dims(&types[0].shape)?;
-    if let Some(t) = types.iter().find(|t| matches!(t.dtype, DType::String | DType::C64 | DType::C128)) {
-        return Err(InterpError::Types(format!("tensors of {}", t.dtype)));
+    let mut dtypes = types.iter().map(|t| t.dtype).chain(inputs.iter().map(|t| t.dtype));
+    if let Some(dtype) = dtypes.find(|t| matches!(t, DType::String | DType::C64 | DType::C128)) {
+        return Err(InterpError::Types(format!("tensors of {dtype}")));
     }
     let dtype = types[0].dtype;
     Ok(match op {
