@@ -1,5 +1,7 @@
 """Cases of com.microsoft's normalizations, attentions and what surrounds them in transformers."""
 
+from math import erf
+
 import numpy as np
 
 RNG = np.random.default_rng(5)
@@ -302,9 +304,204 @@ def group_query(add):
     add(op, "half", half([*new(2, 5), None, None, *lengths(5, 5, 5), *tables]), const={6}, do_rotary=1, **base, **HALF)
 
 
+def gelu(x):
+    return 0.5 * x * (1 + np.vectorize(erf)(x / np.sqrt(2)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# Places with padding of the tokens of two sequences of 3 and 2, then those of padding; the ends of the sequences.
+PLACES = np.array([[0, 1, 2, 4], [5, 3, 6, 7]], i32)
+SUMS = np.array([0, 3, 5], i32)
+
+
+def without_padding(add):
+    """ONNX Runtime has no kernels for the CPU: the reference is the formula on each sequence."""
+
+    def each(q, k, v, heads, bias=None, scale=None):
+        out = []
+        for n, (a, b) in enumerate(zip(SUMS, SUMS[1:])):
+            part = [split(x[None, a:b], heads) for x in (q, k, v)]
+            added = 0.0 if bias is None else bias[n % len(bias)][:, :b - a, :b - a]
+            out.append(attend(*part, added, scale)[0])
+        return [np.concatenate(out)]
+
+    op, base = "PackedAttention", dict(const={1, 2}, num_heads=N)
+    x, w, b = floats(5, 12), floats(12, 3 * D), floats(3 * D)
+    q, k, v = np.split(x @ w + b, 3, -1)
+    add(op, "plain", [x, w, b, PLACES, SUMS], **base, reference=each(q, k, v, N))
+    add(op, "scale", [x, w, b, PLACES, SUMS], **base, scale=0.3, reference=each(q, k, v, N, None, 0.3))
+    for shape in [(1, 1, S, S), (B, N, S, S)]:
+        bias = floats(*shape)
+        add(op, f"bias_{shape[0]}", [x, w, b, PLACES, SUMS, bias], **base, reference=each(q, k, v, N, bias))
+    add(op, "heads", [x, w, b, PLACES, SUMS], const={1, 2}, num_heads=4, reference=each(q, k, v, 4))
+    narrow = floats(12, 38), floats(38)
+    parts = np.split(x @ narrow[0] + narrow[1], [16, 32], -1)
+    add(op, "sizes", [x, *narrow, PLACES, SUMS], **base, qkv_hidden_sizes=[16, 16, 6], reference=each(*parts, N))
+
+    op, base = "PackedMultiHeadAttention", dict(num_heads=N)
+    q, k, v, b = floats(5, D), floats(5, D), floats(5, 6), floats(2 * D + 6)
+    add(op, "plain", [q, k, v, None, PLACES, SUMS], **base, reference=each(q, k, v, N))
+    shifted = q + b[:D], k + b[D:2 * D], v + b[2 * D:]
+    add(op, "bias", [q, k, v, b, PLACES, SUMS], const={3}, **base, reference=each(*shifted, N))
+    add(op, "scale", [q, k, v, None, PLACES, SUMS], **base, scale=1.2, reference=each(q, k, v, N, None, 1.2))
+    bias = floats(B, 1, S, S)
+    add(op, "score_bias", [q, k, v, None, PLACES, SUMS, bias], **base, reference=each(q, k, v, N, bias))
+    packed = floats(5, N, 3, H)
+    parts = [packed[:, :, n].reshape(5, D) for n in range(3)]
+    add(op, "packed", [packed, None, None, None, PLACES, SUMS], **base, reference=each(*parts, N))
+    b = floats(3 * D)
+    shifted = [x + y for x, y in zip(parts, np.split(b, 3))]
+    add(op, "packed_bias", [packed, None, None, b, PLACES, SUMS], const={3}, **base, reference=each(*shifted, N))
+
+    for n, counts in enumerate([[3, 2], [4, 4], [1, 3], [0, 2], [4, 1]]):
+        counts = np.array(counts, i32)
+        flags = np.arange(S) < counts[:, None]
+        places = np.concatenate([np.flatnonzero(flags), np.flatnonzero(~flags)]).astype(i32).reshape(B, S)
+        padded, ends = floats(B, S, 6), np.concatenate([[0], np.cumsum(counts)]).astype(i32)
+        add("RemovePadding", f"{n}", [padded, counts], outputs=4,
+            reference=[padded[flags], places, ends, counts.max(keepdims=True)])
+        add("RestorePadding", f"{n}", [padded[flags], places], reference=[np.where(flags[:, :, None], padded, f32(0))])
+
+
+def positions(add):
+    """Biases by position; the reference is the formula where ONNX Runtime has no kernel for the CPU."""
+    op = "RelativePositionBias"
+
+    def buckets(q, k, count, furthest, both):
+        distance = np.arange(q)[:, None] - np.arange(k)
+        start = np.zeros_like(distance)
+        if both:
+            count //= 2
+            start = np.where(distance < 0, count, 0)
+            distance = np.abs(distance)
+        distance = np.maximum(distance, 0)
+        exact = count // 2
+        far = exact + (np.log(np.maximum(distance, 1) / exact) / np.log(furthest / exact) * (count - exact)).astype(int)
+        return start + np.where(distance < exact, distance, np.minimum(far, count - 1))
+
+    for name, q, k, count, furthest, both in [
+        ("both", 7, 7, 32, 128, 1), ("past", 7, 7, 32, 128, 0), ("long", 70, 70, 32, 50, 1), ("few", 40, 40, 8, 20, 0),
+        ("uneven", 5, 37, 16, 30, 1),
+    ]:
+        table = floats(count, 3)
+        y = table[buckets(q, k, count, furthest, both)].transpose(2, 0, 1)[None]
+        add(op, name, [table, np.array([q]), np.array([k])], const={0, 1, 2}, is_bidirectional=both, max_distance=furthest,
+            reference=[y])
+    add(op, "lengths_at_run_time", [table, np.array([q]), np.array([k])], is_bidirectional=both, max_distance=furthest,
+        reference=[y])
+
+    op = "GatedRelativePositionBias"
+    for name, heads, size, width, bias_rows in [
+        ("plain", 2, 8, 8, True), ("heads", 4, 4, 6, True), ("narrow", 1, 16, 2, True), ("wide", 2, 8, 32, True),
+        ("packed", 2, 8, 8, False),
+    ]:
+        query, shift, distances = floats(B, S, heads * size), floats(heads * size), floats(1, heads, S, S)
+        weight, bias, scale = floats(size, width), floats(width), floats(1, heads, 1, 1)
+        tokens = PLACES.reshape(-1)[:5]
+        if not bias_rows:
+            flat = np.zeros_like(query).reshape(B * S, -1)
+            flat[tokens] = query.reshape(B * S, -1)[tokens]
+            query = flat.reshape(query.shape)
+        gates = split(query + shift, heads) @ weight + bias
+        gates = sigmoid(gates.reshape(B, heads, S, 2, width // 2).sum(-1))
+        y = (gates[..., :1] * (gates[..., 1:] * scale - 1) + 2) * distances
+        inputs = [query if bias_rows else query.reshape(B * S, -1)[tokens], shift, distances, weight, bias, scale]
+        add(op, name, inputs + ([] if bias_rows else [PLACES]), const={1, 3, 4, 5}, num_heads=heads, reference=[y.astype(f32)])
+
+    op, tables = "MRotaryEmbedding", [floats(12, 4), floats(12, 4)]
+    places = RNG.integers(0, 12, (3, B, S))
+    for name, shape, attributes in [
+        ("sections", (B, S, D), dict(mrope_section=[2, 1, 1])), ("one_section", (B, S, D), dict(mrope_section=[4, 0, 0])),
+        ("thirds", (B, S, D), dict(mrope_section=[2, 1, 1], mrope_layout=1)),
+        ("interleaved", (B, S, D), dict(mrope_section=[1, 2, 1], interleaved=1)),
+        ("heads", (B, N, S, H), dict(mrope_section=[1, 1, 2])),
+        ("partial", (B, S, 2 * D), dict(mrope_section=[2, 1, 1], rotary_embedding_dim=8, mrope_layout=1)),
+    ]:
+        add(op, name, [floats(*shape), places, *tables], const={2, 3}, num_heads=N, **attributes)
+
+
+def gates(add):
+    """The first four have no kernels for the CPU in ONNX Runtime: the reference is the formula."""
+    for name, shape in [("plain", (2, 4, 320)), ("narrow", (1, 3, 16)), ("odd", (2, 5, 6)), ("one", (1, 1, 8)), ("long", (1, 70, 12))]:
+        x, bias, skip = floats(*shape), floats(shape[-1]), floats(*shape)
+        add("BiasAdd", name, [x, bias, skip], const={1}, reference=[x + bias + skip])
+        left, right = np.split(x + bias, 2, -1)
+        add("BiasSplitGelu", name, [x, bias], const={1}, reference=[(left * gelu(right)).astype(f32)])
+        add("BiasDropout", name, [x, bias, skip] if shape[0] > 1 else [x, bias], outputs=2,
+            reference=[x + bias + (skip if shape[0] > 1 else 0), np.ones(shape, bool)])
+    for name, x, bias, axis, inner in [
+        ("rows", (2, 3, 4, 5), (2, 1, 1, 5), 3, 1), ("shared", (2, 3, 4, 5), (4, 5), 3, 0), ("merged", (2, 3, 4, 5), (2, 1, 4, 5), 2, 1),
+        ("batch", (4, 6), (1, 6), 1, 0), ("all", (3, 7), (3, 7), 1, 1),
+    ]:
+        x, bias = floats(*x), floats(*bias)
+        sums = (x + bias).reshape(*x.shape[:axis], -1)
+        add("BiasSoftmax", name, [x, bias], axis=axis, is_inner_broadcast=inner, reference=[softmax(sums).reshape(x.shape)])
+    for name, shape in [("plain", (2, 8)), ("rank_3", (2, 3, 16)), ("one", (1, 1)), ("wide", (3, 100)), ("rank_4", (2, 1, 3, 4))]:
+        add("GatedAdd", name, [floats(*shape), floats(*shape), floats(*shape[:-1], 1)])
+        add("ScaledSiLU", name, [floats(*shape)], alpha=0.5 + len(shape))
+        add("ScaledSiLU", name + "_input", [floats(*shape), f32(1.7)], alpha=3.0)
+        add("GatedRMSNorm", name, [floats(*shape), row(shape[-1]), floats(*shape)], const={1},
+            **(dict(activation="sigmoid") if len(shape) == 3 else {}))
+        bias, scale, b = floats(shape[-1]), -np.exp(floats(shape[-1])), floats(2, 3, shape[-1])
+        add("LinearAttentionGate", name, [floats(2, 3, shape[-1]), bias, scale, b], outputs=2)
+    add("GatedRMSNorm", "groups", [floats(3, 24), row(8), floats(3, 24)], activation="swish", epsilon=0.1)
+    add("LinearAttentionGate", "decay_only", [floats(2, 3, 4), floats(4), floats(4)])
+
+
+def states(add):
+    op, c = "CausalConvWithState", 3
+    two = dict(outputs=2)
+    add(op, "plain", [floats(2, c, 6), floats(c, 1, 4)], const={1}, **two)
+    add(op, "state", [floats(2, c, 6), floats(c, 1, 4), floats(c), floats(2, c, 3)], const={1, 2}, **two)
+    add(op, "silu", [floats(2, c, 1), floats(c, 1, 4), floats(c), floats(2, c, 3)], const={1, 2}, activation="silu", **two)
+    add(op, "swish", [floats(1, c, 9), floats(c, 1, 2), floats(c)], activation="swish", **two)
+    add(op, "dilation", [floats(2, c, 5), floats(c, 1, 3), floats(c), floats(2, c, 4)], const={1, 2}, dilation=2, **two)
+    add(op, "last", [floats(2, 5, c), floats(c, 1, 3), floats(c), floats(2, 2, c)], const={1, 2}, channels_last=1, **two)
+    add(op, "last_axes", [floats(2, 5, 2, 4), floats(8, 1, 3), None, floats(2, 2, 2, 4)], const={1}, channels_last=1, **two)
+    # A window of states is not for the CPU: the reference is the formula.
+    for name, window, length in [("window", 2, 5), ("long_window", 4, 2)]:
+        x, w, past = floats(1, c, length), floats(c, 1, 3), floats(window, 1, c, 2)
+        padded = np.concatenate([past[-1], x], 2)
+        y = sum(padded[:, :, n:n + length] * w[:, 0, n:n + 1] for n in range(3))
+        slots = [length - window + n for n in range(window)]
+        last = np.stack([padded[:, :, p + 1:p + 3] if p >= 0 else np.zeros((1, c, 2), f32) for p in slots])
+        add(op, name, [x, w, None, past], const={1}, state_window=window, reference=[y, last], **two)
+
+    op = "LinearAttention"
+    rows = lambda q, k, t=3: [floats(2, t, q * 4), floats(2, t, k * 4), floats(2, t, k * 6)]
+    heads = lambda q, k: dict(q_num_heads=q, kv_num_heads=k, outputs=2)
+    decay, beta = -np.abs(floats(2, 3, 2)), sigmoid(floats(2, 3, 2)).astype(f32)
+    add(op, "linear", rows(2, 2), update_rule="linear", **heads(2, 2))
+    add(op, "gated", [*rows(2, 2), None, decay], update_rule="gated", **heads(2, 2))
+    add(op, "gated_features", [*rows(2, 2), None, -np.abs(floats(2, 3, 8))], update_rule="gated", **heads(2, 2))
+    add(op, "delta", [*rows(4, 2), None, None, beta], update_rule="delta", scale=0.7, **heads(4, 2))
+    add(op, "gated_delta", [*rows(4, 2), floats(2, 2, 4, 6), decay, beta], **heads(4, 2))
+    add(op, "one_beta", [*rows(2, 2), floats(2, 2, 4, 6), decay, beta[:, :, :1]], **heads(2, 2))
+    add(op, "more_keys", [*rows(2, 4), floats(2, 4, 4, 6)], update_rule="linear", **heads(2, 4))
+    add(op, "token", [*rows(2, 2, 1), floats(2, 2, 4, 6), decay[:, :1], beta[:, :1]], **heads(2, 2))
+    q, k, v = rows(2, 2)
+    state, states = np.zeros((2, 2, 4, 6), f32), [np.zeros((2, 2, 4, 6), f32)] * 2
+    out = []
+    for t in range(3):
+        a, b, c = (x[:, t].reshape(2, 2, -1) for x in (q, k, v))
+        state = state + b[..., None] * c[:, :, None]
+        states.append(state)
+        out.append(np.einsum("bhk,bhkv->bhv", a, state).reshape(2, -1) / 2)
+    for name, window in [("window", 2), ("long_window", 5)]:
+        add(op, name, [q, k, v], update_rule="linear", state_window=window, **heads(2, 2),
+            reference=[np.stack(out, 1), np.stack(states[-window:])])
+
+
 def cases(add):
     normalizations(add)
     self_attention(add)
     multi_head_attention(add)
     rotary(add)
     group_query(add)
+    without_padding(add)
+    positions(add)
+    gates(add)
+    states(add)

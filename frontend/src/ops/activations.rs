@@ -216,7 +216,7 @@ fn hard_sigmoid(e: &mut ExprBuilder, t: DType, x: ExprIndex, alpha: f64, beta: f
 }
 
 /// `max(x, 0) + log1p(exp(-|x|))`: never overflows, and keeps the small values of large negative x.
-fn softplus(e: &mut ExprBuilder, t: DType, x: ExprIndex) -> Step {
+pub(super) fn softplus(e: &mut ExprBuilder, t: DType, x: ExprIndex) -> Step {
     let zero = e.number(t, 0.0)?;
     let magnitude = e.abs(x);
     let negative = e.neg(magnitude);

@@ -4,7 +4,7 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::BinaryOp;
 use onnxc_ir::tensor::build::{BuildError, LoopSpec};
-use onnxc_ir::tensor::op::{Contract, Conv};
+use onnxc_ir::tensor::op::{Contract, Conv, Coord};
 use onnxc_ir::tensor::{Builder, Shape, Value};
 
 use super::Operator;
@@ -19,7 +19,21 @@ use crate::proto::dtype_from_onnx;
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("CausalConvWithState", &[27], (2, 4), causal_conv),
+    Operator {
+        domain: "com.microsoft",
+        name: "CausalConvWithState",
+        versions: &[1],
+        inputs: (2, 4),
+        import: causal_conv,
+    },
     Operator::onnx("LinearAttention", &[27], (3, 6), linear_attention),
+    Operator {
+        domain: "com.microsoft",
+        name: "LinearAttention",
+        versions: &[1],
+        inputs: (3, 6),
+        import: linear_attention,
+    },
     Operator {
         domain: "ai.onnx.preview",
         name: "FlexAttention",
@@ -30,17 +44,34 @@ pub(super) const OPERATORS: &[Operator] = &[
     },
 ];
 
-/// A depthwise convolution of the past state, or zeros, and the input; the last elements are the next state.
+/// A depthwise convolution of the past state, or zeros, and the input; the last elements are the next state. In the
+/// domain com.microsoft also with distances between the taps, with channels last, and with several states.
 fn causal_conv(cx: &mut NodeContext<'_>) -> OpResult {
     let (x, w) = (cx.input(0)?, cx.input(1)?);
-    let (shape, filter, dtype) = (cx.b.shape(x)?, cx.b.shape(w)?, cx.b.dtype(x)?);
-    let sizes = (shape.get(1).and_then(Dim::as_const), filter.get(2).and_then(Dim::as_const));
+    let (whole, filter, dtype) = (cx.b.shape(x)?, cx.b.shape(w)?, cx.b.dtype(x)?);
+    if cx.int("ndim", 1) != 1 {
+        return cx.unsupported("more than one spatial dimension (attribute `ndim`)");
+    }
+    let (last, window, dilation) = (cx.flag("channels_last", false), cx.int("state_window", 0), cx.int("dilation", 1));
+    if whole.len() < 3 || !last && whole.len() != 3 || dilation < 1 || window < 0 {
+        return cx.invalid("the input has not 3 dimensions, or an attribute is negative");
+    }
+    let x = if last { channels_first(&mut cx.b, x)? } else { x };
+    let shape = cx.b.shape(x)?;
+    let sizes = (shape[1].as_const(), filter.get(2).and_then(Dim::as_const));
     let (Some(channels), Some(kernel)) = sizes else {
         return cx.unsupported("channels and a kernel whose sizes are not known");
     };
-    let before = (&Dim::from(kernel) - &Dim::ONE)?;
+    let before = Dim::from((kernel - 1) * dilation);
     let padded = match cx.optional(3) {
-        Some(state) => cx.b.concat(&[state, x], 2)?,
+        Some(mut state) => {
+            if window > 0 {
+                let newest = cx.b.slice_axis(state, 0, &Dim::from(window - 1), &Dim::ONE, 1)?;
+                state = cx.b.squeeze(newest, &[0])?;
+            }
+            let state = if last { channels_first(&mut cx.b, state)? } else { state };
+            cx.b.concat(&[state, x], 2)?
+        }
         None => {
             let zero = cx.b.number(dtype, 0.0)?;
             let (lo, hi) = ([Dim::ZERO, Dim::ZERO, before.clone()], [Dim::ZERO, Dim::ZERO, Dim::ZERO]);
@@ -52,7 +83,7 @@ fn causal_conv(cx: &mut NodeContext<'_>) -> OpResult {
         pad_lo: [0].as_slice().into(),
         pad_hi: [0].as_slice().into(),
         lhs_dilation: [1].as_slice().into(),
-        rhs_dilation: [1].as_slice().into(),
+        rhs_dilation: [dilation].as_slice().into(),
         groups: channels,
         channels_last: false,
         acc: sum_type(dtype),
@@ -78,8 +109,51 @@ fn causal_conv(cx: &mut NodeContext<'_>) -> OpResult {
         }
         other => return cx.invalid(format!("attribute `activation` is `{other}`")),
     }
-    let state = cx.b.slice_axis(padded, 2, &shape[2], &before, 1)?;
+    let mut state = if window > 0 {
+        states(&mut cx.b, padded, window, &shape[2], &before)?
+    } else {
+        cx.b.slice_axis(padded, 2, &shape[2], &before, 1)?
+    };
+    if last {
+        y = cx.b.transpose(y, &[0, 2, 1])?;
+        y = cx.b.reshape(y, &whole)?;
+        let inner = whole[2..].iter().cloned();
+        let (perm, outer): (&[usize], Vec<Dim>) = if window > 0 {
+            (&[0, 1, 3, 2], vec![Dim::from(window), shape[0].clone(), before])
+        } else {
+            (&[0, 2, 1], vec![shape[0].clone(), before])
+        };
+        state = cx.b.transpose(state, perm)?;
+        state = cx.b.reshape(state, &outer.into_iter().chain(inner).collect::<Vec<_>>())?;
+    }
     Ok(vec![y, state])
+}
+
+/// `[B, S, ...]` as `[B, C, S]`.
+fn channels_first(b: &mut Builder<'_>, x: Value) -> Result<Value, OpError> {
+    let shape = b.shape(x)?;
+    let merged = b.reshape(x, &[shape[0].clone(), shape[1].clone(), Dim::product(&shape[2..])?])?;
+    Ok(b.transpose(merged, &[0, 2, 1])?)
+}
+
+/// The states after the last positions, `[window, B, C, K]`: zeros where there are not so many positions.
+fn states(b: &mut Builder<'_>, padded: Value, window: i64, length: &Dim, size: &Dim) -> Result<Value, OpError> {
+    let (shape, dtype) = (b.shape(padded)?, b.dtype(padded)?);
+    let first = (length - &Dim::from(window))?;
+    let space = [Dim::from(window), shape[0].clone(), shape[1].clone(), size.clone()];
+    let places = b.map_to(&[Dim::from(window), Dim::ONE, Dim::ONE, size.clone()], &[], |e| {
+        let (slot, i, first) = (e.index(0), e.index(3), e.dim(&(&first + &Dim::ONE)?));
+        let start = e.add(first, slot);
+        Ok(e.add(start, i))
+    })?;
+    let picked = b.gather(padded, &[places], &[Coord::Axis(1), Coord::Axis(2), Coord::Input(0)], &space)?;
+    Ok(b.map_to(&space, &[picked], |e| {
+        let (x, slot, first, none) = (e.arg(0), e.index(0), e.dim(&first), e.dim(&Dim::ZERO));
+        let position = e.add(first, slot);
+        let there = e.ge(position, none);
+        let zero = e.number(dtype, 0.0)?;
+        Ok(e.select(there, x, zero))
+    })?)
 }
 
 /// The sequences that a step takes its part of, all with the time as the first axis, and constants.
@@ -98,13 +172,15 @@ struct Recurrence {
 
 fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     let (heads, keys) = (cx.int("q_num_heads", 0), cx.int("kv_num_heads", 0));
-    if keys < 1 || heads < 1 || heads % keys != 0 {
+    let shared = heads < keys;
+    if keys < 1 || heads < 1 || if shared { keys % heads != 0 } else { heads % keys != 0 } {
         return cx.invalid(format!("{heads} heads of queries and {keys} of keys"));
     }
     let (q, k, v) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let dtype = cx.b.dtype(q)?;
     let acc = sum_type(dtype);
-    let (h, group) = (Dim::from(keys), Dim::from(heads / keys));
+    let window = cx.int("state_window", 0);
+    let (h, group) = (Dim::from(keys), Dim::from((heads / keys).max(1)));
     // [B, T, parts * D] as [T, B, ...].
     let timed = |cx: &mut NodeContext<'_>, x: Value, inner: &[Dim]| -> Result<Value, OpError> {
         let shape = cx.b.shape(x)?;
@@ -124,7 +200,12 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     };
     let single = |cx: &NodeContext<'_>, x: Value| cx.b.shape(x).is_ok_and(|s| s.last().is_some_and(|d| *d == 1));
     let mut steps = Recurrence {
-        query: timed(cx, q, &[h.clone(), group.clone()])?,
+        query: if shared {
+            let single = timed(cx, q, &[Dim::from(heads)])?;
+            repeated(&mut cx.b, single, keys / heads)?
+        } else {
+            timed(cx, q, &[h.clone(), group])?
+        },
         key: timed(cx, k, std::slice::from_ref(&h))?,
         value: timed(cx, v, std::slice::from_ref(&h))?,
         decay: None,
@@ -149,7 +230,13 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let (key, value) = (cx.b.shape(steps.key)?, cx.b.shape(steps.value)?);
     let (past, state_type) = match cx.optional(3) {
-        Some(past) => (cx.b.cast(past, acc)?, cx.b.dtype(past)?),
+        Some(mut past) => {
+            if window > 0 {
+                let newest = cx.b.slice_axis(past, 0, &Dim::from(window - 1), &Dim::ONE, 1)?;
+                past = cx.b.squeeze(newest, &[0])?;
+            }
+            (cx.b.cast(past, acc)?, cx.b.dtype(past)?)
+        }
         None => {
             let zero = cx.b.number(acc, 0.0)?;
             let shape = [key[1].clone(), h, key[3].clone(), value[3].clone()];
@@ -163,7 +250,7 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
         },
         scale => f64::from(scale),
     };
-    let (outputs, state) = recurrence(&mut cx.b, &steps, past, acc)?;
+    let (outputs, state) = recurrence(&mut cx.b, &steps, past, acc, window)?;
     let y = cx.b.binary_number(BinaryOp::Mul, outputs, scale)?;
     let shape = cx.b.shape(y)?;
     let y = cx.b.transpose(y, &[1, 0, 2, 3, 4])?;
@@ -171,15 +258,32 @@ fn linear_attention(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.cast(y, dtype)?, cx.b.cast(state, state_type)?])
 }
 
-/// The loop over time: what is read, `[T, B, H, G, V]`, and the last state, `[B, H, K, V]`.
-fn recurrence(b: &mut Builder<'_>, steps: &Recurrence, past: Value, acc: DType) -> Result<(Value, Value), BuildError> {
+/// Queries `[T, B, H, K]` for several heads of keys each, as `[T, B, H * times, 1, K]`.
+fn repeated(b: &mut Builder<'_>, x: Value, times: i64) -> Result<Value, OpError> {
+    let shape = b.shape(x)?;
+    let times = Dim::from(times);
+    let x = b.unsqueeze(x, &[3])?;
+    let [t, n, h, k] = [0, 1, 2, 3].map(|i| shape[i].clone());
+    let x = b.broadcast(x, &[t.clone(), n.clone(), h.clone(), times.clone(), k.clone()])?;
+    Ok(b.reshape(x, &[t, n, (&h * &times)?, Dim::ONE, k])?)
+}
+
+/// The loop over time: what is read, `[T, B, H, G, V]`, and the last state, `[B, H, K, V]`, or the last states for a window
+/// of them, `[window, B, H, K, V]`, where zeros stand for steps that there are not.
+fn recurrence(
+    b: &mut Builder<'_>,
+    steps: &Recurrence,
+    past: Value,
+    acc: DType,
+    window: i64,
+) -> Result<(Value, Value), BuildError> {
     let length = b.shape(steps.key)?[0].clone();
     let (trip_count, condition) = (b.dim_value(&length), b.scalar_bool(true));
     let captures: Vec<Value> =
         [steps.query, steps.key, steps.value].into_iter().chain(steps.decay).chain(steps.beta).collect();
     let carried = vec![(past, b.ty(past).clone())];
     let (gated, delta) = (steps.decay.is_some(), steps.beta.is_some());
-    let spec = LoopSpec { trip_count, condition, carried, captures, iterations: Some(length) };
+    let spec = LoopSpec { trip_count, condition, carried, captures, iterations: Some(length.clone()) };
     // Labels: 0 batch, 1 head, 2 group, 3 key feature, 4 value feature.
     let contract = |lhs: &[u8], rhs: &[u8], out: &[u8]| Contract {
         lhs: lhs.into(),
@@ -216,9 +320,18 @@ fn recurrence(b: &mut Builder<'_>, steps: &Recurrence, past: Value, acc: DType) 
             Ok(e.add(state, product))
         })?;
         let output = b.contract(contract(&[0, 1, 2, 3], &[0, 1, 3, 4], &[0, 1, 2, 4]), query, state)?;
-        Ok::<_, BuildError>((b.scalar_bool(true), vec![state], vec![output]))
+        let shown = if window > 0 { vec![output, state] } else { vec![output] };
+        Ok::<_, BuildError>((b.scalar_bool(true), vec![state], shown))
     })?;
-    Ok((results[1], results[0]))
+    if window == 0 {
+        return Ok((results[1], results[0]));
+    }
+    let (states, window) = (results[2], Dim::from(window));
+    let zero = b.number(acc, 0.0)?;
+    let mut lo = vec![Dim::ZERO; 5];
+    lo[0] = window.clone();
+    let padded = b.pad(states, zero, &lo, &[const { Dim::ZERO }; 5])?;
+    Ok((results[1], b.slice_axis(padded, 0, &length, &window, 1)?))
 }
 
 /// Attention whose scores and probabilities go through subgraphs.

@@ -212,7 +212,13 @@ fn attended(cx: &mut NodeContext<'_>, heads: &Heads, before: Value, total: &Dim)
     let y = weighted_values(&mut cx.b, weights, v)?;
     let y = join_heads(&mut cx.b, y)?;
     let shown = match cx.int("qk_output", 0) {
-        0 | BEFORE_SOFTMAX => scores,
+        0 => scores,
+        // Zeros stand where a query sees no key.
+        BEFORE_SOFTMAX => cx.b.map(&[scores, hidden], |e| {
+            let (score, hidden, zero) = (e.arg(0), e.arg(1), e.number(acc, 0.0)?);
+            let seen = e.eq(hidden, zero);
+            Ok(e.select(seen, score, zero))
+        })?,
         AFTER_SOFTMAX => weights,
         other => return cx.invalid(format!("attribute `qk_output` is {other}")),
     };

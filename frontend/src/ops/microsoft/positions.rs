@@ -1,20 +1,23 @@
 //! What attention knows of positions: rotary embeddings and biases by distance.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::BinaryOp;
 use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::op::{Coord, ReduceOp};
 
 use super::super::Operator;
 use super::super::attention::{rotated, split_heads};
 use super::super::linear::{product, sum_type};
 use super::attention::head_count;
+use super::packed::with_padding;
 use super::row;
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(in crate::ops) const OPERATORS: &[Operator] = &[
     row("RotaryEmbedding", (4, 4), rotary_embedding),
+    row("MRotaryEmbedding", (4, 4), sectioned_rotary_embedding),
     row("RelativePositionBias", (3, 3), relative_position_bias),
     row("GatedRelativePositionBias", (6, 7), gated_relative_position_bias),
 ];
@@ -59,6 +62,58 @@ fn rotary_embedding(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.reshape(y, &whole)?])
 }
 
+/// A rotary embedding with three positions for each token, `[3, B, S]`, each of which gives the angles of some pairs of
+/// features: of a section, or of every third pair.
+fn sectioned_rotary_embedding(cx: &mut NodeContext<'_>) -> OpResult {
+    let (x, positions, cosines, sines) = (cx.input(0)?, cx.input(1)?, cx.input(2)?, cx.input(3)?);
+    let (whole, streams) = (cx.b.shape(x)?, cx.b.shape(positions)?);
+    let Some(pairs) = cx.b.shape(cosines)?.last().and_then(Dim::as_const) else {
+        return cx.unsupported("tables of angles whose width is not known");
+    };
+    let sections = cx.ints("mrope_section").unwrap_or_default();
+    if sections.len() != 3
+        || sections.iter().any(|&n| n < 0)
+        || sections.iter().sum::<i64>() != pairs
+        || streams.len() != 3
+    {
+        return cx.invalid("the three sections or positions do not fit the tables of angles");
+    }
+    let interleaved_sections = match cx.int("mrope_layout", 0) {
+        0 => false,
+        1 => true,
+        other => return cx.invalid(format!("attribute `mrope_layout` is {other}")),
+    };
+    let stream_of = |pair: i64| -> i64 {
+        if interleaved_sections {
+            let stream = pair % 3;
+            return if pair < 3 * sections[stream as usize] { stream } else { 0 };
+        }
+        i64::from(pair >= sections[0]) + i64::from(pair >= sections[0] + sections[1])
+    };
+    let streams_of_pairs: Vec<i64> = (0..pairs).map(stream_of).collect();
+    let chosen = cx.b.i64s(&streams_of_pairs);
+    let places = cx.b.take(positions, chosen, 0)?;
+    let places = cx.b.transpose(places, &[1, 2, 0])?;
+    let (x, head_axis) = match whole.len() {
+        4 => (x, 1),
+        3 => {
+            let heads = Dim::from(head_count(cx, "num_heads")?);
+            let split = [whole[0].clone(), whole[1].clone(), heads.clone(), whole[2].floor_div(&heads)?];
+            (cx.b.reshape(x, &split)?, 2)
+        }
+        rank => return cx.invalid(format!("an input of rank {rank}")),
+    };
+    let space = [streams[1].clone(), streams[2].clone(), Dim::from(pairs)];
+    let mut angles = |table: Value| -> Result<Value, OpError> {
+        let picked = cx.b.gather(table, &[places], &[Coord::Input(0), Coord::Axis(2)], &space)?;
+        Ok(cx.b.unsqueeze(picked, &[head_axis])?)
+    };
+    let angles = (angles(cosines)?, angles(sines)?);
+    let interleaved = cx.flag("interleaved", false);
+    let y = rotated(&mut cx.b, x, angles, &Dim::from(2 * pairs), interleaved)?;
+    Ok(vec![cx.b.reshape(y, &whole)?])
+}
+
 /// T5's bias: a number for each head and bucket of distances. Half of the buckets are for single distances, the others
 /// for distances that grow by a factor up to `max_distance`. With both directions one half is for each.
 fn relative_position_bias(cx: &mut NodeContext<'_>) -> OpResult {
@@ -67,7 +122,7 @@ fn relative_position_bias(cx: &mut NodeContext<'_>) -> OpResult {
     let Some(buckets) = shape.first().and_then(Dim::as_const).filter(|_| shape.len() == 2) else {
         return cx.unsupported("a table whose number of buckets is not known");
     };
-    let most = Dim::from(onnxc_ir::dim::DEFAULT_HIGH);
+    let most = Dim::from(DEFAULT_HIGH);
     let (queries, keys) = (cx.size_up_to(1, &most)?, cx.size_up_to(2, &most)?);
     let both = cx.flag("is_bidirectional", false);
     let count = if both { buckets / 2 } else { buckets };
@@ -110,9 +165,10 @@ fn gated_relative_position_bias(cx: &mut NodeContext<'_>) -> OpResult {
     let heads = head_count(cx, "num_heads")?;
     let (query, bias, distances) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
     let (weight, shift, scale) = (cx.input(3)?, cx.input(4)?, cx.input(5)?);
-    if cx.optional(6).is_some() {
-        return cx.unsupported("queries without padding (input `token_offset`)");
-    }
+    let query = match cx.optional(6) {
+        Some(places) => with_padding(cx, query, places)?,
+        None => query,
+    };
     if cx.b.rank(query)? != 3 {
         return cx.invalid("the queries have not 3 dimensions");
     }
@@ -126,7 +182,7 @@ fn gated_relative_position_bias(cx: &mut NodeContext<'_>) -> OpResult {
     let gates = cx.b.cast(gates, acc)?;
     let grouped = [shape[0].clone(), shape[1].clone(), shape[2].clone(), Dim::from(2), half];
     let gates = cx.b.reshape(gates, &grouped)?;
-    let sums = cx.b.reduce(onnxc_ir::tensor::op::ReduceOp::Sum, gates, &[4], false)?;
+    let sums = cx.b.reduce(ReduceOp::Sum, gates, &[4], false)?;
     let sums = cx.b.sigmoid(sums)?;
     let update = cx.b.slice_axis(sums, 3, &Dim::ZERO, &Dim::ONE, 1)?;
     let reset = cx.b.slice_axis(sums, 3, &Dim::ONE, &Dim::ONE, 1)?;
