@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-FAMILIES = ["misc", "quantized"]
+FAMILIES = ["misc", "quantized", "transformer"]
 OPSET = 21
 
 
@@ -45,10 +45,11 @@ class Suite:
         self.out, self.text, self.count = out, text, 0
 
     def __call__(self, op, name, inputs, *, const=(), outputs=1, reference=None, rtol=1e-4, atol=1e-5,
-                 domain="com.microsoft", onnx_opset=OPSET, symbols=None, **attributes):
+                 domain="com.microsoft", onnx_opset=OPSET, symbols=None, types=None, **attributes):
         """A model of one node. `None` among the inputs is an absent one; those whose numbers are in `const` are
         initializers. `outputs` is their number, or their names with "" for those that are left out. `reference` replaces
-        ONNX Runtime where it has no kernel. `symbols` gives inputs dimensions by name: {0: ["n", 3]}."""
+        ONNX Runtime where it has no kernel. `symbols` gives inputs dimensions by name: {0: ["n", 3]}. `types` gives outputs types that ONNX Runtime cannot
+        infer."""
         place = os.path.join(op, name)
         if self.text not in place:
             return
@@ -59,11 +60,15 @@ class Suite:
             proto.name = names[i]
         given = [i for i in tensors if i not in const]
         shape = lambda i: (symbols or {}).get(i, list(tensors[i].dims))
+        output = lambda name: (
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(types[name])), None)
+            if types and name in types else helper.make_empty_tensor_value_info(name)
+        )
         graph = helper.make_graph(
             [helper.make_node(op, names, results, domain=domain, **attributes)],
             op,
             [helper.make_tensor_value_info(names[i], tensors[i].data_type, shape(i)) for i in given],
-            [helper.make_empty_tensor_value_info(y) for y in results if y],
+            [output(y) for y in results if y],
             [proto for i, proto in tensors.items() if i in const],
         )
         opsets = [helper.make_opsetid("", onnx_opset), helper.make_opsetid("com.microsoft", 1)]

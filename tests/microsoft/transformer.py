@@ -28,8 +28,7 @@ def normalizations(add):
         ("axis", (2, 3, 8), dict(axis=1)), ("negative_axis", (2, 3, 4, 5), dict(axis=-2, epsilon=1e-3)),
     ]:
         inner = shape[attributes.get("axis", -1):]
-        for domain, prefix in [("", "")]:
-            add("SimplifiedLayerNormalization", name, [floats(*shape), row(inner)], const={1}, domain=domain, **attributes)
+        add("SimplifiedLayerNormalization", name, [floats(*shape), row(inner)], const={1}, domain="", **attributes)
     add("SimplifiedLayerNormalization", "half", [floats(2, 9, dtype=f16), row(9, f16)], domain="", **HALF)
     add("SimplifiedLayerNormalization", "statistics", [floats(2, 9), row(9)], domain="", outputs=2)
     for op in ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"]:
@@ -451,6 +450,29 @@ def gates(add):
     add("LinearAttentionGate", "decay_only", [floats(2, 3, 4), floats(4), floats(4)])
 
 
+def gelus(add):
+    for name, shape in [("plain", (2, 8)), ("rank_1", (5,)), ("rank_4", (2, 1, 3, 4)), ("wide", (3, 300)), ("one", (1, 1))]:
+        x, bias = 3 * floats(*shape), floats(shape[-1])
+        add("Gelu", name, [x])
+        add("BiasGelu", name, [x, bias], const={1})
+        add("FastGelu", name, [x])
+        add("FastGelu", name + "_bias", [x, bias], const={1})
+        add("QuickGelu", name, [x], alpha=1.702 - shape[-1] / 10)
+    add("QuickGelu", "default", [3 * floats(4, 9)])
+
+
+def products(add):
+    """FusedMatMul: `transBatch` moves the first axis behind the others but the last."""
+    for name, a, b, attributes in [
+        ("plain", (3, 4), (4, 5), dict(alpha=0.5)), ("swapped", (4, 3), (5, 4), dict(transA=1, transB=1)),
+        ("batch", (2, 3, 4), (2, 5, 4), dict(transB=1, alpha=-2.0)), ("shared", (2, 3, 4), (4, 5), {}),
+        ("batch_a", (3, 2, 4), (2, 4, 5), dict(transBatchA=1)), ("batch_b", (2, 3, 4), (4, 2, 5), dict(transBatchB=1)),
+        ("both", (3, 2, 4), (5, 2, 4), dict(transBatchA=1, transBatchB=1, transB=1)),
+        ("batch_swapped", (4, 2, 3), (2, 4, 5), dict(transBatchA=1, transA=1)),
+    ]:
+        add("FusedMatMul", name, [floats(*a), floats(*b)], const={1} if len(b) == 2 else (), **attributes)
+
+
 def states(add):
     op, c = "CausalConvWithState", 3
     two = dict(outputs=2)
@@ -504,4 +526,6 @@ def cases(add):
     without_padding(add)
     positions(add)
     gates(add)
+    gelus(add)
+    products(add)
     states(add)
