@@ -7,6 +7,7 @@
 pub mod build;
 pub mod diagnostics;
 pub mod driver;
+#[cfg(feature = "run")]
 pub mod peak;
 #[cfg(feature = "run")]
 pub mod values;
