@@ -104,6 +104,13 @@ fn command_line(name: &str, engine: &str) -> Result<(), Failed> {
     .map(drop)
 }
 
+/// `onnxc test` with every tensor between pages without access, in memory that is full of garbage.
+fn guarded(name: &str) -> Result<(), Failed> {
+    let folder = model_dir(name)?;
+    let checks = ["--guard", "--poison", "--jobs", "1", "--max-rel", MAX_RELATIVE, "--timeout", "240"];
+    succeed(Command::new(ONNXC).arg("test").arg(folder).args(checks)).map(drop)
+}
+
 /// Compiles the model for a target, links it with the C program of `examples/c`, runs that, and returns the folder with
 /// the outputs.
 fn run_c_program(name: &str, target: &str, cc: &[&str], runner: &[&str]) -> Result<tempfile::TempDir, Failed> {
@@ -187,12 +194,14 @@ fn main() {
     for &name in MODELS {
         trials.push(Trial::test(format!("command_line::{name}"), move || command_line(name, "native")));
         trials.push(Trial::test(format!("c_program::{name}"), move || c_program(name)));
+        trials.push(Trial::test(format!("guarded::{name}"), move || guarded(name)));
         if macs(name) <= INTERPRETED_MACS {
             trials.push(Trial::test(format!("interpreter::{name}"), move || command_line(name, "interp")));
         }
     }
     for &name in DYNAMIC_MODELS {
         trials.push(Trial::test(format!("command_line::{name}"), move || command_line(name, "native")));
+        trials.push(Trial::test(format!("guarded::{name}"), move || guarded(name)));
     }
     trials.push(Trial::test("cross::mobilenet_v2", || cross("mobilenet_v2")));
     trials.push(Trial::test("reproducible::mobilenet_v2", || reproducible("mobilenet_v2")));

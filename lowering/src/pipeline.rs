@@ -1,7 +1,7 @@
 //! The way of a graph through lowering, from top to bottom.
 
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::Program;
+use onnxc_ir::program::{Apart, Program};
 use onnxc_ir::tensor::{Graph, Op};
 
 use crate::passes::rewrite::PassContext;
@@ -14,12 +14,14 @@ pub struct Options {
     pub machine: MachineModel,
     /// Only what an operation's definition rounds is rounded: no Winograd, and subnormal numbers stay.
     pub strict: bool,
+    /// A layout for tests instead of the dense one.
+    pub apart: Option<Apart>,
 }
 
 impl Options {
     /// The default rules for a machine.
     pub fn new(machine: MachineModel) -> Options {
-        Options { machine, strict: false }
+        Options { machine, strict: false, apart: None }
     }
 }
 
@@ -104,7 +106,7 @@ pub fn run_passes(
 /// Everything in the graph that cannot be compiled.
 pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
     let cx = run_passes(&mut graph, options, observe)?;
-    let mut program = program::lower(graph, &options.machine, &cx.packed)?;
+    let mut program = program::lower(graph, &options.machine, &cx.packed, options.apart)?;
     program.remarks.splice(0..0, cx.remarks);
     program.flushes_subnormals = !options.strict;
     Ok(program)

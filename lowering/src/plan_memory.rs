@@ -2,9 +2,10 @@
 //!
 //! Each tensor lives from the step that writes it to the last step that reads it. Greedy by size: the largest first, each
 //! at the lowest offset that is free for its whole life. Tensors whose size depends on symbols follow the others, one
-//! after the other.
+//! after the other. A layout for tests gives each tensor pages of its own instead.
 
 use onnxc_ir::dim::Dim;
+use onnxc_ir::program::Apart;
 
 /// Alignment of every tensor in bytes: a cache line, and the widest vector register.
 pub const ALIGNMENT: u64 = 64;
@@ -62,6 +63,20 @@ pub fn plan(tenants: &[Tenant]) -> (Vec<Dim>, Dim) {
     (offsets, end)
 }
 
+/// The same with pages of its own for each tenant. The size leaves as much of the last page as `scratch` bytes need.
+pub fn plan_apart(tenants: &[Tenant], apart: Apart, scratch: u64) -> (Vec<Dim>, Dim) {
+    let checked = "sizes were checked when the graph was built";
+    let mut end = Dim::ZERO;
+    let mut offsets = Vec::with_capacity(tenants.len());
+    for tenant in tenants {
+        let (offset, next) = apart.place(&end, &tenant.bytes).expect(checked);
+        offsets.push(offset);
+        end = next;
+    }
+    let slack = if apart.at_end { scratch.next_multiple_of(apart.page) - scratch } else { 0 };
+    (offsets, (&end + &Dim::from((apart.page + slack) as i64)).expect(checked))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +97,16 @@ mod tests {
                 assert!(apart || a.last < b.first || b.last < a.first, "{i} and {j} overlap");
             }
         }
+    }
+
+    #[test]
+    fn tensors_that_lie_apart_have_a_page_between_them() {
+        let tenants = [tenant(100, 0, 1), tenant(8192, 0, 1), tenant(0, 0, 1), tenant(4097, 0, 1)];
+        let offsets = |at_end| {
+            let (offsets, size) = plan_apart(&tenants, Apart { page: 4096, at_end }, 64);
+            (offsets.iter().map(|o| o.as_const().unwrap()).collect::<Vec<_>>(), size.as_const().unwrap())
+        };
+        assert_eq!(offsets(false), (vec![4096, 12288, 24576, 28672], 40960));
+        assert_eq!(offsets(true), (vec![8192 - 100, 12288, 24576, 36864 - 4097], 40960 + 4096 - 64));
     }
 }

@@ -10,7 +10,7 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{KernelRef, Place, Port, Program, Remark, Weight};
+use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, Weight};
 use onnxc_ir::tensor::{Constant, External, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
@@ -25,10 +25,16 @@ mod planned;
 use planned::{Allocation, Home, Planned, PlannedStep, Room};
 
 /// Lowers a cut graph. `packed` has the types of the ports that are raw memory in it.
-pub fn lower(mut graph: Graph, machine: &MachineModel, packed: &PackedPorts) -> Result<Program, LowerError> {
+pub fn lower(
+    mut graph: Graph,
+    machine: &MachineModel,
+    packed: &PackedPorts,
+    apart: Option<Apart>,
+) -> Result<Program, LowerError> {
     let mut packed = packed.clone();
     let numbering = number_symbols(&mut graph, &mut packed);
     let mut lowering = Lowering::new(&graph, machine, &packed, numbering)?;
+    lowering.program.apart = apart;
     lowering.assign_ports();
     lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
@@ -355,9 +361,18 @@ impl<'g> Lowering<'g> {
         }
         let bytes =
             bytes_of(&self.graph.constants[constant].ty)?.as_const().expect("constants have constant shapes") as u64;
-        let offset = self.program.weight_bytes;
+        let end = self.program.weight_bytes;
+        let (offset, next) = match self.program.apart {
+            None => (end, (end + bytes.max(1)).next_multiple_of(ALIGNMENT)),
+            Some(apart) => {
+                let size = Dim::from(bytes as i64);
+                let (offset, next) = apart.place(&Dim::from(end as i64), &size).map_err(|_| LowerError::TooLarge)?;
+                let number = |dim: Dim| dim.as_const().expect("constants have constant sizes") as u64;
+                (number(offset), number(next))
+            }
+        };
         self.program.weights.push(Weight { constant, offset, bytes });
-        self.program.weight_bytes = (offset + bytes.max(1)).next_multiple_of(ALIGNMENT);
+        self.program.weight_bytes = next;
         self.weights.insert(constant, offset);
         Ok(offset)
     }
@@ -379,8 +394,12 @@ impl<'g> Lowering<'g> {
 
     fn finish(self) -> Program {
         let mut program = self.program;
-        (program.steps, program.slots, program.arena_bytes) = planned::place(&program, &self.rooms, self.steps);
         program.scratch_bytes = program.scratch_bytes.next_multiple_of(ALIGNMENT);
+        if let Some(apart) = program.apart {
+            // The last constant has a page behind it too.
+            program.weight_bytes += apart.page;
+        }
+        planned::place(&mut program, &self.rooms, self.steps);
         program
     }
 }

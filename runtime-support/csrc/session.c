@@ -7,6 +7,7 @@ struct onnxc_session {
     const onnxc_model *model;
     onnxc_pool *pool;
     onnxc_pool *own_pool;
+    onnxc_memory memory;
     onnxc_call call;
     onnxc_fault fault;
     onnxc_trace_fn trace;
@@ -23,6 +24,27 @@ static void session_parallel_for(void *user, onnxc_task_fn fn, void *arg, int64_
 static void session_trace(void *user, int64_t step, int begin) {
     const onnxc_session *const session = user;
     session->trace(session->trace_user, step, begin);
+}
+
+static void *session_alloc(void *user, size_t bytes, size_t align) {
+    const onnxc_session *const session = user;
+    return session->memory.alloc(session->memory.user, bytes, align);
+}
+
+static void session_release(void *user, void *pointer, size_t bytes) {
+    const onnxc_session *const session = user;
+    session->memory.release(session->memory.user, pointer, bytes);
+}
+
+/* Memory of the session's own: arena and outputs, never of 0 bytes. */
+static void *take(onnxc_session *session, size_t bytes) {
+    return session_alloc(session, bytes == 0 ? ONNXC_ALIGN : bytes, ONNXC_ALIGN);
+}
+
+static void give_back(onnxc_session *session, void *pointer, size_t bytes) {
+    if (pointer != NULL) {
+        session_release(session, pointer, bytes == 0 ? ONNXC_ALIGN : bytes);
+    }
 }
 
 /* The bytes of a dense tensor; false when they do not fit size_t. */
@@ -56,20 +78,20 @@ static void forget_outputs(onnxc_session *session) {
         if (outputs_come_from_alloc(session)) {
             onnxc_value_release(output, &session->call);
         } else {
-            onnxc_arena_free(output->tensor.data);
+            give_back(session, output->tensor.data, (size_t)output->capacity_bytes);
             output->tensor.data = NULL;
             output->capacity_bytes = 0;
         }
     }
 }
 
-static int grow_output(onnxc_value *output, size_t bytes) {
+static int grow_output(onnxc_session *session, onnxc_value *output, size_t bytes) {
     if (output->tensor.data != NULL && bytes <= output->capacity_bytes) {
         return ONNXC_OK;
     }
-    onnxc_arena_free(output->tensor.data);
+    give_back(session, output->tensor.data, (size_t)output->capacity_bytes);
     output->capacity_bytes = 0;
-    output->tensor.data = onnxc_arena_alloc(bytes);
+    output->tensor.data = take(session, bytes);
     if (output->tensor.data == NULL) {
         return ONNXC_NO_MEMORY;
     }
@@ -92,9 +114,9 @@ int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
     }
     forget_outputs(session);
     if (session->call.arena == NULL || bytes > session->call.arena_bytes) {
-        onnxc_arena_free(session->call.arena);
+        give_back(session, session->call.arena, session->call.arena_bytes);
         session->call.arena_bytes = 0;
-        session->call.arena = onnxc_arena_alloc(bytes);
+        session->call.arena = take(session, bytes);
         if (session->call.arena == NULL) {
             return ONNXC_NO_MEMORY;
         }
@@ -116,7 +138,7 @@ int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
         onnxc_value *const output = &session->outputs[index];
         onnxc_value_init(output, port, NULL, 0);
         if (!outputs_come_from_alloc(session)) {
-            status = grow_output(output, port->bytes < 0 ? 0 : (size_t)port->bytes);
+            status = grow_output(session, output, port->bytes < 0 ? 0 : (size_t)port->bytes);
             if (status != ONNXC_OK) {
                 return status;
             }
@@ -126,9 +148,15 @@ int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
 }
 
 int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool, onnxc_session **result) {
+    const onnxc_memory heap = {NULL, onnxc_heap_alloc, onnxc_heap_release};
+    return onnxc_session_create_in(model, dims, pool, &heap, result);
+}
+
+int onnxc_session_create_in(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool,
+                            const onnxc_memory *memory, onnxc_session **result) {
     onnxc_session *session;
     int status;
-    if (model == NULL || result == NULL) {
+    if (model == NULL || memory == NULL || result == NULL) {
         return ONNXC_NULL;
     }
     *result = NULL;
@@ -144,12 +172,13 @@ int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc
     }
     session->model = model;
     session->pool = pool;
+    session->memory = *memory;
     session->call = ONNXC_CALL_INIT;
     session->call.user = session;
     session->call.max_workers = pool == NULL ? 1 : onnxc_pool_workers(pool);
     session->call.parallel_for = session->call.max_workers == 1 ? NULL : session_parallel_for;
-    session->call.alloc = onnxc_heap_alloc;
-    session->call.release = onnxc_heap_release;
+    session->call.alloc = session_alloc;
+    session->call.release = session_release;
     session->call.fault = &session->fault;
     session->inputs = calloc((size_t)model->input_count + 1, sizeof *session->inputs);
     session->outputs = calloc((size_t)model->output_count + 1, sizeof *session->outputs);
@@ -194,7 +223,7 @@ void onnxc_session_destroy(onnxc_session *session) {
     if (session->outputs != NULL) {
         forget_outputs(session);
     }
-    onnxc_arena_free(session->call.arena);
+    give_back(session, session->call.arena, session->call.arena_bytes);
     onnxc_pool_destroy(session->own_pool);
     free(session->inputs);
     free(session->outputs);
@@ -236,7 +265,7 @@ static int grow_outputs(onnxc_session *session) {
         if (!tensor_bytes(&output->tensor, &bytes)) {
             return ONNXC_SIZE_LIMIT;
         }
-        status = grow_output(output, bytes);
+        status = grow_output(session, output, bytes);
         if (status != ONNXC_OK) {
             return status;
         }

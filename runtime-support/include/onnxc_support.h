@@ -46,10 +46,20 @@ void onnxc_pool_parallel_for(void *pool, onnxc_task_fn fn, void *arg, int64_t ta
 /* A model with an arena, outputs and perhaps threads of its own. One thread at a time may use a session. */
 typedef struct onnxc_session onnxc_session;
 
+/* Where a session takes the memory of arena, outputs and sizes that data decides. */
+typedef struct onnxc_memory {
+    void *user;
+    onnxc_alloc_fn alloc;
+    onnxc_release_fn release;
+} onnxc_memory;
+
 /* threads: 1 runs on the calling thread, more start a pool, 0 takes one per processor. dims: see onnxc_plan_fn. */
 int onnxc_session_create(const onnxc_model *model, const int64_t *dims, int threads, onnxc_session **session);
 /* The same on a pool that outlives the session and may serve others; NULL runs on the calling thread. */
 int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool, onnxc_session **session);
+/* The same with memory from elsewhere than the C heap; memory is copied, its user outlives the session. */
+int onnxc_session_create_in(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool,
+                            const onnxc_memory *memory, onnxc_session **session);
 void onnxc_session_destroy(onnxc_session *session);
 /* Plans again for other values of the symbols; outputs of earlier runs are gone. */
 int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims);

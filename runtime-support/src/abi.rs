@@ -252,6 +252,17 @@ pub struct onnxc_model {
 unsafe impl Sync for onnxc_model {}
 
 #[cfg(feature = "sessions")]
+/// Where a session takes its memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct onnxc_memory {
+    pub user: *mut c_void,
+    pub alloc: Option<onnxc_alloc_fn>,
+    pub release: Option<onnxc_release_fn>,
+}
+
+#[cfg(feature = "sessions")]
 /// The support library's pool of threads, behind a pointer.
 #[repr(C)]
 pub struct onnxc_pool {
@@ -288,6 +299,13 @@ unsafe extern "C" {
         model: *const onnxc_model,
         dims: *const i64,
         pool: *mut onnxc_pool,
+        session: *mut *mut onnxc_session,
+    ) -> c_int;
+    pub fn onnxc_session_create_in(
+        model: *const onnxc_model,
+        dims: *const i64,
+        pool: *mut onnxc_pool,
+        memory: *const onnxc_memory,
         session: *mut *mut onnxc_session,
     ) -> c_int;
     pub fn onnxc_session_destroy(session: *mut onnxc_session);

@@ -41,7 +41,7 @@ pub use model::{Dim, Kind, Memory, Model, Port, Symbol};
 #[cfg(feature = "sessions")]
 pub use pool::Pool;
 #[cfg(feature = "sessions")]
-pub use session::{Session, Trace};
+pub use session::{Allocator, Session, Trace};
 pub use status::Status;
 #[cfg(feature = "sessions")]
 pub use tensor::TensorView;

@@ -16,6 +16,15 @@ use crate::tensor::TensorView;
 /// Told of a step's begin (`true`) and end (`false`): an index into [`Model::steps`].
 pub type Trace = Box<dyn FnMut(usize, bool) + Send>;
 
+/// Memory for a session: its arena, its outputs, and tensors whose sizes data decides.
+pub trait Allocator: Send {
+    /// `bytes` (not 0) of memory that nothing else uses until it is released, or null. `align` is a power of two.
+    fn allocate(&mut self, bytes: usize, align: usize) -> *mut u8;
+
+    /// Takes back what `allocate` gave for that many bytes.
+    fn release(&mut self, pointer: *mut u8, bytes: usize);
+}
+
 /// A model that is ready to run.
 pub struct Session {
     raw: NonNull<onnxc_session>,
@@ -23,6 +32,8 @@ pub struct Session {
     /// Boxed twice, so that the library can hold a thin pointer to it.
     trace: Option<Box<Trace>>,
     ran: bool,
+    /// As `trace`, and dropped after the session.
+    _allocator: Option<Box<Box<dyn Allocator>>>,
     /// Dropped after the session: fields drop after `Drop::drop`.
     _pool: Option<Arc<Pool>>,
 }
@@ -46,7 +57,36 @@ impl Session {
         // SAFETY: the model is checked, has a dim per symbol, and outlives the session as the pool does.
         let status = unsafe { abi::onnxc_session_create_on(model.raw(), dims.as_ptr(), pool_pointer, &mut raw) };
         match NonNull::new(raw) {
-            Some(raw) if status == 0 => Ok(Self { raw, model: model.clone(), trace: None, ran: false, _pool: pool }),
+            Some(raw) if status == 0 => {
+                Ok(Self { raw, model: model.clone(), trace: None, ran: false, _allocator: None, _pool: pool })
+            }
+            _ => Err(Error::status(status)),
+        }
+    }
+
+    /// A session on the calling thread with memory from `allocator`. A panic in it aborts the process.
+    pub fn with_allocator(model: &Model, dims: &[i64], allocator: Box<dyn Allocator>) -> Result<Self, Error> {
+        unsafe extern "C" fn alloc(user: *mut c_void, bytes: usize, align: usize) -> *mut c_void {
+            // SAFETY: user is the boxed allocator of a session that one thread uses at a time.
+            unsafe { &mut *user.cast::<Box<dyn Allocator>>() }.allocate(bytes, align).cast()
+        }
+        unsafe extern "C" fn release(user: *mut c_void, pointer: *mut c_void, bytes: usize) {
+            // SAFETY: as above.
+            unsafe { &mut *user.cast::<Box<dyn Allocator>>() }.release(pointer.cast(), bytes)
+        }
+        model.check_symbol_count(dims)?;
+        let mut allocator = Box::new(allocator);
+        let user = (&raw mut *allocator).cast();
+        let memory = abi::onnxc_memory { user, alloc: Some(alloc), release: Some(release) };
+        let mut raw = std::ptr::null_mut();
+        let no_pool = std::ptr::null_mut();
+        // SAFETY: the model is checked and has a dim per symbol; it and the box outlive the session.
+        let status = unsafe { abi::onnxc_session_create_in(model.raw(), dims.as_ptr(), no_pool, &memory, &mut raw) };
+        let model = model.clone();
+        match NonNull::new(raw) {
+            Some(raw) if status == 0 => {
+                Ok(Self { raw, model, trace: None, ran: false, _allocator: Some(allocator), _pool: None })
+            }
             _ => Err(Error::status(status)),
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use onnxc::driver::{CompileOptions, DimBinding, Engine, FloatMode};
+use onnxc::driver::{Checks, CompileOptions, DimBinding, Engine, FloatMode};
 use onnxc_frontend::import::CustomOperator;
 
 const EXAMPLES: &str = "\
@@ -138,6 +138,7 @@ impl CodegenArgs {
                 .collect(),
             time_passes: self.time_passes,
             perf_map: false,
+            checks: Checks::default(),
         }
     }
 }
@@ -324,6 +325,13 @@ pub struct TestArgs {
     /// Models that are linked into one program for the runner
     #[arg(long, value_name = "N", default_value_t = 64, requires = "runner", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
+    /// Run every case twice, each tensor in pages of its own: once each ends before a page without access, once each
+    /// begins behind one. Code that reaches beside a tensor fails the case
+    #[arg(long)]
+    pub guard: bool,
+    /// Run every case twice, on memory that is full of ones and of 0xA5 bytes before; the results must be the same
+    #[arg(long)]
+    pub poison: bool,
     /// Print failures only in the closing line
     #[arg(short, long)]
     pub quiet: bool,

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use onnxc::diagnostics::Failure;
@@ -183,6 +184,7 @@ struct Worker {
     stdin: ChildStdin,
     lines: Receiver<String>,
     stderr_tail: Arc<Mutex<Vec<u8>>>,
+    stderr_reader: Option<JoinHandle<()>>,
     cases_run: usize,
 }
 
@@ -212,7 +214,7 @@ impl Worker {
         });
         let stderr_tail = Arc::new(Mutex::new(Vec::new()));
         let tail = Arc::clone(&stderr_tail);
-        std::thread::spawn(move || {
+        let stderr_reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut buffer) {
                 let mut tail = tail.lock().expect("no thread panics with the lock");
@@ -221,7 +223,8 @@ impl Worker {
                 tail.drain(..excess);
             }
         });
-        Ok(Worker { child, stdin, lines, stderr_tail, cases_run: 0 })
+        let stderr_reader = Some(stderr_reader);
+        Ok(Worker { child, stdin, lines, stderr_tail, stderr_reader, cases_run: 0 })
     }
 
     /// Runs one case; `false` says that this child must not be used again.
@@ -245,8 +248,12 @@ impl Worker {
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let reason = self.child.wait().map_or_else(|e| e.to_string(), describe_exit);
+                // The child's last words are there when its stderr is closed.
+                let _ = self.stderr_reader.take().map(JoinHandle::join);
                 let tail = self.stderr_tail.lock().expect("no thread panics with the lock");
-                (Outcome::died(reason, String::from_utf8_lossy(&tail).trim().to_string(), started), false)
+                let tail = String::from_utf8_lossy(&tail).trim().to_string();
+                let guard = tail.lines().rev().find_map(|line| line.strip_prefix("guard: "));
+                (Outcome::died(guard.map_or(reason, str::to_owned), tail.clone(), started), false)
             }
         }
     }

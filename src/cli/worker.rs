@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use onnxc::diagnostics::{Failure, FailureKind};
-use onnxc::driver::{DimBinding, Executable};
+use onnxc::driver::{Checks, DimBinding, Executable};
 use onnxc::values::{
     Expectations, PortKind, Tolerance, Value, ValueKind, compare, could_be_samples_of_one, read_kind, shape_settings,
 };
@@ -80,6 +80,7 @@ fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
     let case = TestCase::read(dir, args)?;
     let mut options = args.codegen.options("model");
     options.dims.extend(case.dims.iter().cloned());
+    options.checks = Checks { guard: args.guard, poison: args.poison };
     let mut executable = Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
     for data_set in &case.data_sets {
         let outputs = executable.run(&case.inputs(data_set)?).map_err(failed)?;

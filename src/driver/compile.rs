@@ -12,7 +12,7 @@ use onnxc_backend::target::Target;
 use onnxc_backend::{header, link};
 use onnxc_frontend::import::{Imported, import as import_model};
 use onnxc_frontend::proto::{ModelFile, map_file};
-use onnxc_ir::program::{Program, Remark};
+use onnxc_ir::program::{Apart, Program, Remark};
 use onnxc_ir::tensor::interp::constant_bytes;
 use onnxc_lowering::pipeline;
 use sha2::{Digest, Sha256};
@@ -98,9 +98,15 @@ pub(super) fn warnings(imported: &Imported) -> Vec<Diagnostic> {
     imported.warnings.iter().map(|text| Diagnostic::warning("W001", text.clone())).collect()
 }
 
-/// Lowers a model.
-pub(super) fn lower(imported: Imported, target: &Target, options: &CompileOptions) -> Result<Program, Failure> {
-    let lowering = pipeline::Options { machine: target.machine().clone(), strict: options.fp == FloatMode::Strict };
+/// Lowers a model; `apart` is a layout for tests.
+pub(super) fn lower(
+    imported: Imported,
+    target: &Target,
+    apart: Option<Apart>,
+    options: &CompileOptions,
+) -> Result<Program, Failure> {
+    let strict = options.fp == FloatMode::Strict;
+    let lowering = pipeline::Options { machine: target.machine().clone(), strict, apart };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {
@@ -118,7 +124,7 @@ pub(super) fn lower(imported: Imported, target: &Target, options: &CompileOption
 pub fn check(model: &Path, options: &CompileOptions) -> Result<Vec<Diagnostic>, Failure> {
     let imported = import(model, options)?;
     let warnings = warnings(&imported);
-    lower(imported, &options.target()?, options)?;
+    lower(imported, &options.target()?, None, options)?;
     Ok(warnings)
 }
 
@@ -162,7 +168,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let imported = import(model, options)?;
     let warnings = warnings(&imported);
     let external_files = imported.external_files.clone();
-    let program = lower(imported, &target, options)?;
+    let program = lower(imported, &target, None, options)?;
     let hash = hash(model, &target, options)?;
     let mut remarks = program.remarks.clone();
     let emitted = with_compiled(&program, &target, hash, |compiled| {
@@ -199,7 +205,7 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
         return Ok(imported.graph.to_string());
     }
     let target = options.target()?;
-    let program = lower(imported, &target, options)?;
+    let program = lower(imported, &target, None, options)?;
     let mut text = String::new();
     match form {
         Form::TensorIr => unreachable!("answered above"),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use onnxc_backend::loader::LoadedModel;
 use onnxc_backend::object::emit::object_image;
+use onnxc_backend::target::Target;
 use onnxc_frontend::data::DataValue;
 use onnxc_frontend::import::{Imported, Structure};
 use onnxc_frontend::proto::{TensorData, dtype_to_onnx};
@@ -16,6 +17,7 @@ use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
 use onnxc_runtime::{DataType, Dim, Model, Session, TensorView};
 
+use super::checked::Checked;
 use super::compile::{hash, import, lower, object_failure, warnings, with_compiled};
 use super::options::{CompileOptions, Engine};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
@@ -77,7 +79,7 @@ pub struct StepInfo {
     pub bytes: Option<i64>,
 }
 
-fn step_info(program: &Program, step: &Step) -> StepInfo {
+pub(super) fn step_info(program: &Program, step: &Step) -> StepInfo {
     let (kernel, flops) = match step {
         Step::Launch(l) => (program.kernels[l.kernel].name.as_str(), l.flops.as_const()),
         Step::Call(call) => (call.external.symbol.as_str(), None),
@@ -128,6 +130,8 @@ enum Runnable {
         session: Option<(Vec<i64>, Session)>,
         threads: usize,
     },
+    /// Each run is a test.
+    Checked(Checked),
     Graph(Box<Graph>),
     Program {
         program: Box<Program>,
@@ -159,6 +163,29 @@ pub(super) fn run_failure(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
 }
 
+/// Compiles a program and loads it. Gives the address of its weights too, if it has some.
+pub(super) fn load_native(
+    path: &Path,
+    target: &Target,
+    program: &Program,
+    options: &CompileOptions,
+) -> Result<(Model, Option<*const u8>), Failure> {
+    let hash = hash(path, target, options)?;
+    with_compiled(program, target, hash, |compiled| {
+        let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
+        let loaded = LoadedModel::load(image.into(), &[]).map_err(|e| run_failure(e.to_string()))?;
+        if options.perf_map {
+            write_perf_map(&loaded)?;
+        }
+        let prefix = &compiled.spec.prefix;
+        let descriptor = loaded.symbol(prefix).ok_or_else(|| run_failure("the object has no descriptor"))?;
+        let weights = loaded.symbol(&format!("{prefix}_weights"));
+        // SAFETY: the object was made here for this machine and its loader keeps it mapped.
+        let model = unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) };
+        Ok((model.map_err(|e| run_failure(e.to_string()))?, weights))
+    })
+}
+
 impl Executable {
     /// Compiles a model, as far as the engine needs, with `threads` workers (0: one for each processor).
     pub fn load(path: &Path, engine: Engine, threads: usize, options: &CompileOptions) -> Result<Executable, Failure> {
@@ -167,12 +194,15 @@ impl Executable {
         let warnings = warnings(&imported);
         let (inputs, outputs) = ports(&imported)?;
         let structures = [imported.inputs.clone(), imported.outputs.clone()];
+        if options.checks.any() && engine != Engine::Native {
+            return Err(Failure::usage("only compiled code can be tested with --guard and --poison"));
+        }
         let mut stats = Stats::default();
         let mut steps = Vec::new();
         let form = match engine {
             Engine::TensorInterpreter => Runnable::Graph(Box::new(imported.graph)),
             Engine::LoopInterpreter => {
-                let program = lower(imported, &options.target()?, options)?;
+                let program = lower(imported, &options.target()?, None, options)?;
                 verify_steps(&program).map_err(|e| run_failure(e.to_string()))?;
                 let weights = weight_section(&program, |constants, c| Ok::<_, Failure>(constant_bytes(constants, c)))?;
                 Runnable::Program { program: Box::new(program), weights }
@@ -183,25 +213,15 @@ impl Executable {
                     let message = format!("this machine cannot run code for {}", target.name());
                     return Err(Failure::usage(message));
                 }
-                let program = lower(imported, &target, options)?;
-                let hash = hash(path, &target, options)?;
-                steps = program.all_steps().into_iter().map(|step| step_info(&program, step)).collect();
-                let model = with_compiled(&program, &target, hash, |compiled| {
-                    stats.code_bytes = compiled.spec.code_bytes();
-                    stats.weight_bytes = program.weight_bytes;
-                    let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
-                    let loaded = LoadedModel::load(image.into(), &[]).map_err(|e| run_failure(e.to_string()))?;
-                    if options.perf_map {
-                        write_perf_map(&loaded)?;
-                    }
-                    let descriptor = loaded
-                        .symbol(&compiled.spec.prefix)
-                        .ok_or_else(|| run_failure("the object has no descriptor"))?;
-                    // SAFETY: the object was made here for this machine and its loader keeps it mapped.
-                    unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) }
-                        .map_err(|e| run_failure(e.to_string()))
-                })?;
-                Runnable::Native { model, session: None, threads }
+                if options.checks.any() {
+                    Runnable::Checked(Checked::load(path, &target, options.checks, options)?)
+                } else {
+                    let program = lower(imported, &target, None, options)?;
+                    steps = program.all_steps().into_iter().map(|step| step_info(&program, step)).collect();
+                    let (model, _) = load_native(path, &target, &program, options)?;
+                    (stats.code_bytes, stats.weight_bytes) = (model.code_bytes(), model.weight_bytes());
+                    Runnable::Native { model, session: None, threads }
+                }
             }
         };
         stats.compile_seconds = started.elapsed().as_secs_f64();
@@ -260,10 +280,11 @@ impl Executable {
             Runnable::Program { program, weights } => {
                 run_program(program, weights, &tensors).map_err(|e| run_failure(e.to_string()))?
             }
+            Runnable::Checked(checked) => checked.run(&prepare(inputs, &self.inputs)?)?,
             Runnable::Native { .. } => {
                 let mut timed = self.timed(inputs)?;
                 timed.run()?;
-                timed.outputs()?
+                outputs_of(timed.session)?
             }
         };
         Ok(outputs.into_iter().map(|t| DataValue::Tensor(TensorData::from(t))).collect())
@@ -275,21 +296,8 @@ impl Executable {
         let Runnable::Native { model, session, threads } = &mut self.form else {
             return Err(Failure::usage("only the compiled model can be timed"));
         };
-        let mut aligned = Vec::with_capacity(inputs.len());
-        for (value, port) in inputs.iter().zip(ports.iter()) {
-            let tensor = to_tensor_bytes(value, port)?;
-            let number = dtype_to_onnx(tensor.dtype);
-            let dtype = DataType::from_onnx(number)
-                .ok_or_else(|| run_failure(format!("input `{}` cannot be {}", port.name, tensor.dtype)))?;
-            let mut words = vec![0u64; tensor.bytes.len().div_ceil(8)];
-            for (word, chunk) in words.iter_mut().zip(tensor.bytes.chunks(8)) {
-                let mut bytes = [0; 8];
-                bytes[..chunk.len()].copy_from_slice(chunk);
-                *word = u64::from_ne_bytes(bytes);
-            }
-            aligned.push((dtype, tensor.shape.to_vec(), words, tensor.bytes.len()));
-        }
-        let dims = symbol_values(model, &aligned);
+        let inputs = prepare(inputs, ports)?;
+        let dims = symbol_values(model, &inputs);
         if session.is_none() {
             let new = Session::new(model, &dims, *threads).map_err(|e| run_failure(e.to_string()))?;
             *session = Some((dims.clone(), new));
@@ -299,7 +307,7 @@ impl Executable {
             session.set_dims(&dims).map_err(|e| run_failure(e.to_string()))?;
             *planned = dims;
         }
-        Ok(Timed { session, inputs: aligned, outputs: self.outputs.len() })
+        Ok(Timed { session, inputs })
     }
 }
 
@@ -373,10 +381,10 @@ fn put_together(structure: &Structure, tensors: &mut dyn Iterator<Item = Value>)
 }
 
 /// What each symbol is for these inputs; 1 where no input says.
-fn symbol_values(model: &Model, inputs: &[Input]) -> Vec<i64> {
+pub(super) fn symbol_values(model: &Model, inputs: &[Input]) -> Vec<i64> {
     let mut dims = vec![1; model.symbols().len()];
-    for (port, (_, shape, ..)) in model.inputs().iter().zip(inputs) {
-        for (axis, &extent) in shape.iter().enumerate() {
+    for (port, input) in model.inputs().iter().zip(inputs) {
+        for (axis, &extent) in input.shape.iter().enumerate() {
             if let Some(Dim::Symbol(symbol)) = port.dims.as_ref().and_then(|dims| dims.get(axis)) {
                 dims[*symbol] = extent;
             }
@@ -385,14 +393,57 @@ fn symbol_values(model: &Model, inputs: &[Input]) -> Vec<i64> {
     dims
 }
 
-/// Type, shape, elements and their bytes.
-type Input = (DataType, Vec<i64>, Vec<u64>, usize);
+/// A tensor whose elements are aligned.
+pub(super) struct Input {
+    pub(super) dtype: DataType,
+    pub(super) shape: Vec<i64>,
+    words: Vec<u64>,
+    length: usize,
+}
+
+impl Input {
+    /// The elements.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the words are at least `length` bytes of plain numbers.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.length) }
+    }
+}
+
+/// Values as the inputs of a compiled model.
+fn prepare(values: &[Value], ports: &[PortInfo]) -> Result<Vec<Input>, Failure> {
+    let mut inputs = Vec::with_capacity(values.len());
+    for (value, port) in values.iter().zip(ports) {
+        let tensor = to_tensor_bytes(value, port)?;
+        let number = dtype_to_onnx(tensor.dtype);
+        let dtype = DataType::from_onnx(number)
+            .ok_or_else(|| run_failure(format!("input `{}` cannot be {}", port.name, tensor.dtype)))?;
+        let mut words = vec![0u64; tensor.bytes.len().div_ceil(8)];
+        for (word, chunk) in words.iter_mut().zip(tensor.bytes.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            *word = u64::from_ne_bytes(bytes);
+        }
+        inputs.push(Input { dtype, shape: tensor.shape.to_vec(), words, length: tensor.bytes.len() });
+    }
+    Ok(inputs)
+}
+
+/// The outputs of a session's last run.
+pub(super) fn outputs_of(session: &Session) -> Result<Vec<TensorBytes>, Failure> {
+    (0..session.model().outputs().len())
+        .map(|i| {
+            let view = session.output(i).map_err(|e| run_failure(e.to_string()))?;
+            let dtype = onnxc_frontend::proto::dtype_from_onnx(view.dtype().onnx())
+                .ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
+            Ok(TensorBytes { dtype, shape: view.shape().into(), bytes: view.bytes().to_vec().into() })
+        })
+        .collect()
+}
 
 /// A model with inputs, ready to run again and again.
 pub struct Timed<'e> {
     session: &'e mut Session,
     inputs: Vec<Input>,
-    outputs: usize,
 }
 
 impl Timed<'_> {
@@ -401,10 +452,8 @@ impl Timed<'_> {
         let views = self
             .inputs
             .iter()
-            .map(|(dtype, shape, words, length)| {
-                // SAFETY: the words are at least `length` bytes of plain numbers.
-                let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), *length) };
-                TensorView::from_bytes(*dtype, shape, bytes).map_err(|e| run_failure(e.to_string()))
+            .map(|input| {
+                TensorView::from_bytes(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string()))
             })
             .collect::<Result<Vec<_>, _>>()?;
         self.session.run(&views).map_err(|e| run_failure(e.to_string()))
@@ -429,17 +478,5 @@ impl Timed<'_> {
         outcome?;
         let times = times.lock().expect("nobody panics with the lock");
         Ok(times.1.iter().map(|&t| if t == Duration::MAX { Duration::ZERO } else { t }).collect())
-    }
-
-    /// The outputs of the last run.
-    fn outputs(&self) -> Result<Vec<TensorBytes>, Failure> {
-        (0..self.outputs)
-            .map(|i| {
-                let view = self.session.output(i).map_err(|e| run_failure(e.to_string()))?;
-                let dtype = onnxc_frontend::proto::dtype_from_onnx(view.dtype().onnx())
-                    .ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
-                Ok(TensorBytes { dtype, shape: view.shape().into(), bytes: view.bytes().to_vec().into() })
-            })
-            .collect()
     }
 }

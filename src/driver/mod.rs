@@ -1,9 +1,13 @@
 //! The driver: a model through every stage of the compiler, to a file or into this process.
 
+#[cfg(feature = "run")]
+mod checked;
 mod compile;
 #[cfg(feature = "run")]
 mod execute;
 mod failures;
+#[cfg(feature = "run")]
+mod guard;
 mod interface;
 mod options;
 mod remote;
@@ -12,5 +16,5 @@ pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph
 #[cfg(feature = "run")]
 pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
-pub use options::{CompileOptions, DimBinding, Engine, FloatMode};
+pub use options::{Checks, CompileOptions, DimBinding, Engine, FloatMode};
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

@@ -77,6 +77,25 @@ pub struct CompileOptions {
     pub time_passes: bool,
     /// Whether `perf` is told the names of functions that are loaded into this process.
     pub perf_map: bool,
+    /// How an [`Executable`](super::Executable) tests the code that it runs.
+    pub checks: Checks,
+}
+
+/// Tests of compiled code while it runs; results are what they are without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checks {
+    /// Runs twice, with every tensor in pages of its own: once each ends where a page without access begins, once each
+    /// begins where one ends. Code that reaches beside a tensor is killed, with a line on stderr that says where.
+    pub guard: bool,
+    /// Runs twice, on memory that is full of ones and of 0xA5 bytes before. The results must be the same.
+    pub poison: bool,
+}
+
+impl Checks {
+    /// Whether anything is tested.
+    pub fn any(self) -> bool {
+        self.guard || self.poison
+    }
 }
 
 impl CompileOptions {
@@ -92,6 +111,7 @@ impl CompileOptions {
             dump_after: Vec::new(),
             time_passes: false,
             perf_map: false,
+            checks: Checks::default(),
         }
     }
 

@@ -55,7 +55,7 @@ impl RemoteModel {
         let (inputs, _) = ports(&imported)?;
         let structures = [imported.inputs.clone(), imported.outputs.clone()];
         let target = options.target()?;
-        let program = lower(imported, &target, options)?;
+        let program = lower(imported, &target, None, options)?;
         let hash = hash(model, &target, options)?;
         with_compiled(&program, &target, hash, |compiled| {
             object_file(&compiled.spec, object).map_err(|e| object_failure(&e, object))

@@ -113,7 +113,7 @@ pub fn compile<'a>(
     let mut weights = Weights::new(format!("{prefix}_weights"));
     for weight in &program.weights {
         let (constant, bytes) = (weight.constant, weight.bytes);
-        let offset = weights.push(bytes, move |out: &mut dyn io::Write| {
+        weights.push_at(weight.offset, bytes, move |out: &mut dyn io::Write| {
             let data = evaluate(constant)?;
             if data.len() as u64 != bytes {
                 return Err(io::Error::other(format!(
@@ -123,8 +123,8 @@ pub fn compile<'a>(
             }
             out.write_all(&data)
         });
-        debug_assert_eq!(offset, weight.offset, "the weight section is laid out as the program says");
     }
+    weights.len = program.weight_bytes;
     let code_bytes = functions.iter().map(|f| f.code.len() as u64).sum();
     let data = descriptors(program, target, hash, code_bytes);
     let spec = ObjectSpec {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::ObjectError;
 
-/// Alignment of the weights and of every chunk in them, in bytes.
+/// Alignment of the weights, in bytes, and of the chunks that are pushed without a place.
 pub const ALIGN: u64 = 64;
 
 /// How many bytes of chunks a stream holds at once; a larger chunk is streamed by itself.
@@ -31,7 +31,7 @@ impl<F: Fn(&mut dyn Write) -> io::Result<()> + Send + Sync> WeightSource for F {
 
 /// A stretch of the weights.
 pub struct WeightChunk<'a> {
-    /// Byte offset from the start of the weights, a multiple of [`ALIGN`].
+    /// Byte offset from the start of the weights.
     pub offset: u64,
     /// Bytes.
     pub len: u64,
@@ -65,16 +65,21 @@ impl<'a> Weights<'a> {
     /// Appends a chunk of `len` bytes at the next aligned offset, which it returns.
     pub fn push(&mut self, len: u64, source: impl WeightSource + 'a) -> u64 {
         let offset = self.len.next_multiple_of(ALIGN);
+        self.push_at(offset, len, source);
+        offset
+    }
+
+    /// Appends a chunk of `len` bytes at an offset that is not before the end of the one before it.
+    pub fn push_at(&mut self, offset: u64, len: u64, source: impl WeightSource + 'a) {
         self.chunks.push(WeightChunk { offset, len, source: Box::new(source) });
         self.len = offset + len;
-        offset
     }
 
     pub(super) fn check(&self) -> Result<(), ObjectError> {
         let mut end = 0;
         for chunk in &self.chunks {
             let next = chunk.offset.checked_add(chunk.len);
-            if chunk.offset < end || chunk.offset % ALIGN != 0 || next.is_none_or(|next| next > self.len) {
+            if chunk.offset < end || next.is_none_or(|next| next > self.len) {
                 return Err(ObjectError::Invalid(format!("weights of {} bytes hold a misplaced {chunk:?}", self.len)));
             }
             end = chunk.offset + chunk.len;

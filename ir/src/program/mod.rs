@@ -5,7 +5,8 @@
 //! symbols, whose values the entry function takes from the inputs' shapes. The last symbols of a program may be bound by
 //! steps instead: sizes that data decides. What mentions one comes after the step that binds it; a tensor of such a size
 //! lies in a slot, memory that the run allocates and releases.
-//! Invariant: arena offsets and weight offsets are multiples of 64 bytes; no two tensors that are alive at one time overlap.
+//! Invariant: no two tensors that are alive at one time overlap; unless they are laid out [`Apart`], arena offsets and
+//! weight offsets are multiples of 64 bytes.
 
 pub mod interp;
 mod print;
@@ -16,7 +17,7 @@ pub mod verify;
 use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
 use smallvec::{SmallVec, smallvec};
 
-use crate::dim::{Dim, Symbol, Symbols};
+use crate::dim::{Dim, DimError, Symbol, Symbols};
 use crate::loops::Kernel;
 use crate::tensor::{Constant, ConstantData, External, Origin, OriginData, Origins, TensorType};
 
@@ -47,6 +48,30 @@ pub enum Place {
     Arena(Dim),
     /// In the slot of this number.
     Slot(u32),
+}
+
+/// A layout for tests, where each tensor has pages of its own with a page between it and the next one: whatever touches
+/// a byte beside a tensor touches a page that holds none, which a test can take away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// The bytes of a page.
+    pub page: u64,
+    /// Whether tensors end where a page ends; otherwise they begin where one begins.
+    pub at_end: bool,
+}
+
+impl Apart {
+    /// Where a tensor of `bytes` lies when the pages before `end` are taken, and where the next free page begins.
+    ///
+    /// # Errors
+    /// When the sizes overflow.
+    pub fn place(&self, end: &Dim, bytes: &Dim) -> Result<(Dim, Dim), DimError> {
+        let page = Dim::from(self.page as i64);
+        let pages = (&bytes.ceil_div(&page)? * &page)?;
+        let first = (end + &page)?;
+        let next = (&first + &pages)?;
+        Ok((if self.at_end { (&next - bytes)? } else { first }, next))
+    }
 }
 
 /// What the host program does, one after the other.
@@ -295,6 +320,10 @@ pub struct Program {
     pub weight_bytes: u64,
     /// The size of the tensors' part of the arena in bytes; the workers' scratch follows it.
     pub arena_bytes: Dim,
+    /// The arena's tensors: byte offset and bytes of each.
+    pub rooms: Vec<(Dim, Dim)>,
+    /// How arena and weight section are laid out, when it is not the dense way.
+    pub apart: Option<Apart>,
     /// Scratch of one worker in bytes, a multiple of 64: the greatest of the kernels'.
     pub scratch_bytes: u64,
     /// The ONNX nodes.

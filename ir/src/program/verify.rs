@@ -264,7 +264,7 @@ impl Verifier<'_> {
         let mut end = 0;
         for weight in &program.weights {
             let what = format!("weight +{}", weight.offset);
-            if weight.offset % ALIGN != 0 {
+            if program.apart.is_none() && weight.offset % ALIGN != 0 {
                 self.fail(format!("{what} is not a multiple of {ALIGN} bytes"));
             }
             if weight.offset < end {
@@ -393,7 +393,7 @@ impl Verifier<'_> {
             Place::Arena(offset) => {
                 self.dim(what, offset);
                 if let Some(offset) = offset.as_const().and_then(|o| u64::try_from(o).ok()) {
-                    if offset % ALIGN != 0 {
+                    if program.apart.is_none() && offset % ALIGN != 0 {
                         self.fail(format!("{what}: {text} is not a multiple of {ALIGN} bytes"));
                     }
                     let end = offset.checked_add(bytes.unwrap_or(0));

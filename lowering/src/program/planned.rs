@@ -162,8 +162,8 @@ impl PlannedStep {
     }
 }
 
-/// The steps with their places, the number of slots and the size of the arena.
-pub(super) fn place(program: &Program, rooms: &[Room], steps: Vec<Planned>) -> (Vec<Step>, u32, Dim) {
+/// Gives the program its steps with their places, the number of slots and the arena.
+pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) {
     let mut places: Vec<Option<Place>> = vec![None; rooms.len()];
     let (mut fixed, mut tenants, mut slots) = (Vec::new(), Vec::new(), Vec::new());
     for (i, room) in rooms.iter().enumerate() {
@@ -175,12 +175,16 @@ pub(super) fn place(program: &Program, rooms: &[Room], steps: Vec<Planned>) -> (
             slots.push(i);
         }
     }
-    let (offsets, arena) = plan_memory::plan(&tenants);
+    let (offsets, arena) = match program.apart {
+        None => plan_memory::plan(&tenants),
+        Some(apart) => plan_memory::plan_apart(&tenants, apart, program.scratch_bytes),
+    };
+    program.rooms = offsets.iter().cloned().zip(tenants.into_iter().map(|tenant| tenant.bytes)).collect();
+    program.arena_bytes = arena;
     fixed.into_iter().zip(offsets).for_each(|(i, offset)| places[i] = Some(Place::Arena(offset)));
     let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
-    let count = slots.len() as u32;
-    let mut placing = Placing { rooms, places, slots, stated };
-    (placing.list(List { number: 0, steps }), count, arena)
+    program.slots = slots.len() as u32;
+    program.steps = Placing { rooms, places, slots, stated }.list(List { number: 0, steps });
 }
 
 struct Placing<'r> {

@@ -102,6 +102,14 @@ impl Entry<'_> {
                             c.store(value, params, n as i32 * 8);
                         }
                         let tasks = eval(c, &launch.tasks, dims);
+                        if self.program.apart.is_some_and(|apart| apart.at_end) {
+                            // The kernel's own scratch ends where the workers' does.
+                            let own = self.program.kernels[launch.kernel].scratch_layout().1;
+                            let tensors = eval(c, &self.program.arena_bytes, dims);
+                            let end = c.f.ins().iadd(arena, tensors);
+                            let scratch = c.add(end, (self.program.scratch_bytes - own) as i64);
+                            c.store(scratch, frame, at::FRAME_SCRATCH);
+                        }
                         let kernel = c.symbol(&self.kernels[launch.kernel.index()], true);
                         let number = c.int(number as i64);
                         c.call(&self.symbol("_launch"), true, None, &[frame, kernel, buffers, params, tasks, number]);
