@@ -53,6 +53,7 @@ pub fn setup() -> Result<()> {
     let python = python()?;
     run(&python, &["tests/conformance/generate.py", "build/suite"])?;
     run(&python, &["tests/microsoft/generate.py", "build/microsoft"])?;
+    run(&python, &["tests/models/generate.py", "build/models"])?;
     zoo(&python, TESTED_MODELS)
 }
 

@@ -21,6 +21,9 @@ pub enum OpError {
     /// The model is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// The branches of an `If` give values of different types. What comes after it has to go into the branches.
+    #[error("branches of different types: {0}")]
+    Differing(String),
 }
 
 impl From<BuildError> for OpError {
@@ -341,7 +344,9 @@ impl SubgraphImporter<'_> {
         let place = Place { path: self.path.to_owned(), ..self.place.clone() };
         let problems = self.shared.problems.borrow().len();
         let region = b.region;
-        import_nodes(b.graph, self.shared, &mut scope, region, &sub.proto.node, &place);
+        let names: Vec<&str> = sub.proto.output.iter().map(|output| output.name.as_str()).collect();
+        let nodes: Vec<&NodeProto> = sub.proto.node.iter().collect();
+        import_nodes(b.graph, self.shared, &mut scope, region, &nodes, &names, &place)?;
         let mut outputs = Vec::with_capacity(sub.proto.output.len());
         for output in &sub.proto.output {
             match scope.value(b, &output.name) {
@@ -360,7 +365,7 @@ impl SubgraphImporter<'_> {
 }
 
 /// The names that a graph uses and does not define, in the order of their first use.
-fn free_names(graph: &GraphProto) -> Vec<String> {
+pub(super) fn free_names(graph: &GraphProto) -> Vec<String> {
     let mut defined: HashSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
     defined.extend(graph.initializer.iter().map(|t| t.name.as_str()));
     defined.extend(graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()).map(|v| v.name.as_str()));

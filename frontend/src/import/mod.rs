@@ -6,6 +6,7 @@
 
 mod context;
 mod custom;
+mod diverge;
 mod lists;
 mod scope;
 mod sizes;
@@ -169,14 +170,18 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
             let message = format!("input `{}`: {error}", input.name);
             match error {
                 OpError::Invalid(_) => ImportError::Model(message),
-                OpError::Unsupported(_) => ImportError::Unsupported(message),
+                OpError::Unsupported(_) | OpError::Differing(_) => ImportError::Unsupported(message),
             }
         })?;
         inputs.extend(made.map(|value| (input.name.clone(), shared.lists.take_apart(value, &mut Vec::new()))));
         scope.bind(&input.name, made.map_or(Binding::Poisoned, Binding::Value));
     }
     let place = Place { path: String::new(), opsets: &opsets, depth: 0 };
-    import_nodes(&mut graph, &shared, &mut scope, body, &proto.node, &place);
+    let nodes: Vec<&NodeProto> = proto.node.iter().collect();
+    let names: Vec<&str> = proto.output.iter().map(|output| output.name.as_str()).collect();
+    if let Err(error) = import_nodes(&mut graph, &shared, &mut scope, body, &nodes, &names, &place) {
+        return Err(ImportError::Unsupported(format!("an output of the model has no one type: {error}")));
+    }
     let problems = shared.problems.take();
     if !problems.is_empty() {
         return Err(ImportError::Nodes(problems));
@@ -329,18 +334,45 @@ fn bind_initializers(
     Ok(())
 }
 
-/// Imports nodes in order; problems are collected, and what depends on a failed node is left out.
+/// What import notices beside the graph: an attempt that comes to nothing leaves none of it.
+struct Noticed {
+    assumptions: Vec<(Dim, Dim)>,
+    problems: usize,
+    warnings: usize,
+}
+
+impl Noticed {
+    fn so_far(graph: &Graph, shared: &Shared<'_>) -> Noticed {
+        let (problems, warnings) = (shared.problems.borrow().len(), shared.warnings.borrow().len());
+        Noticed { assumptions: graph.assumptions.clone(), problems, warnings }
+    }
+
+    /// Forgets what came since, and gives the problems.
+    fn restore(self, graph: &mut Graph, shared: &Shared<'_>) -> Vec<NodeProblem> {
+        graph.assumptions = self.assumptions;
+        shared.warnings.borrow_mut().truncate(self.warnings);
+        shared.problems.borrow_mut().split_off(self.problems)
+    }
+}
+
+/// Imports nodes in order; problems are collected, and what depends on a failed node is left out. `outputs` are the names
+/// of the graph's outputs.
+///
+/// # Errors
+/// When an output has different types in the branches of an `If`: what comes after this graph decides about it.
 pub(crate) fn import_nodes(
     graph: &mut Graph,
     shared: &Shared<'_>,
     scope: &mut Scope,
     region: Region,
-    nodes: &[NodeProto],
+    nodes: &[&NodeProto],
+    outputs: &[&str],
     place: &Place<'_>,
-) {
+) -> Result<(), OpError> {
     for (index, node) in nodes.iter().enumerate() {
         let name = if node.name.is_empty() { format!("#{index}") } else { node.name.clone() };
         let path = if place.path.is_empty() { name } else { format!("{}/{name}", place.path) };
+        let before = (node.op_type == "If").then(|| Noticed::so_far(graph, shared));
         match import_node(graph, shared, scope, region, node, &path, place) {
             Ok(Some(values)) => {
                 for (name, &value) in node.output.iter().zip(&values).filter(|(name, _)| !name.is_empty()) {
@@ -351,6 +383,11 @@ pub(crate) fn import_nodes(
                 }
             }
             Ok(None) => node.output.iter().for_each(|name| scope.bind(name, Binding::Poisoned)),
+            Err(OpError::Differing(why)) if before.is_some() => {
+                before.expect("it is some").restore(graph, shared);
+                let rest = &nodes[index + 1..];
+                return diverge::import(graph, shared, scope, region, (node, rest), outputs, place, &path, why);
+            }
             Err(error) => {
                 let domain = ops::canonical_domain(&node.domain);
                 shared.problems.borrow_mut().push(NodeProblem {
@@ -364,6 +401,7 @@ pub(crate) fn import_nodes(
             }
         }
     }
+    Ok(())
 }
 
 /// Imports one node; `None` if one of its inputs comes from a node that failed.
@@ -474,7 +512,9 @@ fn expand_function(
         inner.input.iter_mut().filter(|n| absent.contains(&n.as_str())).for_each(String::clear);
     }
     let problems = shared.problems.borrow().len();
-    import_nodes(graph, shared, &mut scope, region, &nodes, place);
+    let inner: Vec<&NodeProto> = nodes.iter().collect();
+    let names: Vec<&str> = function.output.iter().map(String::as_str).collect();
+    import_nodes(graph, shared, &mut scope, region, &inner, &names, place)?;
     let mut outputs = Vec::with_capacity(function.output.len());
     for name in &function.output {
         let origin = output_origin(graph, name);

@@ -82,7 +82,7 @@ struct Branched(OpError);
 
 impl From<BuildError> for Branched {
     fn from(error: BuildError) -> Branched {
-        Branched(OpError::Unsupported(format!("branches of different types: {error}")))
+        Branched(OpError::Differing(error.to_string()))
     }
 }
 

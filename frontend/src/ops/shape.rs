@@ -145,7 +145,23 @@ fn squeeze(cx: &mut NodeContext<'_>) -> OpResult {
             (0..shape.len()).filter(|&i| shape[i] == 1).map(|i| i as i64).collect()
         }
     };
+    let x = if cx.b.region == cx.b.graph.body() { x } else { first_of(cx, x, &axes)? };
     Ok(vec![cx.b.squeeze(x, &axes)?])
+}
+
+/// In a branch or a loop a size that is squeezed away need not be 1 in runs that do not come there: the first element
+/// along it, with a test that it is the only one.
+fn first_of(cx: &mut NodeContext<'_>, mut x: Value, axes: &[i64]) -> Result<Value, OpError> {
+    for &axis in axes {
+        let shape = cx.b.shape(x)?;
+        let size = shape[cx.b.axis(axis, shape.len())?].clone();
+        if size.as_const().is_none() && !cx.b.graph.same_dim(&size, &Dim::ONE) {
+            let size = cx.b.dim_value(&size);
+            cx.b.require(size, 1)?;
+            x = cx.b.slice_axis(x, axis, &Dim::ZERO, &Dim::ONE, 1)?;
+        }
+    }
+    Ok(x)
 }
 
 /// Reverses the axes by default.

@@ -194,6 +194,15 @@ impl Dim {
         Dim::atom(Atom::Modulo(rest, Dim::constant(by)))
     }
 
+    /// Both without the greatest number that divides them identically: `24 n` and `48` become `n` and `2`.
+    pub fn without_common_number(&self, other: &Dim) -> (Dim, Dim) {
+        let terms = self.terms().into_iter().chain(other.terms());
+        let common = terms.fold(0, |g, term| gcd(g, term.coefficient.unsigned_abs()));
+        let common = Dim::constant(i64::try_from(common).unwrap_or(1).max(1));
+        let divided = |dim: &Dim| dim.exact_div(&common);
+        divided(self).zip(divided(other)).unwrap_or_else(|| (self.clone(), other.clone()))
+    }
+
     /// The quotient, where `divisor` divides identically in all symbols: `(n + 1) * c` by `n + 1`.
     pub fn exact_div(&self, divisor: &Dim) -> Option<Dim> {
         let divisor_terms = divisor.terms();

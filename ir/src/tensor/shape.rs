@@ -80,8 +80,18 @@ impl Graph {
         if (&x - &y).is_ok_and(|d| d.as_const().is_some()) || a.as_const().is_some() && b.as_const().is_some() {
             return Err(ShapeError::Differ(a.clone(), b.clone()));
         }
-        // An expression gives way to a constant, not the constant to an expression.
-        self.assumptions.push(if x.as_const().is_some() && y.as_symbol().is_none() { (y, x) } else { (x, y) });
+        // What says something about one symbol is worth more than what says something about a multiple of it.
+        let reduced = x.without_common_number(&y);
+        let about_symbol = reduced.0.as_symbol().or(reduced.1.as_symbol()).is_some();
+        let (x, y) = if about_symbol { reduced } else { (x, y) };
+        // An expression gives way to a constant, not the constant to an expression; of two symbols the later one gives way,
+        // which may be known in a part of the graph only.
+        let gives_way = match (x.as_symbol(), y.as_symbol()) {
+            (Some(x), Some(y)) => x < y,
+            (None, None) => x.as_const().is_some(),
+            _ => false,
+        };
+        self.assumptions.push(if gives_way { (y, x) } else { (x, y) });
         Ok(())
     }
 
@@ -191,6 +201,17 @@ impl fmt::Display for TypeDisplay<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_symbols_the_later_one_gives_way() {
+        let mut graph = Graph::new("t");
+        let [n, m, k] = ["n", "m", "k"].map(|name| Dim::from(graph.symbols.intern(name)));
+        let six = |d: &Dim| (d * &Dim::from(6)).unwrap();
+        graph.assume_equal(&six(&n), &six(&m)).unwrap();
+        graph.assume_equal(&six(&n), &six(&k)).unwrap();
+        assert_eq!(graph.assumptions, [(m.clone(), n.clone()), (k.clone(), n.clone())]);
+        assert!(graph.same_dim(&m, &k));
+    }
 
     fn symbolic() -> (Graph, Dim, Dim) {
         let mut g = Graph::new("t");

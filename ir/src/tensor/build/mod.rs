@@ -322,6 +322,29 @@ impl<'g> Builder<'g> {
         Ok(sizes)
     }
 
+    /// A run stops here unless the integer, or `bool`, is `expected`.
+    ///
+    /// # Errors
+    /// If the value is no tensor of one such element, or is known to be another.
+    pub fn require(&mut self, value: Value, expected: i64) -> Result<(), BuildError> {
+        let value = self.cast(value, DType::I64)?;
+        let value = self.reshape(value, &[Dim::ONE])?;
+        match self.known_i64s(value).as_deref() {
+            Some([known]) if *known == expected => return Ok(()),
+            Some([known]) => return invalid(format!("{known}, which has to be {expected}")),
+            _ => {}
+        }
+        let symbol = self.graph.symbols.fresh("required");
+        self.graph.symbols.widen(symbol, expected, expected);
+        let range: SmallVec<[Dim; 2]> = SmallVec::from_elem(Dim::from(expected), 1);
+        let symbols = SmallVec::from_elem(symbol, 1);
+        self.derived(
+            Op::BindSizes { symbols, low: range.clone().into_iter().collect(), high: range.into_iter().collect() },
+            &[value],
+        )?;
+        Ok(())
+    }
+
     /// Makes two dimensions equal, recording an assumption where only a run can tell.
     fn unify(&mut self, a: &Dim, b: &Dim, what: impl FnOnce(&Graph) -> String) -> Result<(), BuildError> {
         let result = self.graph.assume_equal(a, b);

@@ -147,7 +147,7 @@ fn inputs_have_the_sizes_that_the_graph_says() {
     assumed.assume_equal(&n, &m).unwrap();
     assert!(interpret(&assumed, &[f(&[1, 1], &[1.0])]).is_ok());
     let error = interpret(&assumed, &[f(&[1, 2], &[1.0, 2.0])]).unwrap_err().to_string();
-    assert!(error.contains("n = m"), "{error}");
+    assert!(error.contains("m = n"), "{error}");
 }
 
 #[test]
