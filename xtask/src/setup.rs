@@ -12,6 +12,7 @@ use crate::shell::{Error, Result, on_path, root, run};
 pub const TESTED_MODELS: &[&str] = &[
     "bert_base_dyn",
     "bert_base_s128",
+    "bert_dynint8",
     "convnext_tiny",
     "densenet121",
     "efficientnet_b0",
@@ -25,6 +26,7 @@ pub const TESTED_MODELS: &[&str] = &[
     "mobilenet_v2",
     "resnet18",
     "resnet50",
+    "resnet50_qdq",
     "skl_gbm_reg",
     "skl_rf_cls",
     "t5s_dec_dyn",
@@ -33,6 +35,7 @@ pub const TESTED_MODELS: &[&str] = &[
     "vgg11",
     "vit_b_16",
     "wavconv_1s",
+    "whisper_tiny_dec",
     "whisper_tiny_enc",
     "yolov8n_like",
 ];
