@@ -24,6 +24,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         name: "CausalConvWithState",
         versions: &[1],
         inputs: (2, 4),
+        limits: "",
         import: causal_conv,
     },
     Operator::onnx("LinearAttention", &[27], (3, 6), linear_attention),
@@ -32,6 +33,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         name: "LinearAttention",
         versions: &[1],
         inputs: (3, 6),
+        limits: "",
         import: linear_attention,
     },
     Operator {
