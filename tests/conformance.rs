@@ -24,6 +24,13 @@ fn suite_matches_snapshot() {
     run_suite(&[]);
 }
 
+/// Kernels without AVX, whose memory operands have to be aligned.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn baseline_suite_matches_snapshot() {
+    run_suite(&["--target", "x86_64"]);
+}
+
 /// Compiled code touches nothing but its tensors, and relies on no contents that it did not write.
 #[cfg(unix)]
 #[test]

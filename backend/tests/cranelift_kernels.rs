@@ -225,6 +225,35 @@ fn operators() {
     }
 }
 
+/// Instructions may read an operand from memory, but only where they take any address.
+#[test]
+fn operands_anywhere_in_memory() {
+    for dtype in TYPES.into_iter().filter(|&dtype| dtype != DType::Bool) {
+        for lanes in LANES {
+            let mut t = Trial::new(format!("memory_{dtype}x{lanes}"));
+            let (x, y) = (t.input(dtype), t.input(dtype));
+            let load = |t: &mut Trial| [x, y].map(|buffer| t.b.load(buffer, Address::at(1), lanes, None));
+            for &op in BinaryOp::ALL.iter().filter(|&&op| op.accepts(dtype) && op != BinaryOp::Pow) {
+                let [v, w] = load(&mut t);
+                let val = t.b.binary(op, v, w);
+                t.output(val);
+            }
+            for &op in CmpOp::ALL {
+                let [v, w] = load(&mut t);
+                let mask = t.b.compare(op, v, w);
+                t.output(mask);
+                let [v, w] = load(&mut t);
+                let one = t.b.constant(Scalar { dtype, bits: 1 }, lanes);
+                for mask in [t.b.compare(op, v, one), t.b.compare(op, one, w)] {
+                    let chosen = t.b.select(mask, one, w);
+                    t.output(chosen);
+                }
+            }
+            t.check();
+        }
+    }
+}
+
 #[test]
 fn conversions() {
     for from in TYPES {

@@ -152,17 +152,17 @@ impl GroupKernel<'_> {
     }
 
     /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory. Tables
-    /// of `i64` are no obstacle: what is gathered from them goes on as coordinates do.
+    /// of `i64` and indices are no obstacle: what is loaded from them goes on as coordinates do.
     pub fn lanes(&self) -> u16 {
         let narrow = |ty: &Type| matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::F32 | DType::I32 | DType::U32));
         let region = &self.graph.regions[self.region];
         let reads =
             |v: Value| region.nodes.iter().map(|&n| &self.graph.nodes[n]).filter(move |n| n.inputs.contains(&v));
-        let is_table = |v: Value| {
-            let gathers = |n: &NodeData| matches!(n.op, Op::Gather { .. }) && !n.inputs[1..].contains(&v);
+        let is_index = |v: Value| {
+            let gathers = |n: &NodeData| matches!(n.op, Op::Gather { .. });
             self.graph.tensor_ty(v).dtype == DType::I64 && reads(v).all(gathers)
         };
-        let params = region.params.iter().filter(|&&v| !is_table(v));
+        let params = region.params.iter().filter(|&&v| !is_index(v));
         let mut in_memory = params.chain(&region.results);
         let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);
         let computed =

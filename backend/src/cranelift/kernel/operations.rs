@@ -127,6 +127,18 @@ impl Translate<'_> {
         self.f.ins().select(by_zero, zero, result)
     }
 
+    /// The same value under another name. Without AVX, Cranelift lets a comparison of vectors read its operand from
+    /// memory at once, at an address that the instruction wants aligned; it does not look through a change of types.
+    fn in_register(&mut self, value: Value) -> Value {
+        let ty = self.f.func.dfg.value_type(value);
+        if !ty.is_vector() {
+            return value;
+        }
+        let flags = MemFlagsData::new().with_endianness(ir::Endianness::Little);
+        let bytes = self.f.ins().bitcast(types::I8X16, flags, value);
+        self.f.ins().bitcast(ty, flags, bytes)
+    }
+
     pub(super) fn compare(&mut self, op: CmpOp, a: Val, b: Val) -> Vec<Value> {
         let ty = self.ty(a);
         let (x, y) = (self.get(a), self.get(b));
@@ -143,6 +155,7 @@ impl Translate<'_> {
                         CmpOp::Gt => FloatCC::GreaterThan,
                         CmpOp::Ge => FloatCC::GreaterThanOrEqual,
                     };
+                    let (x, y) = (self.in_register(x), self.in_register(y));
                     return self.f.ins().fcmp(condition, x, y);
                 }
                 let condition = match (op, ty.dtype.is_signed_int()) {
