@@ -13,6 +13,8 @@ use onnxc_ir::machine::MachineModel;
 use target_lexicon::{Aarch64Architecture, Architecture, BinaryFormat, OperatingSystem, Triple};
 use thiserror::Error;
 
+use crate::vector::Isa;
+
 /// An instruction-set extension that code generation or scheduling can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -264,9 +266,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether kernels may use AVX-512 F, VL, DQ and BW.
-    pub fn has_avx512(&self) -> bool {
-        self.machine().has_predicates
+    /// The instruction set of the wide backend, if there is one for the target.
+    pub fn wide_isa(&self) -> Option<Isa> {
+        wide_isa(self.features)
     }
 
     /// Resolves a target name: `native`, a record's name or a full triple, each with any number of `+feature`.
@@ -461,6 +463,11 @@ fn best_record(aarch64: bool, features: FeatureSet) -> &'static Record {
         .expect("every target has its architecture's baseline features")
 }
 
+fn wide_isa(features: FeatureSet) -> Option<Isa> {
+    let fast = features.has(Feature::Avx2) && features.has(Feature::Fma) && features.has(Feature::Bmi);
+    if features.has(Feature::Avx512) { Some(Isa::Avx512) } else { fast.then_some(Isa::Avx2) }
+}
+
 fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
     let (vector_bits, vector_registers) = match record.aarch64 {
         true => (128, 32),
@@ -468,19 +475,19 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
         false if features.has(Feature::Avx2) => (256, 16),
         false => (128, 16),
     };
-    // Kernels for AVX-512 come from the wide backend; Cranelift makes the others, with 128-bit vectors.
-    let wide = features.has(Feature::Avx512);
+    // Kernels for AVX-512 and AVX2 come from the wide backend; Cranelift makes the others, with 128-bit vectors.
+    let wide = wide_isa(features);
     MachineModel {
         pointer_bytes: 8,
         vector_bits,
         vector_registers,
-        kernel_lanes_f32: if wide { 16 } else { 4 },
-        kernel_vector_registers: if record.aarch64 || wide { 32 } else { 16 },
+        kernel_lanes_f32: wide.map_or(4, |isa| isa.lanes().into()),
+        kernel_vector_registers: if record.aarch64 || wide == Some(Isa::Avx512) { 32 } else { 16 },
         l1d_bytes: record.l1d_kib << 10,
         l2_bytes: record.l2_kib << 10,
         l3_bytes: record.l3_kib << 10,
         cores: record.cores,
-        has_predicates: wide,
+        has_predicates: wide.is_some(),
         has_fma: record.aarch64 || features.has(Feature::Fma),
         has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),

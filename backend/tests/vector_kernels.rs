@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use onnxc_backend::vector;
+use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::interp::run_kernel;
@@ -14,35 +14,54 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
 
 /// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
-/// last place where `close` says so.
+/// last place where `close` says so. What lacks AVX2 code is compiled for AVX-512 only.
 fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close: bool) {
-    if !is_x86_feature_detected!("avx512dq") || !is_x86_feature_detected!("avx512vl") {
-        eprintln!("skipped: this processor has no AVX-512");
-        return;
-    }
     let legal = legalize(&kernel, &Caps::default());
-    let ours = run(&legal, false, buffers, params, tasks);
-
     let mut theirs = buffers.to_vec();
     let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
     run_kernel(&kernel, &mut regions, params, 0, tasks, 0).unwrap_or_else(|e| panic!("{e}"));
-    for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
-        let a: Vec<u8> = a.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect();
-        if !close {
-            assert_eq!(a, *b, "buffer {i}\n{legal}");
+    for isa in [Isa::Avx512, Isa::Avx2] {
+        if !runs_here(isa) {
+            eprintln!("skipped: this processor has no {isa:?}");
             continue;
         }
-        for (j, (x, y)) in a.chunks(4).zip(b.chunks(4)).enumerate() {
-            let (x, y) = (f32::from_le_bytes(x.try_into().unwrap()), f32::from_le_bytes(y.try_into().unwrap()));
-            let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
-            assert!(same, "buffer {i} element {j}: {x} for {y}\n{legal}");
+        let Some(ours) = run(&legal, isa, false, buffers, params, tasks) else { continue };
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+            let a: Vec<u8> = a.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect();
+            if !close {
+                assert_eq!(a, *b, "{isa:?}: buffer {i}\n{legal}");
+                continue;
+            }
+            for (j, (x, y)) in a.chunks(4).zip(b.chunks(4)).enumerate() {
+                let (x, y) = (f32::from_le_bytes(x.try_into().unwrap()), f32::from_le_bytes(y.try_into().unwrap()));
+                let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
+                assert!(same, "{isa:?}: buffer {i} element {j}: {x} for {y}\n{legal}");
+            }
         }
     }
 }
 
-/// The buffers after a run of the compiled kernel.
-fn run(legal: &Kernel, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u64>> {
-    let code = vector::compile(legal, flush).unwrap_or_else(|e| panic!("{e}\n{legal}")).bytes;
+fn runs_here(isa: Isa) -> bool {
+    match isa {
+        Isa::Avx512 => is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl"),
+        Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+    }
+}
+
+/// The buffers after a run of the compiled kernel; nothing where AVX2 lacks code for it.
+fn run(
+    legal: &Kernel,
+    isa: Isa,
+    flush: bool,
+    buffers: &[Vec<u8>],
+    params: &[i64],
+    tasks: i64,
+) -> Option<Vec<Vec<u64>>> {
+    let code = match vector::compile(legal, isa, flush) {
+        Ok(code) => code.bytes,
+        Err(_) if isa == Isa::Avx2 => return None,
+        Err(e) => panic!("{e}\n{legal}"),
+    };
     let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
     // SAFETY: the page has room for the code.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
@@ -57,7 +76,7 @@ fn run(legal: &Kernel, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: 
     let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
     // SAFETY: the interpreter, which `check` runs too, would report a kernel that leaves its buffers.
     unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
-    ours
+    Some(ours)
 }
 
 fn words(bytes: &[u8]) -> Vec<u64> {
@@ -274,7 +293,7 @@ fn subnormal_numbers_vanish_on_request() {
     let legal = legalize(&b.finish(), &Caps::default());
     for (flush, expected) in [(false, tiny / 2.0), (true, 0.0)] {
         let buffers = [floats(16, |_| tiny), vec![0xff; 64]];
-        let written = run(&legal, flush, &buffers, &[], 1)[1][0] as u32;
+        let written = run(&legal, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][0] as u32;
         assert_eq!(f32::from_bits(written), expected, "flush {flush}");
         assert_eq!(std::hint::black_box(tiny) * std::hint::black_box(0.5), tiny / 2.0);
     }

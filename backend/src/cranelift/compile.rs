@@ -159,8 +159,8 @@ pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileErr
     for kernel in program.kernels.values() {
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
         let legal = legalize(kernel, &Caps::default());
-        if target.has_avx512()
-            && let Ok(code) = vector::compile(&legal, program.flushes_subnormals)
+        if let Some(isa) = target.wide_isa()
+            && let Ok(code) = vector::compile(&legal, isa, program.flushes_subnormals)
         {
             text.push_str(&format!("# {}\n{}\n", kernel.name, code.disassembly()));
             continue;
@@ -201,9 +201,9 @@ fn compile_kernel(
 ) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
     let legal = legalize(kernel, &Caps::default());
     let mut lacks = None;
-    if target.has_avx512() {
+    if let Some(isa) = target.wide_isa() {
         // What the wide backend lacks goes to Cranelift, with the same calling convention.
-        match vector::compile(&legal, program.flushes_subnormals) {
+        match vector::compile(&legal, isa, program.flushes_subnormals) {
             Ok(code) => {
                 let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(code.frame)));
                 let code = code.bytes;

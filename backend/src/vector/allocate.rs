@@ -5,7 +5,7 @@ use regalloc2::{
     RegallocOptions, VReg,
 };
 
-use super::machine::{GENERAL, Label, MASK, MachineCode, MachineInst, Memory, Operand, WIDE};
+use super::machine::{GENERAL, Isa, Label, MASK, MachineCode, MachineInst, Memory, Operand, WIDE};
 
 /// Registers of the System V convention for a kernel's arguments.
 const ARGUMENTS: [usize; 6] = [7, 6, 2, 1, 8, 9];
@@ -71,10 +71,10 @@ impl<'c> Allocatable<'c> {
     ///
     /// # Panics
     /// If the allocator refuses the code or its result does not keep the meaning: both are faults of selection.
-    pub fn allocate(&self) -> Output {
+    pub fn allocate(&self, isa: Isa) -> Output {
         let options =
             RegallocOptions { verbose_log: false, validate_ssa: cfg!(debug_assertions), algorithm: Algorithm::Ion };
-        let env = environment();
+        let env = environment(isa);
         let output = regalloc2::run(self, &env, &options).unwrap_or_else(|e| panic!("register allocation: {e}"));
         if cfg!(debug_assertions) {
             let mut checker = regalloc2::checker::Checker::new(self, &env);
@@ -86,7 +86,7 @@ impl<'c> Allocatable<'c> {
 }
 
 /// The registers that may be allocated. k0 cannot mask, so it is left out.
-fn environment() -> MachineEnv {
+fn environment(isa: Isa) -> MachineEnv {
     let set = |class: RegClass, registers: &mut dyn Iterator<Item = usize>| -> PRegSet {
         registers.map(|r| PReg::new(r, class)).collect()
     };
@@ -96,8 +96,8 @@ fn environment() -> MachineEnv {
     MachineEnv {
         preferred_regs_by_class: [
             set(GENERAL, &mut caller_saved.into_iter()),
-            set(WIDE, &mut (0..32)),
-            set(MASK, &mut (1..8)),
+            set(WIDE, &mut (0..if isa == Isa::Avx512 { 32 } else { 16 })),
+            set(MASK, &mut (1..if isa == Isa::Avx512 { 8 } else { 1 })),
         ],
         non_preferred_regs_by_class: [set(GENERAL, &mut callee_saved.into_iter()), PRegSet::empty(), PRegSet::empty()],
         scratch_by_class: [None; 3],

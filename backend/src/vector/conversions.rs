@@ -11,7 +11,6 @@ use super::codes;
 use super::machine::{GENERAL, MASK, Operand, WIDE};
 use super::select::{Registers, Select};
 use super::vectors::is_wide;
-use super::width::Pieces;
 
 impl Select<'_> {
     pub(super) fn bitcast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
@@ -132,8 +131,8 @@ impl Select<'_> {
 
     fn cast_vector(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
         use DType::*;
-        let from_pieces = Pieces::of(from)?;
-        let pieces = Pieces::of(to)?;
+        let from_pieces = self.pieces(from)?;
+        let pieces = self.pieces(to)?;
         match (from.dtype, to.dtype) {
             (Bool, F32 | I32 | U32 | F64 | I64 | U64) => {
                 let one = if to.dtype == F32 {

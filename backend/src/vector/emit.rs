@@ -3,16 +3,18 @@
 //! The frame: rbp, the callee-saved registers in use, then the spill slots below. Jumps over nothing are left out, and
 //! jumps to a block that only jumps on go to its target at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use gimli::X86_64;
 use gimli::write::CallFrameInstruction;
-use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, Instruction, InstructionBlock, MemoryOperand, Register};
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, EncodingKind, Instruction, InstructionBlock, MemoryOperand, Register,
+};
 use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output, PReg, RegClass};
 
 use super::WideCode;
 use super::allocate::Allocatable;
-use super::machine::{Label, MachineCode, MachineInst, Memory, Operand, Pattern};
+use super::machine::{Isa, Label, MachineCode, MachineInst, Memory, Operand, Pattern};
 
 /// The callee-saved registers that may be allocated, as hardware numbers.
 const CALLEE_SAVED: [usize; 5] = [3, 12, 13, 14, 15];
@@ -51,10 +53,11 @@ fn constant_address(number: usize) -> u64 {
 }
 
 /// Encodes a function.
-pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, flush: bool) -> WideCode {
+pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, isa: Isa, flush: bool) -> WideCode {
     let mut emitter = Emitter {
         insts: Vec::new(),
         output,
+        isa,
         saved: Vec::new(),
         flush,
         constants: constants(code),
@@ -112,21 +115,26 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, emitter: &Emitter<'
         }
         target
     };
+    let mut blocks: Vec<(usize, Vec<Instruction>)> = blocks.iter().cloned().enumerate().collect();
+    for inst in blocks.iter_mut().flat_map(|(_, block)| block) {
+        if inst.op0_kind() == iced_x86::OpKind::NearBranch64 {
+            inst.set_near_branch64(forward(inst.near_branch64()));
+        }
+    }
+    remove_unreached(code, &mut blocks);
     let mut all: Vec<Instruction> = Vec::new();
-    let mut begins = Vec::with_capacity(blocks.len());
-    for (i, block) in blocks.iter().enumerate() {
-        begins.push(all.len());
-        let mut block = block.clone();
-        if block.is_empty() {
+    let mut begins = vec![0; code.layout.len()];
+    let reached = targets(&blocks);
+    for (i, mut block) in blocks {
+        begins[i] = all.len();
+        let address = address_of(code.layout[i]);
+        if block.is_empty() && reached.contains(&address) {
             // Something has to carry the label.
             block.push(Instruction::with(Code::Nopd));
         }
-        for inst in &mut block {
-            if inst.op0_kind() == iced_x86::OpKind::NearBranch64 {
-                inst.set_near_branch64(forward(inst.near_branch64()));
-            }
+        if let Some(first) = block.first_mut() {
+            first.set_ip(address);
         }
-        block[0].set_ip(address_of(code.layout[i]));
         all.extend(block);
     }
     // The base lies far from the labels' addresses, so that no label is taken for a distance.
@@ -160,9 +168,46 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, emitter: &Emitter<'
     WideCode { bytes: assemble(&all).code_buffer, instruction_bytes: start as usize, frame }
 }
 
+/// The addresses that branches go to.
+fn targets(blocks: &[(usize, Vec<Instruction>)]) -> HashSet<u64> {
+    let all = blocks.iter().flat_map(|(_, block)| block);
+    all.filter(|inst| inst.op0_kind() == iced_x86::OpKind::NearBranch64).map(Instruction::near_branch64).collect()
+}
+
+/// Leaves out blocks of one jump that nobody comes to, since who did goes on to their target, and jumps to what follows.
+fn remove_unreached(code: &MachineCode, blocks: &mut Vec<(usize, Vec<Instruction>)>) {
+    let is_jump = |inst: &Instruction| inst.code() == Code::Jmp_rel32_64;
+    loop {
+        let (before, reached) = (blocks.iter().map(|(_, block)| block.len() + 1).sum::<usize>(), targets(blocks));
+        let mut falls = true;
+        blocks.retain(|(i, block)| {
+            let alone = block.len() == 1 && is_jump(&block[0]);
+            if alone && !falls && !reached.contains(&address_of(code.layout[*i])) {
+                return false;
+            }
+            falls = match block.last() {
+                Some(last) => !is_jump(last) && last.code() != Code::Retnq,
+                None => falls,
+            };
+            true
+        });
+        for n in 1..blocks.len() {
+            let next = address_of(code.layout[blocks[n].0]);
+            let block = &mut blocks[n - 1].1;
+            if block.last().is_some_and(|last| is_jump(last) && last.near_branch64() == next) {
+                block.pop();
+            }
+        }
+        if blocks.iter().map(|(_, block)| block.len() + 1).sum::<usize>() == before {
+            return;
+        }
+    }
+}
+
 struct Emitter<'o> {
     insts: Vec<Instruction>,
     output: &'o Output,
+    isa: Isa,
     saved: Vec<usize>,
     /// Subnormal numbers count as zero.
     flush: bool,
@@ -258,20 +303,25 @@ impl Emitter<'_> {
             return;
         }
         let class = from.as_reg().or(to.as_reg()).expect("the allocator makes no moves between slots").class();
+        let whole = |register: PReg| match (class, self.isa) {
+            (RegClass::Float, Isa::Avx2) => Register::YMM0 + register.hw_enc() as u32,
+            _ => widest(register),
+        };
         let (load, store) = match class {
             RegClass::Int => (Code::Mov_r64_rm64, Code::Mov_rm64_r64),
+            RegClass::Float if self.isa == Isa::Avx2 => (Code::VEX_Vmovups_ymm_ymmm256, Code::VEX_Vmovups_ymmm256_ymm),
             RegClass::Float => (Code::EVEX_Vmovups_zmm_k1z_zmmm512, Code::EVEX_Vmovups_zmmm512_k1z_zmm),
             RegClass::Vector => (Code::VEX_Kmovq_kr_km64, Code::VEX_Kmovq_m64_kr),
         };
         match (from.as_reg(), to.as_reg(), from.as_stack(), to.as_stack()) {
-            (Some(a), Some(b), ..) => self.push(Instruction::with2(load, widest(b), widest(a))),
+            (Some(a), Some(b), ..) => self.push(Instruction::with2(load, whole(b), whole(a))),
             (None, Some(b), Some(slot), _) => {
                 let slot = self.slot(slot.index());
-                self.push(Instruction::with2(load, widest(b), slot));
+                self.push(Instruction::with2(load, whole(b), slot));
             }
             (Some(a), None, _, Some(slot)) => {
                 let slot = self.slot(slot.index());
-                self.push(Instruction::with2(store, slot, widest(a)));
+                self.push(Instruction::with2(store, slot, whole(a)));
             }
             other => panic!("a move between {other:?}"),
         }
@@ -307,7 +357,7 @@ impl Emitter<'_> {
                             encoded.set_memory_base(Register::RIP);
                             encoded.set_memory_displ_size(8);
                             encoded.set_memory_displacement64(constant_address(self.constants[pattern]));
-                            encoded.set_is_broadcast(true);
+                            encoded.set_is_broadcast(kinds.encoding() == EncodingKind::EVEX);
                         }
                     }
                 }
@@ -391,7 +441,9 @@ fn sized(register: PReg, kind: iced_x86::OpCodeOperandKind) -> Register {
             }
         }
         RegClass::Float => match kind {
-            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::mem_vsib64y => Register::YMM0 + n,
+            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 | Kind::mem_vsib64y => {
+                Register::YMM0 + n
+            }
             Kind::zmm_or_mem | Kind::zmm_reg | Kind::zmm_rm | Kind::zmm_vvvv | Kind::mem_vsib64z => Register::ZMM0 + n,
             _ => Register::XMM0 + n,
         },

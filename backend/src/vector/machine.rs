@@ -8,6 +8,25 @@ use iced_x86::Code;
 use regalloc2::{RegClass, VReg};
 use smallvec::SmallVec;
 
+/// The instruction set that kernels are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// AVX2, FMA, BMI1 and BMI2: 16 registers of 256 bits.
+    Avx2,
+    /// AVX-512 F, VL, DQ and BW: 32 registers of 512 bits and masks.
+    Avx512,
+}
+
+impl Isa {
+    /// Lanes of 32 bits in a register.
+    pub fn lanes(self) -> u16 {
+        match self {
+            Isa::Avx2 => 8,
+            Isa::Avx512 => 16,
+        }
+    }
+}
+
 /// A block of the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Label(pub u32);

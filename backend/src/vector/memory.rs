@@ -13,35 +13,6 @@ use super::select::{Registers, Select};
 use super::width::Pieces;
 
 impl Select<'_> {
-    /// The mask of the lanes below `count` in each piece.
-    fn tail_masks(&mut self, count: Val, pieces: Pieces) -> Result<Vec<VReg>, Unsupported> {
-        let count = self.get1(count)?;
-        let mut masks = Vec::with_capacity(pieces.count);
-        for piece in 0..pieces.count {
-            let before = piece as i64 * i64::from(pieces.lanes);
-            let rest = self.lea(Memory { base: count, index: None, displacement: -(before as i32) });
-            // Clamped to 0..=lanes: bzhi reads only the low byte of the count.
-            let zero = self.immediate(0);
-            self.op(Code::Test_rm64_r64, smallvec![Operand::Use(rest), Operand::Use(rest)]);
-            let positive = self.def(GENERAL);
-            self.op(Code::Cmovl_r64_rm64, smallvec![Operand::Tied(rest, positive), Operand::Use(zero)]);
-            let most = self.immediate(pieces.lanes.into());
-            self.op(Code::Cmp_r64_rm64, smallvec![Operand::Use(positive), Operand::Use(most)]);
-            let clamped = self.def(GENERAL);
-            self.op(Code::Cmovg_r64_rm64, smallvec![Operand::Tied(positive, clamped), Operand::Use(most)]);
-            let ones = self.immediate(-1);
-            let bits = self.def(GENERAL);
-            self.op(
-                Code::VEX_Bzhi_r64_rm64_r64,
-                smallvec![Operand::Def(bits), Operand::Use(ones), Operand::Use(clamped)],
-            );
-            let mask = self.def(MASK);
-            self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(bits)]);
-            masks.push(mask);
-        }
-        Ok(masks)
-    }
-
     pub(super) fn load(
         &mut self,
         ty: LaneType,
@@ -56,7 +27,7 @@ impl Select<'_> {
             }
             return Ok(smallvec![self.load_scalar(ty.dtype, memory)?]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
@@ -107,7 +78,7 @@ impl Select<'_> {
         buffer: Buffer,
         address: &Address,
     ) -> Result<Registers, Unsupported> {
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
@@ -143,7 +114,7 @@ impl Select<'_> {
             self.op(code, smallvec![Operand::Memory(memory), Operand::Use(registers[0])]);
             return Ok(());
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
@@ -170,8 +141,8 @@ impl Select<'_> {
         if ty.lanes == 1 {
             return Err(Unsupported("a gather of one element"));
         }
-        let pieces = Pieces::of(ty)?;
-        let index_pieces = Pieces::of(self.kernel.ty(indices))?;
+        let pieces = self.pieces(ty)?;
+        let index_pieces = self.pieces(self.kernel.ty(indices))?;
         if pieces.bits != 64 && pieces.bits != 32 {
             return Err(Unsupported("vectors of booleans in memory"));
         }

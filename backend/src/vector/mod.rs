@@ -1,13 +1,16 @@
-//! The wide backend for AVX-512: Loop IR kernels with 32 registers of 512 bits and mask registers.
+//! The wide backend for AVX-512 and AVX2: Loop IR kernels with all lanes and registers that these have.
 //!
 //! Cranelift's vectors end at 128 bits and 16 registers; kernels that live on arithmetic need four times that. The stages:
-//! [`select`] walks the legalised kernel and picks instructions over virtual registers, [`allocate`] lets regalloc2 assign
+//! [`select`] walks the legalised kernel and picks AVX-512 instructions over virtual registers, [`avx2`] rewrites those for
+//! processors without, [`dead`] drops what nobody uses, [`allocate`] lets regalloc2 assign
 //! registers (its independent checker runs in debug builds), [`emit`] encodes with iced-x86. A kernel that uses what is
 //! not implemented here is [`Unsupported`] and goes to Cranelift, which has the same calling convention.
 
 mod allocate;
+mod avx2;
 mod codes;
 mod conversions;
+mod dead;
 mod disassemble;
 mod emit;
 mod machine;
@@ -16,6 +19,8 @@ mod scalars;
 mod select;
 mod vectors;
 mod width;
+
+pub use machine::Isa;
 
 use gimli::write::CallFrameInstruction;
 use onnxc_ir::dtype::DType;
@@ -44,16 +49,20 @@ impl WideCode {
     }
 }
 
-/// Machine code for a legalised kernel, position-independent and without relocations. The processor has AVX-512 F, VL, DQ
-/// and BW. With `flush`, a kernel whose only floating-point type is `f32` takes subnormal numbers for zero while it runs:
+/// Machine code for a legalised kernel, position-independent and without relocations. The processor has what
+/// the instruction set says. With `flush`, a kernel whose only floating-point type is `f32` takes subnormal numbers for zero while it runs:
 /// arithmetic on them is done by microcode, at a hundred cycles each. Narrower types are converted by arithmetic on
 /// subnormal numbers, so their kernels keep them.
-pub fn compile(kernel: &Kernel, flush: bool) -> Result<WideCode, Unsupported> {
-    let code = select::select(kernel)?;
+pub fn compile(kernel: &Kernel, isa: Isa, flush: bool) -> Result<WideCode, Unsupported> {
+    let mut code = select::select(kernel, isa)?;
+    if isa == Isa::Avx2 {
+        avx2::rewrite(&mut code)?;
+    }
+    dead::remove(&mut code);
     let allocatable = allocate::Allocatable::new(&code);
-    let output = allocatable.allocate();
+    let output = allocatable.allocate(isa);
     let values = kernel.vals.values().map(|ty| ty.dtype).chain(kernel.buffers.values().map(|b| b.dtype));
     let mut floats = values.filter(|dtype| dtype.is_float()).peekable();
     let flush = flush && floats.peek().is_some() && floats.all(|dtype| dtype == DType::F32);
-    Ok(emit::emit(&code, &allocatable, &output, flush))
+    Ok(emit::emit(&code, &allocatable, &output, isa, flush))
 }

@@ -15,7 +15,7 @@ use regalloc2::VReg;
 use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
-use super::machine::{GENERAL, Label, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
+use super::machine::{GENERAL, Isa, Label, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
 use super::width::Pieces;
 
 /// The registers of a value: one for a scalar, one for each piece of a vector or mask.
@@ -31,11 +31,13 @@ struct Scope {
     constants: HashMap<(Scalar, u16), Registers>,
     pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
     products: HashMap<(Val, Stride, u32), VReg>,
+    masks: HashMap<(Val, u16, usize), Vec<VReg>>,
 }
 
 /// A kernel while it is selected.
 pub(super) struct Select<'k> {
     pub(super) kernel: &'k Kernel,
+    pub(super) isa: Isa,
     pub(super) code: MachineCode,
     scopes: Vec<Scope>,
     registers: SecondaryMap<Val, Option<Registers>>,
@@ -47,7 +49,7 @@ pub(super) struct Select<'k> {
 }
 
 /// Selects instructions for a kernel.
-pub(super) fn select(kernel: &Kernel) -> Result<MachineCode, Unsupported> {
+pub(super) fn select(kernel: &Kernel, isa: Isa) -> Result<MachineCode, Unsupported> {
     let mut code = MachineCode::default();
     let entry = code.block();
     code.layout.push(entry);
@@ -55,6 +57,7 @@ pub(super) fn select(kernel: &Kernel) -> Result<MachineCode, Unsupported> {
     code.blocks[0].insts.push(MachineInst::Arguments([buffers, params, begin, end, scratch, worker]));
     let mut this = Select {
         kernel,
+        isa,
         code,
         scopes: vec![Scope::new(entry, busy(kernel, kernel.body), false)],
         registers: SecondaryMap::new(),
@@ -106,11 +109,24 @@ fn busy(kernel: &Kernel, block: Block) -> bool {
 
 impl Scope {
     fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
-        Scope { block, busy, is_loop, constants: HashMap::new(), pointers: HashMap::new(), products: HashMap::new() }
+        Scope {
+            block,
+            busy,
+            is_loop,
+            constants: HashMap::new(),
+            pointers: HashMap::new(),
+            products: HashMap::new(),
+            masks: HashMap::new(),
+        }
     }
 }
 
 impl Select<'_> {
+    /// How a value of this type lies in registers.
+    pub(super) fn pieces(&self, ty: LaneType) -> Result<Pieces, Unsupported> {
+        Pieces::of(ty, self.isa)
+    }
+
     fn top(&mut self) -> &mut Scope {
         self.scopes.last_mut().expect("a scope is open")
     }
@@ -148,6 +164,54 @@ impl Select<'_> {
         let to = self.def(GENERAL);
         self.op(code, smallvec![Operand::Def(to), Operand::Memory(memory)]);
         to
+    }
+
+    /// The mask of the lanes below `count` in each piece. It is made where the count is known, once.
+    pub(super) fn tail_masks(&mut self, count: Val, pieces: Pieces) -> Result<Vec<VReg>, Unsupported> {
+        let key = (count, pieces.lanes, pieces.count);
+        if let Some(found) = self.scopes.iter().rev().find_map(|s| s.masks.get(&key)) {
+            return Ok(found.clone());
+        }
+        let known = self.constant_of(count).and_then(|c| c.as_i64());
+        let depth = if known.is_some() { self.depth() } else { self.depths[count] as usize };
+        let mut masks = Vec::with_capacity(pieces.count);
+        for piece in 0..pieces.count {
+            let before = piece as i64 * i64::from(pieces.lanes);
+            let bits = match known {
+                Some(count) => {
+                    let valid = count.saturating_sub(before).clamp(0, pieces.lanes.into());
+                    self.immediate_at(depth, (1 << valid) - 1)
+                }
+                None => {
+                    let count = self.get1(count)?;
+                    let rest = self.lea_at(depth, Memory { base: count, index: None, displacement: -(before as i32) });
+                    self.low_bits_at(depth, rest, pieces.lanes)
+                }
+            };
+            let mask = self.def(MASK);
+            self.op_at(depth, Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(bits)]);
+            masks.push(mask);
+        }
+        self.scopes[depth].masks.insert(key, masks.clone());
+        Ok(masks)
+    }
+
+    /// As many low bits as the register says, at least none and at most `lanes`.
+    fn low_bits_at(&mut self, depth: usize, count: VReg, lanes: u16) -> VReg {
+        // Clamped because bzhi reads only the low byte of the count.
+        let zero = self.immediate_at(depth, 0);
+        self.op_at(depth, Code::Test_rm64_r64, smallvec![Operand::Use(count), Operand::Use(count)]);
+        let positive = self.def(GENERAL);
+        self.op_at(depth, Code::Cmovl_r64_rm64, smallvec![Operand::Tied(count, positive), Operand::Use(zero)]);
+        let most = self.immediate_at(depth, lanes.into());
+        self.op_at(depth, Code::Cmp_r64_rm64, smallvec![Operand::Use(positive), Operand::Use(most)]);
+        let clamped = self.def(GENERAL);
+        self.op_at(depth, Code::Cmovg_r64_rm64, smallvec![Operand::Tied(positive, clamped), Operand::Use(most)]);
+        let ones = self.immediate_at(depth, -1);
+        let bits = self.def(GENERAL);
+        let operands = smallvec![Operand::Def(bits), Operand::Use(ones), Operand::Use(clamped)];
+        self.op_at(depth, Code::VEX_Bzhi_r64_rm64_r64, operands);
+        bits
     }
 
     pub(super) fn lea(&mut self, memory: Memory) -> VReg {
@@ -237,7 +301,7 @@ impl Select<'_> {
             let value = scalar.as_i64().unwrap_or(scalar.bits as i64);
             return Ok(smallvec![self.immediate_at(depth, value)]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         if ty.dtype == DType::Bool {
             return Err(Unsupported("a constant mask"));
         }
@@ -258,7 +322,7 @@ impl Select<'_> {
         if ty.lanes == 1 && !matches!(ty.dtype, DType::F32 | DType::F64) {
             return Ok(smallvec![self.def(GENERAL)]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let class = if ty.dtype == DType::Bool { MASK } else { WIDE };
         Ok((0..pieces.count).map(|_| self.code.register(class)).collect())
     }

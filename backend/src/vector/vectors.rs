@@ -86,7 +86,7 @@ impl Select<'_> {
     fn sources(&mut self, val: Val) -> Result<SmallVec<[Operand; 4]>, Unsupported> {
         let ty = self.kernel.ty(val);
         if let Some(pattern) = self.pattern_of(val) {
-            return Ok(smallvec![Operand::Constant(pattern); Pieces::of(ty)?.count]);
+            return Ok(smallvec![Operand::Constant(pattern); self.pieces(ty)?.count]);
         }
         Ok(self.get(val)?.into_iter().map(Operand::Use).collect())
     }
@@ -137,7 +137,7 @@ impl Select<'_> {
             let register = self.get1(a)?;
             return Ok(smallvec![self.general_unary(op, register, ty.dtype)?]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let double = pieces.bits == 64;
         if !ty.dtype.is_float() {
             return match op {
@@ -212,7 +212,7 @@ impl Select<'_> {
         if !is_wide(ty) {
             return Ok(smallvec![self.general_binary(op, a, b, ty.dtype)?]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let double = pieces.bits == 64;
         let pick = |single: Wide, wide: Wide| if double { wide[pieces.width] } else { single[pieces.width] };
         if ty.dtype.is_float() {
@@ -292,7 +292,7 @@ impl Select<'_> {
     }
 
     fn multiply_add(&mut self, a: Val, b: Val, acc: Val, mode: FmaMode) -> Result<Registers, Unsupported> {
-        let pieces = Pieces::of(self.kernel.ty(acc))?;
+        let pieces = self.pieces(self.kernel.ty(acc))?;
         let double = pieces.bits == 64;
         let (a, b) = self.constant_last(BinaryOp::Mul, a, b);
         let mut results = Registers::new();
@@ -330,7 +330,7 @@ impl Select<'_> {
             }
             return Ok(smallvec![self.general_compare(op, a, b, ty.dtype)?]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let (code, predicate) = compare_code(op, ty.dtype, pieces);
         let halves = self.each2_with(a, b, |this, x, y| {
             let to = this.def(MASK);
@@ -381,11 +381,11 @@ impl Select<'_> {
     }
 
     fn mask_not(&mut self, a: Val, ty: LaneType) -> Result<Registers, Unsupported> {
-        let lanes = Pieces::of(ty)?.lanes;
+        let (lanes, most) = (self.pieces(ty)?.lanes, self.isa.lanes());
         self.each(a, |this, r| {
             let flipped = this.def(MASK);
             this.op(Code::VEX_Knotw_kr_kr, smallvec![Operand::Def(flipped), Operand::Use(r)]);
-            if lanes == 16 {
+            if lanes == most {
                 return flipped;
             }
             // Lanes that do not exist stay 0.
@@ -407,7 +407,7 @@ impl Select<'_> {
             let (c, x, y) = (self.get1(condition)?, self.get1(a)?, self.get1(b)?);
             return Ok(smallvec![self.general_select(c, x, y)]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let mut masks = self.get(condition)?;
         if ty.lanes == 1 {
             let mask = self.def(MASK);
@@ -430,7 +430,7 @@ impl Select<'_> {
     fn splat(&mut self, ty: LaneType, a: Val) -> Result<Registers, Unsupported> {
         if is_mask(ty) {
             // 0 or 1 becomes no bits or all.
-            let pieces = Pieces::of(ty)?;
+            let pieces = self.pieces(ty)?;
             let truth = self.get1(a)?;
             let spread = self.def(GENERAL);
             self.op(Code::Neg_rm64, smallvec![Operand::Tied(truth, spread)]);
@@ -441,7 +441,7 @@ impl Select<'_> {
             self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(bits)]);
             return Ok(smallvec![mask; pieces.count]);
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let a = self.get1(a)?;
         let code = if ty.dtype.is_float() { pieces.broadcast() } else { pieces.broadcast_general() };
         let to = self.op2(code, a);
@@ -450,7 +450,7 @@ impl Select<'_> {
 
     /// `0, 1, 2, ...`: doubled by blending in halves of growing length.
     fn iota(&mut self, ty: LaneType) -> Result<Registers, Unsupported> {
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         if ty.lanes == 1 || ty.dtype.is_float() {
             return Err(Unsupported("this sequence"));
         }
@@ -489,7 +489,7 @@ impl Select<'_> {
         if is_mask(ty) {
             return Err(Unsupported("single lanes of masks"));
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let register = self.get(a)?[usize::from(lane / pieces.lanes)];
         let lane = self.move_lane(register, lane % pieces.lanes, pieces);
         self.lane0(lane, ty.dtype)
@@ -541,7 +541,7 @@ impl Select<'_> {
         if is_mask(ty) {
             return Err(Unsupported("reductions of masks"));
         }
-        let pieces = Pieces::of(ty)?;
+        let pieces = self.pieces(ty)?;
         let mut registers = self.get(a)?.to_vec();
         // Whole registers first, then ever narrower halves of one.
         while registers.len() > 1 {

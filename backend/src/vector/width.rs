@@ -5,6 +5,7 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::LaneType;
 
 use super::Unsupported;
+use super::machine::Isa;
 
 /// The width of a register as an index into encodings: 128, 256 or 512 bits.
 pub(super) type Width = usize;
@@ -24,7 +25,7 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// The pieces of a vector, mask or floating-point scalar.
-    pub(super) fn of(ty: LaneType) -> Result<Pieces, Unsupported> {
+    pub(super) fn of(ty: LaneType, isa: Isa) -> Result<Pieces, Unsupported> {
         let lanes = ty.lanes;
         let bits = match ty.dtype {
             DType::F32 | DType::I32 | DType::U32 => 32,
@@ -35,10 +36,17 @@ impl Pieces {
         if lanes == 1 {
             return Ok(Pieces { count: 1, lanes: 1, width: 0, bits });
         }
+        if u32::from(lanes) * bits < 128 && bits != 1 {
+            // The instructions on 128 bits would read and write beyond them.
+            return Err(Unsupported("vectors of less than 128 bits"));
+        }
         if !lanes.is_power_of_two() {
             return Err(Unsupported("vectors whose lane count is no power of two"));
         }
-        let most = if bits == 64 { 8 } else { 16 };
+        if bits == 64 && isa == Isa::Avx2 {
+            return Err(Unsupported("vectors of 64-bit elements with AVX2"));
+        }
+        let most = if bits == 64 { isa.lanes() / 2 } else { isa.lanes() };
         let per = lanes.min(most);
         let width = match u32::from(per) * bits.max(32) {
             0..=128 => 0,

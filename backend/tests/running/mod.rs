@@ -1,0 +1,64 @@
+//! Compiling a legalised kernel with Cranelift, and running machine code on copies of buffers.
+
+use std::ffi::c_void;
+
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+use onnxc_backend::cranelift::kernel::{KernelOptions, translate};
+use onnxc_backend::target::Target;
+use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::Kernel;
+
+type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
+
+/// Cranelift's code of a legalised kernel.
+pub fn cranelift(legal: &Kernel, target: &Target) -> Vec<u8> {
+    let mut shared = settings::builder();
+    for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("enable_verifier", "true")] {
+        shared.set(name, value).unwrap();
+    }
+    let mut builder = isa::lookup(target.triple().clone()).unwrap();
+    for setting in target.cranelift_settings() {
+        builder.enable(setting).unwrap();
+    }
+    let isa = builder.finish(settings::Flags::new(shared)).unwrap();
+    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let function = translate(legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
+    let mut context = Context::for_function(function);
+    if let Err(e) = context.compile(&*isa, &mut ControlPlane::default()) {
+        panic!("{:?}\n{legal}", e.inner);
+    }
+    context.compiled_code().unwrap().buffer.data().to_vec()
+}
+
+/// The buffers after a run of the tasks `0..tasks`.
+pub fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u8>> {
+    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
+    // SAFETY: the page has room for the code.
+    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
+    // SAFETY: the page is ours.
+    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
+    // SAFETY: the code is a kernel.
+    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
+    let word = |c: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| c.get(i).copied().unwrap_or(0)));
+    let mut words: Vec<Vec<u64>> = buffers.iter().map(|b| b.chunks(8).map(word).collect()).collect();
+    let pointers: Vec<*const c_void> = words.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
+    let mut scratch = vec![0u64; kernel.scratch_layout().1 as usize / 8 + 8];
+    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
+    // SAFETY: the interpreter has checked that the kernel stays inside of the buffers.
+    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
+    words.iter().zip(buffers).map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect()).collect()
+}
+
+/// Whether two elements are the same; all NaNs are.
+pub fn same(dtype: DType, x: &[u8], y: &[u8]) -> bool {
+    let nan = |b: &[u8]| match dtype {
+        DType::F32 => f32::from_le_bytes(b.try_into().unwrap()).is_nan(),
+        DType::F64 => f64::from_le_bytes(b.try_into().unwrap()).is_nan(),
+        _ => false,
+    };
+    x == y || nan(x) && nan(y)
+}
