@@ -30,7 +30,8 @@ is not what they say.
 
 - *Since* are the opset versions at which the operator changed; each is imported with its own meaning.
 - *Elements* are the types that the operator's first input may have, found by compiling models of one node. Where there is \
-no such model, or its first input has a type that the operator fixes, the column is shorter than the truth or empty.
+no such model, or its first input has a type that the operator fixes, the column is shorter than the truth or empty. Types \
+beyond those of the operator's specification are taken as they come and not tested.
 - Shapes may be symbolic and, unless *Limits* says otherwise, depend on data. Ranks are known when a model is compiled, and \
 at most 8 for inputs and outputs of the model.
 - An operator that is not here can be bound to a C function: [CUSTOM_OPERATORS.md](CUSTOM_OPERATORS.md).
@@ -195,4 +196,17 @@ fn the_page_is_what_the_table_says() {
         panic!("docs/OPERATORS.md is stale (cargo xtask operators writes it anew):\n{found}\nshould be\n{expected}");
     }
     assert_eq!(found.lines().count(), page.lines().count(), "docs/OPERATORS.md is stale: cargo xtask operators");
+}
+
+#[test]
+fn the_example_of_an_operator_is_in_the_tree() {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
+        text.expect("the file can be read")
+    };
+    let page = read("CONTRIBUTING.md");
+    let (_, rest) = page.split_once("```rust\n").expect("the page shows an operator");
+    let (example, _) = rest.split_once("```").expect("the example ends");
+    let lines = |text: &str| text.lines().map(|l| l.trim().to_owned()).collect::<Vec<String>>().join("\n");
+    assert!(lines(&read("frontend/src/ops/activations.rs")).contains(&lines(example)), "{example}");
 }

@@ -105,6 +105,10 @@ fn thresholded_relu(cx: &mut NodeContext<'_>) -> OpResult {
 /// Bounds are attributes before opset 11 and scalar inputs from then on.
 fn clip(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
+    let dtype = cx.b.dtype(x)?;
+    if !dtype.is_float() && !dtype.is_int() {
+        return cx.invalid(format!("bounds for {dtype}"));
+    }
     if cx.version < 11 {
         let (low, high) = (cx.float_opt("min"), cx.float_opt("max"));
         return function(cx, |e, t, mut x| {

@@ -32,6 +32,9 @@ fn inverse(cx: &mut NodeContext<'_>) -> OpResult {
     if cx.b.graph.assume_equal(rows, columns).is_err() {
         return cx.invalid(format!("the inverse of a matrix of shape {}", cx.b.graph.shape_text(&shape)));
     }
+    if !dtype.is_float() {
+        return cx.invalid(format!("the inverse of a matrix of {dtype}"));
+    }
     let wide = compute_type(dtype);
     let (n, count) = (rows.clone(), Dim::product(batch)?);
     let flat = cx.b.reshape(x, &[count, n.clone(), n.clone()])?;
