@@ -38,6 +38,8 @@ pub const PASSES: &[Pass] = &[
     ("unpack_elements", passes::unpack_elements::run),
     // Arithmetic on shapes and weights is done now; weights become recipes.
     ("fold_constants", passes::fold_constants::run),
+    // What branches and loops use of the weights made so far is theirs: there it can be folded and packed.
+    ("sink_constants", passes::sink_constants::run),
     // One form for the many ways to write the same thing.
     ("canonicalize", passes::canonicalize::run),
     // Softmax and normalisations that are spelled out become what they are.

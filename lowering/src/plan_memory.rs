@@ -1,10 +1,10 @@
 //! Places tensors in the arena so that those that are alive together do not overlap.
 //!
 //! Each tensor lives from the step that writes it to the last step that reads it. Greedy by size: the largest first, each
-//! at the lowest offset that is free for its whole life. Tensors whose size depends on symbols follow the others, one
-//! after the other. A layout for tests gives each tensor pages of its own instead.
+//! at the lowest offset that is free for its whole life. Tensors whose size depends on symbols follow the others, in blocks
+//! that one takes after the other where one of two sizes is the greater for all values of the symbols. A layout for tests gives each tensor pages of its own instead.
 
-use onnxc_ir::dim::Dim;
+use onnxc_ir::dim::{Dim, Symbols};
 use onnxc_ir::program::Apart;
 
 /// Alignment of every tensor in bytes: a cache line, and the widest vector register.
@@ -22,7 +22,7 @@ pub struct Tenant {
 }
 
 /// The offsets of the tenants in bytes, in their order, and the size of the arena.
-pub fn plan(tenants: &[Tenant]) -> (Vec<Dim>, Dim) {
+pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> (Vec<Dim>, Dim) {
     let mut offsets = vec![Dim::from(0); tenants.len()];
     let mut fixed: Vec<(usize, u64)> = Vec::new();
     let mut symbolic = Vec::new();
@@ -54,13 +54,52 @@ pub fn plan(tenants: &[Tenant]) -> (Vec<Dim>, Dim) {
         size = size.max(offset + bytes);
     }
     let mut end = Dim::from(size as i64);
-    for i in symbolic {
-        offsets[i] = end.clone();
-        let lines = tenants[i].bytes.ceil_div(&Dim::from(ALIGNMENT as i64)).expect("the divisor is a constant");
+    for block in share(tenants, symbolic, symbols) {
+        block.tenants.iter().for_each(|&i| offsets[i] = end.clone());
+        let lines = block.bytes.ceil_div(&Dim::from(ALIGNMENT as i64)).expect("the divisor is a constant");
         let bytes = (&lines * &Dim::from(ALIGNMENT as i64)).expect("sizes were checked when the graph was built");
         end = (&end + &bytes).expect("sizes were checked when the graph was built");
     }
     (offsets, end)
+}
+
+/// Memory that several tenants have, one after the other.
+struct Block {
+    /// The size of the greatest.
+    bytes: Dim,
+    /// The last step that needs it so far.
+    last: usize,
+    tenants: Vec<usize>,
+}
+
+/// Gives tenants blocks in the order in which they come. One takes the smallest block that is free and large enough, else
+/// makes the largest one that is free large enough.
+fn share(tenants: &[Tenant], mut order: Vec<usize>, symbols: &Symbols) -> Vec<Block> {
+    order.sort_by_key(|&i| (tenants[i].first, i));
+    let at_least = |a: &Dim, b: &Dim| a == b || (a - b).is_ok_and(|more| more.bounds(symbols).0 >= 0);
+    let mut blocks: Vec<Block> = Vec::new();
+    for i in order {
+        let Tenant { bytes, first, last } = &tenants[i];
+        let free = || (0..blocks.len()).filter(|&n| blocks[n].last < *first);
+        let fitting = free().filter(|&n| at_least(&blocks[n].bytes, bytes));
+        let smallest = fitting.reduce(|a, b| if at_least(&blocks[a].bytes, &blocks[b].bytes) { b } else { a });
+        let growing = || {
+            let smaller = free().filter(|&n| at_least(bytes, &blocks[n].bytes));
+            smaller.reduce(|a, b| if at_least(&blocks[a].bytes, &blocks[b].bytes) { a } else { b })
+        };
+        match smallest.or_else(growing) {
+            Some(n) => {
+                let block = &mut blocks[n];
+                if !at_least(&block.bytes, bytes) {
+                    block.bytes = bytes.clone();
+                }
+                block.last = *last;
+                block.tenants.push(i);
+            }
+            None => blocks.push(Block { bytes: bytes.clone(), last: *last, tenants: vec![i] }),
+        }
+    }
+    blocks
 }
 
 /// The same with pages of its own for each tenant. The size leaves as much of the last page as `scratch` bytes need.
@@ -88,7 +127,7 @@ mod tests {
     #[test]
     fn a_chain_needs_its_two_largest_neighbours() {
         let chain = [tenant(100, 0, 1), tenant(200, 1, 2), tenant(300, 2, 3), tenant(50, 3, 4)];
-        let (offsets, size) = plan(&chain);
+        let (offsets, size) = plan(&chain, &Symbols::new());
         assert_eq!(size, Dim::from(320 + 256));
         for (i, a) in chain.iter().enumerate() {
             for (j, b) in chain.iter().enumerate().skip(i + 1) {
@@ -97,6 +136,27 @@ mod tests {
                 assert!(apart || a.last < b.first || b.last < a.first, "{i} and {j} overlap");
             }
         }
+    }
+
+    #[test]
+    fn sizes_of_symbols_share_memory_where_one_is_the_greater() {
+        let mut symbols = Symbols::new();
+        let [n, m] = ["n", "m"].map(|name| Dim::from(symbols.intern(name)));
+        let bytes = |factor: i64, d: &Dim| (d * &Dim::from(factor)).unwrap();
+        let tenant = |bytes, first, last| Tenant { bytes, first, last };
+        let tenants = [
+            tenant(bytes(64, &n), 0, 1),
+            tenant(bytes(128, &n), 1, 2),
+            // Grows the first one's block: 192 n are never less than 64 n.
+            tenant(bytes(192, &n), 2, 3),
+            tenant(bytes(128, &n), 3, 4),
+            // Nothing is known about n and m.
+            tenant(bytes(64, &m), 5, 6),
+        ];
+        let (offsets, size) = plan(&tenants, &symbols);
+        assert_eq!(offsets[0], offsets[2]);
+        assert_eq!(offsets[1], offsets[3]);
+        assert_eq!(size, (&bytes(320, &n) + &bytes(64, &m)).unwrap());
     }
 
     #[test]

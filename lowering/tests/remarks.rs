@@ -35,7 +35,7 @@ fn remarks(channels: i64, side: i64, strict: bool) -> Vec<Remark> {
     };
     let y = b.conv(conv, x, filter).unwrap();
     graph.regions[body].results = vec![y];
-    let options = Options { machine: MachineModel::BASELINE, strict };
+    let options = Options { strict, ..Options::new(MachineModel::BASELINE) };
     lower(graph, &options, |_, _| {}).unwrap().remarks
 }
 

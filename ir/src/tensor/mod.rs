@@ -260,6 +260,14 @@ impl Graph {
         value
     }
 
+    /// Takes away a parameter that nothing uses.
+    pub fn remove_param(&mut self, region: Region, n: usize) {
+        self.regions[region].params.remove(n);
+        for (i, &param) in self.regions[region].params.iter().enumerate().skip(n) {
+            self.values[param].def = ValueDef::Param(region, i as u32);
+        }
+    }
+
     /// Appends a node with outputs of these types at the end of a region.
     ///
     /// # Panics

@@ -14,5 +14,6 @@ pub mod pack_weights;
 pub mod pad_convs;
 pub mod recognize_norms;
 pub mod rewrite;
+pub mod sink_constants;
 pub mod unpack_elements;
 pub mod unroll_loops;

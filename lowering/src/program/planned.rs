@@ -176,7 +176,7 @@ pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) 
         }
     }
     let (offsets, arena) = match program.apart {
-        None => plan_memory::plan(&tenants),
+        None => plan_memory::plan(&tenants, &program.symbols),
         Some(apart) => plan_memory::plan_apart(&tenants, apart, program.scratch_bytes),
     };
     program.rooms = offsets.iter().cloned().zip(tenants.into_iter().map(|tenant| tenant.bytes)).collect();

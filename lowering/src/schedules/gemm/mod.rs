@@ -353,10 +353,11 @@ impl Body<'_> {
     ) {
         let (lo, hi) = task.rows;
         let mr = self.cut.tile_rows;
-        // What is left after whole tiles; a power of two at a time where the number of rows is not known.
+        // What is left after whole tiles; where the number of rows is not known, a tile for each number that can be left:
+        // the panel passes once.
         let rests: Vec<i64> = match self.gemm.rows.as_const() {
             Some(rows) => vec![rows % mr],
-            None => (0..3).rev().map(|i| 1 << i).filter(|&rest| rest < mr).collect(),
+            None => (1..mr).rev().collect(),
         };
         k.each(task.lines.0, task.lines.1, 1, |k, line| {
             let within = k.b.isub(line, task.lines.0);
@@ -440,6 +441,10 @@ impl Body<'_> {
         let (row, within) = match depth.fetch {
             Fetch::Nothing => return,
             Fetch::Near(ahead) => (k.b.iadd(here, ahead), Index::Const(0)),
+            // The only tile of a product of few rows goes at the speed of memory.
+            Fetch::Next { .. } if tile.rows != self.cut.tile_rows && self.gemm.rows.as_const().is_none() => {
+                (k.b.iadd(here, NEAR), Index::Const(0))
+            }
             Fetch::Next { .. } if tile.rows != self.cut.tile_rows => return,
             Fetch::Next { ahead, steps } => {
                 let tiles = (self.cut.lines * self.cut.rows / self.cut.tile_rows).max(1);
