@@ -156,13 +156,7 @@ impl GroupKernel<'_> {
     pub fn lanes(&self) -> u16 {
         let narrow = |ty: &Type| matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::F32 | DType::I32 | DType::U32));
         let region = &self.graph.regions[self.region];
-        let reads =
-            |v: Value| region.nodes.iter().map(|&n| &self.graph.nodes[n]).filter(move |n| n.inputs.contains(&v));
-        let is_index = |v: Value| {
-            let gathers = |n: &NodeData| matches!(n.op, Op::Gather { .. });
-            self.graph.tensor_ty(v).dtype == DType::I64 && reads(v).all(gathers)
-        };
-        let params = region.params.iter().filter(|&&v| !is_index(v));
+        let params = region.params.iter().filter(|&&v| !self.is_index(v));
         let mut in_memory = params.chain(&region.results);
         let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);
         let computed =
@@ -170,6 +164,18 @@ impl GroupKernel<'_> {
         let all_narrow =
             in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
         if all_narrow { self.machine.kernel_lanes_f32 as u16 } else { 1 }
+    }
+
+    /// Whether nothing is made of a tensor of `i64` but indices, or it is the table that gathers read those from.
+    fn is_index(&self, v: Value) -> bool {
+        let region = &self.graph.regions[self.region];
+        let goes_on = |n: &NodeData| match n.op {
+            Op::Gather { .. } => true,
+            Op::Reshape | Op::Elementwise(_) => self.is_index(n.outputs[0]),
+            _ => false,
+        };
+        let users = region.nodes.iter().map(|&n| &self.graph.nodes[n]).filter(|n| n.inputs.contains(&v));
+        self.graph.tensor_ty(v).dtype == DType::I64 && !region.results.contains(&v) && users.into_iter().all(goes_on)
     }
 
     /// `lo + part * size .. min(that + size, bound)`: the range of a part.
