@@ -82,7 +82,8 @@ fn a_debugger_finds_the_caller_of_a_kernel() {
     };
     for (unwind, status) in [(Some(Unwind::Frame(code.frame.clone())), 0), (None, 1)] {
         let (prefix, functions) = ("net".to_owned(), vec![kernel(unwind)]);
-        let spec = ObjectSpec { target: &target, prefix, functions, data: Vec::new(), weights: None };
+        let spec =
+            ObjectSpec { target: &target, prefix, functions, data: Vec::new(), weights: None, externals: Vec::new() };
         let folder = tempfile::tempdir().unwrap();
         emit::object_file(&spec, &folder.path().join("net.o")).unwrap();
         std::fs::write(folder.path().join("main.c"), PROGRAM).unwrap();

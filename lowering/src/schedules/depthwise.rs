@@ -38,7 +38,7 @@ impl Line {
     /// Outputs of a tile: what the registers hold beside the taps and a few inputs, spread evenly over a row.
     pub fn outputs(self, row: Option<i64>, machine: &MachineModel) -> i64 {
         let room = i64::from(machine.kernel_vector_registers) - self.taps - 3;
-        let most = room.min(MOST_OUTPUTS).max(1);
+        let most = room.clamp(1, MOST_OUTPUTS);
         match row {
             Some(row) if row > 0 => ceil_div(row, ceil_div(row, most)),
             _ => most,

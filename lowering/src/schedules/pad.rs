@@ -62,13 +62,11 @@ pub fn schedule_margins(mut k: GroupKernel<'_>, node: Node) -> GroupLaunch {
     k.finish(Dim::from(1), Dim::from(0))
 }
 
+/// What runs for a row: it gets the coordinates around it and its range.
+type RowBody<'a> = dyn FnMut(&mut GroupKernel<'_>, &[Index], (Index, Index)) + 'a;
+
 /// Runs `body` for each row of a box of coordinates, with the coordinates around it and the row's range.
-fn fill_box(
-    k: &mut GroupKernel<'_>,
-    ranges: &[(Index, Index)],
-    outer: &mut Vec<Index>,
-    body: &mut dyn FnMut(&mut GroupKernel<'_>, &[Index], (Index, Index)),
-) {
+fn fill_box(k: &mut GroupKernel<'_>, ranges: &[(Index, Index)], outer: &mut Vec<Index>, body: &mut RowBody<'_>) {
     let (&range, inner) = ranges.split_first().expect("a box has dimensions");
     if inner.is_empty() {
         return body(k, outer, range);
