@@ -21,6 +21,9 @@ use super::worker::{TestCase, Verdict, failure_verdict, panic_message};
 
 const PASS: Verdict = (Status::Pass, String::new(), String::new());
 
+/// What became of a batch, once a thread is done with it.
+type BatchResult = Mutex<Option<Result<Vec<Outcome>, Failure>>>;
+
 /// Runs every case; outcomes are in the order of `cases`.
 pub fn run_all(cases: &[Case], runner: &str, args: &TestArgs) -> Result<Vec<Outcome>, Failure> {
     let target = Target::parse(&args.codegen.target).map_err(|e| Failure::usage(e.to_string()))?;
@@ -35,7 +38,7 @@ pub fn run_all(cases: &[Case], runner: &str, args: &TestArgs) -> Result<Vec<Outc
     let bar = progress::bar(cases.len() as u64, "testing");
     let batches: Vec<&[Case]> = cases.chunks(args.batch as usize).collect();
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Vec<Outcome>, Failure>>>> = batches.iter().map(|_| Mutex::new(None)).collect();
+    let results: Vec<BatchResult> = batches.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..jobs.clamp(1, batches.len()) {
             scope.spawn(|| {
