@@ -222,6 +222,53 @@ def pack(codes, bits):
     return np.bitwise_or.reduce(codes << (np.arange(each, dtype=np.uint32) * bits), axis=-1).astype(U8)
 
 
+def models(add):
+    i32 = np.int32
+    for name, tw, past, mask, attributes, columns in [
+        ("u8", U8, 0, None, {}, False), ("i8", I8, 0, "lengths", {}, True), ("causal", I8, 0, None, dict(unidirectional=1), False),
+        ("past", I8, 5, None, dict(unidirectional=1), False), ("mask", I8, 0, "rows", {}, False), ("scaled", U8, 0, None, dict(scale=0.3), False),
+    ]:
+        b, s, n, h = 2, 4, 2, 8
+        width = n * h
+        scale = np.linspace(0.01, 0.02, 3 * width).astype(f32) if columns else f32(0.02)
+        zeros = np.zeros(3 * width, tw) if columns else np.array(100 if tw == U8 else 3, tw)
+        masks = {None: None, "lengths": np.array([3, 4], i32), "rows": np.array([[1, 1, 1, 0], [1, 1, 1, 1]], i32)}
+        inputs = [ints(U8, b, s, width), weights(tw, width, 3 * width), floats(3 * width), f32(0.01), scale, masks[mask], U8(120),
+                  zeros, floats(2, b, n, past, h) if past else None]
+        while inputs[-1] is None:
+            inputs.pop()
+        add("QAttention", name, inputs, const={1, 2, 3, 4, 6, 7}, outputs=2 if past else 1, num_heads=n, **attributes)
+    for name, mask, segments in [("plain", None, True), ("mask", [[1, 1, 1, 0], [1, 0, 0, 0]], True), ("no_segments", None, False),
+                                 ("wide", [[1] * 4] * 2, True), ("epsilon", None, True)]:
+        b, s, h = 2, 4, 48 if name == "wide" else 16
+        tables = [ints(U8, 9, h), ints(U8, 7, h), ints(U8, 2, h), ints(U8, h), ints(U8, h)]
+        ids = [RNG.integers(0, 9, (b, s)).astype(i32), RNG.integers(0, 2, (b, s)).astype(i32)]
+        scales, zeros = [f32(x) for x in (0.02, 0.03, 0.01, 0.02, 0.015)], [U8(x) for x in (120, 130, 128, 5, 100)]
+        for part in (ids, tables, scales, zeros):
+            if not segments:
+                part[1 if part is ids else 2] = None
+        inputs = [*ids, *tables, None if mask is None else np.array(mask, i32), *scales, *zeros]
+        add("QEmbedLayerNormalization", name, inputs, const=set(range(2, 7)) | set(range(8, 18)), outputs=2,
+            **({"epsilon": 0.1} if name == "epsilon" else {}))
+    for name, tw, directions, batch, parts, attributes in [
+        ("forward", I8, 1, 1, {}, {}), ("reverse", U8, 1, 2, {"bias"}, dict(direction="reverse")),
+        ("both", I8, 2, 2, {"bias", "columns"}, dict(direction="bidirectional")),
+        ("lengths", I8, 1, 3, {"bias", "lengths", "states"}, {}), ("peepholes", U8, 1, 1, {"bias", "peepholes"}, {}),
+        ("clipped", I8, 1, 2, {"states"}, dict(clip=0.5)),
+    ]:
+        length, inputs, h = 5, 12, 8
+        column = "columns" in parts
+        scale = (0.002 + 0.002 * RNG.random((directions, 4 * h) if column else (directions,))).astype(f32)
+        zero = np.full(scale.shape, 0 if column else 64 if tw == U8 else 3, tw)
+        state = lambda: floats(directions, batch, h) / 2 if "states" in parts else None
+        operands = [floats(length, batch, inputs), weights(tw, directions, inputs, 4 * h), weights(tw, directions, h, 4 * h),
+                    floats(directions, 8 * h) / 4 if "bias" in parts else None,
+                    np.array([5, 2, 4], i32) if "lengths" in parts else None, state(), state(),
+                    floats(directions, 3 * h) / 4 if "peepholes" in parts else None, scale, zero, scale * f32(1.5), zero]
+        # A state whose rounding differs in the last bit is quantized to a neighbouring level.
+        add("DynamicQuantizeLSTM", name, operands, const={1, 2, 3, 7, 8, 9, 10, 11}, outputs=3, hidden_size=h, atol=4e-3, **attributes)
+
+
 def blocks(add):
     for name, bits, k, n, block, zero, extra in [
         ("b4", 4, 64, 8, 32, None, {}), ("b4_zero", 4, 64, 9, 16, "packed", {}), ("b4_cut", 4, 70, 6, 32, "packed", {}),
@@ -289,3 +336,4 @@ def cases(add):
     products(add)
     convolutions(add)
     blocks(add)
+    models(add)

@@ -100,6 +100,7 @@ const FAMILIES: &[&[Operator]] = &[
     microsoft::NORM,
     microsoft::PACKED,
     microsoft::QUANTIZED,
+    microsoft::QUANTIZED_MODELS,
     microsoft::TOKENS,
     nms::OPERATORS,
     norm::OPERATORS,

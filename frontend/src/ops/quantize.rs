@@ -4,9 +4,9 @@
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex};
-use onnxc_ir::tensor::build::ExprBuilder;
+use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
 use onnxc_ir::tensor::op::{Coord, ReduceOp};
-use onnxc_ir::tensor::{Shape, Value};
+use onnxc_ir::tensor::{Builder, Shape, Value};
 
 use super::Operator;
 use super::cast::saturating_off;
@@ -166,27 +166,27 @@ pub(super) fn dequantize(cx: &mut NodeContext<'_>) -> OpResult {
 
 fn dynamic_quantize(cx: &mut NodeContext<'_>) -> OpResult {
     let x = cx.input(0)?;
-    let (y, scale, zero) = dynamically_quantized(cx, x)?;
+    let (y, scale, zero) = dynamically_quantized(&mut cx.b, x)?;
     Ok(vec![y, scale, zero])
 }
 
 /// To `u8` over the range of the values, which is made to contain 0: the integers, their scale and their zero point.
-pub(super) fn dynamically_quantized(cx: &mut NodeContext<'_>, x: Value) -> Result<(Value, Value, Value), OpError> {
-    let axes: Vec<i64> = (0..cx.b.rank(x)? as i64).collect();
-    let low = cx.b.reduce(ReduceOp::Min, x, &axes, false)?;
-    let high = cx.b.reduce(ReduceOp::Max, x, &axes, false)?;
-    let low = cx.b.binary_number(BinaryOp::Min, low, 0.0)?;
-    let high = cx.b.binary_number(BinaryOp::Max, high, 0.0)?;
+pub(super) fn dynamically_quantized(b: &mut Builder<'_>, x: Value) -> Result<(Value, Value, Value), BuildError> {
+    let axes: Vec<i64> = (0..b.rank(x)? as i64).collect();
+    let low = b.reduce(ReduceOp::Min, x, &axes, false)?;
+    let high = b.reduce(ReduceOp::Max, x, &axes, false)?;
+    let low = b.binary_number(BinaryOp::Min, low, 0.0)?;
+    let high = b.binary_number(BinaryOp::Max, high, 0.0)?;
     let f = DType::F32;
     // Zeros alone have the scale 1, as 0 divides nothing.
-    let scale = cx.b.map(&[low, high], |e| {
+    let scale = b.map(&[low, high], |e| {
         let (low, high, levels) = (e.arg(0), e.arg(1), e.number(f, 255.0)?);
         let (none, one) = (e.number(f, 0.0)?, e.number(f, 1.0)?);
         let range = e.sub(high, low);
         let (empty, scale) = (e.eq(range, none), e.div(range, levels));
         Ok(e.select(empty, one, scale))
     })?;
-    let zero = cx.b.map(&[low, scale], |e| {
+    let zero = b.map(&[low, scale], |e| {
         let (low, scale) = (e.arg(0), e.arg(1));
         let (none, top) = (e.number(f, 0.0)?, e.number(f, 255.0)?);
         let quotient = e.div(low, scale);
@@ -196,7 +196,7 @@ pub(super) fn dynamically_quantized(cx: &mut NodeContext<'_>, x: Value) -> Resul
         let point = e.round(point);
         Ok(e.cast(DType::U8, point))
     })?;
-    let y = cx.b.map(&[x, scale, zero], |e| {
+    let y = b.map(&[x, scale, zero], |e| {
         let (x, scale, zero) = (e.arg(0), e.arg(1), e.arg(2));
         let quotient = e.div(x, scale);
         let rounded = e.round(quotient);

@@ -13,6 +13,7 @@ use onnxc_ir::tensor::{Builder, Shape, Value};
 use super::Operator;
 use super::cell_function::Activation;
 use super::linear::sum_type;
+use super::quantize::dynamically_quantized;
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -33,6 +34,8 @@ struct Cell {
     linear_before_reset: bool,
     /// LSTM: whether the forget gate is what the input gate leaves.
     input_forget: bool,
+    /// LSTM: whether the states that meet the weights are quantized in each step.
+    quantized: bool,
     /// The type in which it computes.
     acc: DType,
     /// Number of hidden units.
@@ -76,18 +79,33 @@ impl Cell {
 }
 
 fn layer(cx: &mut NodeContext<'_>, kind: RecurrentCell) -> OpResult {
+    let acc = sum_type(cx.b.dtype(cx.input(0)?)?);
+    let (Some(w), Some(r)) = (widened(cx, 1, acc)?, widened(cx, 2, acc)?) else {
+        return cx.invalid("has no weights");
+    };
+    layer_with_weights(cx, kind, (w, r), false)
+}
+
+/// A layer with the weights of the inputs, `[D, gates * H, I]`, and of the states, `[D, gates * H, H]`. `quantized` inputs
+/// and, in each step, states have at most 256 values: those that `DynamicQuantizeLinear` gives.
+pub(super) fn layer_with_weights(
+    cx: &mut NodeContext<'_>,
+    kind: RecurrentCell,
+    (w, r): (Value, Value),
+    quantized: bool,
+) -> OpResult {
     let dtype = cx.b.dtype(cx.input(0)?)?;
     let acc = sum_type(dtype);
     let batch_first = cx.flag("layout", false);
     let mut x = widened(cx, 0, acc)?.ok_or_else(|| OpError::Invalid("input 0 is missing".into()))?;
-    let (Some(w), Some(r)) = (widened(cx, 1, acc)?, widened(cx, 2, acc)?) else {
-        return cx.invalid("has no weights");
-    };
     if [x, w, r].iter().any(|&v| cx.b.rank(v) != Ok(3)) {
         return cx.invalid("the input and the weights have to have three dimensions");
     }
     if batch_first {
         x = cx.b.transpose(x, &[1, 0, 2])?;
+    }
+    if quantized {
+        x = in_steps(&mut cx.b, x)?;
     }
     let hidden = cx.b.shape(r)?[2].clone();
     let mut cell = Cell {
@@ -96,6 +114,7 @@ fn layer(cx: &mut NodeContext<'_>, kind: RecurrentCell) -> OpResult {
         clip: cx.float_opt("clip"),
         linear_before_reset: cx.flag("linear_before_reset", false),
         input_forget: cx.flag("input_forget", false),
+        quantized,
         acc,
         hidden,
     };
@@ -403,6 +422,7 @@ fn gru_step(b: &mut Builder<'_>, cell: &Cell, w: &Weights, x: Value) -> Result<V
 /// Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget.
 fn lstm_step(b: &mut Builder<'_>, cell: &Cell, w: &Weights, x: Value) -> Result<Vec<Value>, BuildError> {
     let (h, c) = (w.states[0], w.states[1]);
+    let h = if cell.quantized { in_steps(b, h)? } else { h };
     let r = times_transposed(b, h, w.recurrent, cell.acc)?;
     let sums = b.add(x, r)?;
     let peephole = |b: &mut Builder<'_>, n: i64| -> Result<Option<Value>, BuildError> {
@@ -454,6 +474,17 @@ fn lstm_step(b: &mut Builder<'_>, cell: &Cell, w: &Weights, x: Value) -> Result<
 fn gate(b: &mut Builder<'_>, cell: &Cell, x: Value, n: i64) -> Result<Value, BuildError> {
     let start = (&cell.hidden * &Dim::from(n))?;
     b.slice_axis(x, -1, &start, &cell.hidden, 1)
+}
+
+/// The numbers that the elements stand for once they are quantized to their range.
+fn in_steps(b: &mut Builder<'_>, x: Value) -> Result<Value, BuildError> {
+    let (q, scale, zero) = dynamically_quantized(b, x)?;
+    b.map(&[q, scale, zero], |e| {
+        let (q, scale, zero) = (e.arg(0), e.arg(1), e.arg(2));
+        let (q, zero) = (e.cast(DType::F32, q), e.cast(DType::F32, zero));
+        let difference = e.sub(q, zero);
+        Ok(e.mul(difference, scale))
+    })
 }
 
 /// `[B, K]` times the transpose of `[N, K]`.

@@ -186,7 +186,20 @@ fn self_attention(cx: &mut NodeContext<'_>) -> OpResult {
     if let Some(bias) = bias {
         rows = cx.b.add(rows, bias)?;
     }
-    let past = match cx.optional(4) {
+    let operands = Operands {
+        bias: None,
+        mask: cx.optional(3),
+        score_bias: cx.optional(5),
+        past: halves(cx, 4)?,
+        start: cx.optional(6),
+        beams: cx.optional(8),
+    };
+    attention_of_projections(cx, rows, &widths, heads, &operands)
+}
+
+/// Keys and values of the past at an input, where they are one tensor.
+fn halves(cx: &mut NodeContext<'_>, n: usize) -> Result<Option<(Value, Value)>, OpError> {
+    Ok(match cx.optional(n) {
         Some(past) if cx.b.rank(past)? == 5 => {
             let half = |cx: &mut NodeContext<'_>, n: i64| -> Result<Value, OpError> {
                 let x = cx.b.slice_axis(past, 0, &Dim::from(n), &Dim::ONE, 1)?;
@@ -196,15 +209,26 @@ fn self_attention(cx: &mut NodeContext<'_>) -> OpResult {
         }
         Some(_) => return cx.invalid("the past has not 5 dimensions"),
         None => None,
-    };
-    let operands = Operands {
-        bias: None,
-        mask: cx.optional(3),
-        score_bias: cx.optional(5),
-        past,
-        start: cx.optional(6),
-        beams: cx.optional(8),
-    };
+    })
+}
+
+/// [`self_attention`] of rows that quantized inputs and weights gave: the mask is input 5, the past input 8.
+pub(super) fn quantized_attention(cx: &mut NodeContext<'_>, rows: Value) -> OpResult {
+    let heads = head_count(cx, "num_heads")?;
+    let widths = vec![cx.b.shape(rows)?[2].floor_div(&Dim::from(3))?; 3];
+    let (mask, past) = (cx.optional(5), halves(cx, 8)?);
+    let operands = Operands { bias: None, mask, score_bias: None, past, start: None, beams: None };
+    attention_of_projections(cx, rows, &widths, heads, &operands)
+}
+
+/// Attention of queries, keys and values of these widths that lie side by side in rows `[B, S, widths]`.
+fn attention_of_projections(
+    cx: &mut NodeContext<'_>,
+    rows: Value,
+    widths: &[Dim],
+    heads: i64,
+    operands: &Operands,
+) -> OpResult {
     let b = &mut cx.b;
     let (start_v, end) = ((&widths[0] + &widths[1])?, Dim::from(heads));
     let (q, k, v) = (
@@ -217,11 +241,11 @@ fn self_attention(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let mut new = Heads { q: split_heads(b, q, heads)?, k: split_heads(b, k, heads)?, v: split_heads(b, v, heads)? };
     if cx.flag("do_rotary", false) {
-        let before = keys_before(cx, &operands)?;
+        let before = keys_before(cx, operands)?;
         new.q = turned_by_position(cx, new.q, &before)?;
         new.k = turned_by_position(cx, new.k, &before)?;
     }
-    let (y, k, v, _) = attention_of(cx, &operands, new)?;
+    let (y, k, v, _) = attention_of(cx, operands, new)?;
     if !cx.wants_output(1) {
         return Ok(vec![y]);
     }

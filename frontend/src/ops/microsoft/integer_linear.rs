@@ -24,7 +24,7 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
     row("DynamicQuantizeMatMul", (3, 5), |cx| {
         let (a, b, b_scale) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
         let (b_zero, bias) = (cx.optional(3), cx.optional(4));
-        let (a, a_scale, a_zero) = dynamically_quantized(cx, a)?;
+        let (a, a_scale, a_zero) = dynamically_quantized(&mut cx.b, a)?;
         let sums = integer_product(cx, (a, Some(a_zero)), (b, b_zero))?;
         Ok(vec![scaled_sums(cx, sums, (a_scale, b_scale), bias)?])
     }),

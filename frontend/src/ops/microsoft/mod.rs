@@ -21,6 +21,7 @@ mod norm;
 mod packed;
 mod positions;
 mod quantized;
+mod quantized_models;
 mod tokens;
 
 pub(super) use activations::OPERATORS as ACTIVATIONS;
@@ -39,6 +40,7 @@ pub(super) use norm::OPERATORS as NORM;
 pub(super) use packed::OPERATORS as PACKED;
 pub(super) use positions::OPERATORS as POSITIONS;
 pub(super) use quantized::OPERATORS as QUANTIZED;
+pub(super) use quantized_models::OPERATORS as QUANTIZED_MODELS;
 pub(super) use tokens::OPERATORS as TOKENS;
 
 /// A row of the domain, which has one version.

@@ -55,23 +55,50 @@ fn with_sum(cx: &mut NodeContext<'_>, y: Value, sum: Value) -> OpResult {
 /// The normalized sum of the embeddings of words, of their positions and of segments; the number of tokens that the mask
 /// keeps in each row; and the sum itself.
 fn embed_layer_norm(cx: &mut NodeContext<'_>) -> OpResult {
-    let (ids, words, places) = (cx.input(0)?, cx.input(2)?, cx.input(3)?);
+    let tables = Tables {
+        words: cx.input(2)?,
+        places: cx.input(3)?,
+        segments: cx.optional(4),
+        scale: cx.input(5)?,
+        bias: cx.input(6)?,
+    };
+    let positions = cx.optional(8);
+    embedded(cx, &tables, positions)
+}
+
+/// What tokens are made of.
+pub(super) struct Tables {
+    /// A row for each word.
+    pub words: Value,
+    /// A row for each position.
+    pub places: Value,
+    /// A row for each kind of segment.
+    pub segments: Option<Value>,
+    /// Of the normalization.
+    pub scale: Value,
+    /// Of the normalization.
+    pub bias: Value,
+}
+
+/// The tokens at input 0, of the segments at input 1, as sums of rows of the tables; the mask is input 7.
+pub(super) fn embedded(cx: &mut NodeContext<'_>, tables: &Tables, positions: Option<Value>) -> OpResult {
+    let ids = cx.input(0)?;
     let shape = cx.b.shape(ids)?;
     if shape.len() != 2 {
         return cx.invalid("the token numbers have to have 2 dimensions");
     }
-    let mut sum = cx.b.take(words, ids, 0)?;
-    let places = match cx.optional(8) {
-        Some(positions) => cx.b.take(places, positions, 0)?,
-        None => cx.b.slice_axis(places, 0, &Dim::ZERO, &shape[1], 1)?,
+    let mut sum = cx.b.take(tables.words, ids, 0)?;
+    let places = match positions {
+        Some(positions) => cx.b.take(tables.places, positions, 0)?,
+        None => cx.b.slice_axis(tables.places, 0, &Dim::ZERO, &shape[1], 1)?,
     };
     sum = cx.b.add(sum, places)?;
-    if let (Some(segments), Some(table)) = (cx.optional(1), cx.optional(4)) {
+    if let (Some(segments), Some(table)) = (cx.optional(1), tables.segments) {
         let segments = cx.b.take(table, segments, 0)?;
         sum = cx.b.add(sum, segments)?;
     }
-    let (scale, bias, epsilon) = (cx.input(5)?, cx.input(6)?, cx.float("epsilon", EPSILON));
-    let y = layer_normalized(&mut cx.b, sum, scale, Some(bias), 2, DType::F32, epsilon)?;
+    let epsilon = cx.float("epsilon", EPSILON);
+    let y = layer_normalized(&mut cx.b, sum, tables.scale, Some(tables.bias), 2, DType::F32, epsilon)?;
     let counts = match cx.optional(7) {
         Some(mask) => {
             let kept = cx.b.map(&[mask], |e| {
