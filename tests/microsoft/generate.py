@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-FAMILIES = ["misc", "quantized", "transformer"]
+FAMILIES = ["generation", "misc", "quantized", "transformer"]
 OPSET = 21
 
 

@@ -90,6 +90,7 @@ const FAMILIES: &[&[Operator]] = &[
     microsoft::BLOCK_WEIGHTS,
     microsoft::CONVOLUTION,
     microsoft::GATES,
+    microsoft::GENERATION,
     microsoft::GROUP_QUERY,
     microsoft::IMAGES,
     microsoft::INTEGER_LINEAR,

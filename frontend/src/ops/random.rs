@@ -68,6 +68,12 @@ impl Generator {
         Generator { key: key(cx), shape: shape.into(), dtype }
     }
 
+    /// The generator of `f32` for a node whose seed is an operand; without one its place is the seed.
+    pub(super) fn with_seed(cx: &NodeContext<'_>, shape: &[Dim], seed: Option<i64>) -> Generator {
+        let key = seed.map_or_else(|| key(cx), |seed| mix((seed as f64).to_bits()));
+        Generator { key, shape: shape.into(), dtype: DType::F32 }
+    }
+
     /// The row-major position of the element, `i64`.
     fn position(&self, e: &mut ExprBuilder) -> ExprIndex {
         let mut at = e.dim(&Dim::ZERO);

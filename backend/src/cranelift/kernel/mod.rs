@@ -161,10 +161,17 @@ impl Translate<'_> {
         if let Some(values) = self.made.get(&(scalar, ty.lanes)) {
             return values.clone();
         }
-        let one = self.constant(scalar, ty.dtype);
         let value = match shape(ty) {
-            Shape::Lanes => one,
-            Shape::Vectors(v) => self.f.ins().splat(v, one),
+            Shape::Lanes => self.constant(scalar, ty.dtype),
+            Shape::Vectors(v) => {
+                // In a mask's lane, true is all ones.
+                let one = match ty.dtype {
+                    DType::Bool if scalar.bits != 0 => self.f.ins().iconst(v.lane_type(), 0xffff_ffff),
+                    DType::Bool => self.f.ins().iconst(v.lane_type(), 0),
+                    dtype => self.constant(scalar, dtype),
+                };
+                self.f.ins().splat(v, one)
+            }
         };
         let values = vec![value; pieces(ty)];
         self.made.insert((scalar, ty.lanes), values.clone());
@@ -175,7 +182,7 @@ impl Translate<'_> {
         self.get(val)[0]
     }
 
-    /// A scalar constant; in a mask's lane, true is all ones.
+    /// A scalar constant.
     fn constant(&mut self, scalar: Scalar, dtype: DType) -> Value {
         let bits = scalar.bits;
         match dtype {
