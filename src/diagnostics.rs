@@ -29,7 +29,7 @@ impl Severity {
 /// What kind of failure ends a command; decides the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// A comparison differs, or the compiled model returned an error: 1.
+    /// A comparison differs, the compiled model returned an error, or it is over its budget: 1.
     Run,
     /// The command line makes no sense: 2.
     Usage,
@@ -209,6 +209,12 @@ impl std::error::Error for Failure {}
 
 /// `(code, title, explanation)` of every diagnostic, sorted by code.
 pub const EXPLANATIONS: &[(&str, &str, &str)] = &[
+    (
+        "B001",
+        "the compiled model is over its budget",
+        "`--max-arena` and `--max-code` say how much a model may take; nothing is written where it takes more. `--emit \
+         contract` shows all figures. Smaller inputs make a smaller arena, -Os makes smaller code.",
+    ),
     (
         "C001",
         "the command line asks for something that cannot be done",

@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         code,
         align: 16,
         relocations: vec![weight],
+        stack_bytes: 0,
         unwind: None,
     };
     let target = Target::parse("x86_64")?;

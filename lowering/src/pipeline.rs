@@ -16,12 +16,14 @@ pub struct Options {
     pub strict: bool,
     /// A layout for tests instead of the dense one.
     pub apart: Option<Apart>,
+    /// Little code before fast code: small tiles, and no Winograd, whose transforms are long.
+    pub small: bool,
 }
 
 impl Options {
     /// The default rules for a machine.
     pub fn new(machine: MachineModel) -> Options {
-        Options { machine, strict: false, apart: None }
+        Options { machine, strict: false, apart: None, small: false }
     }
 }
 
@@ -77,7 +79,7 @@ pub fn run_passes(
     mut observe: impl FnMut(&str, &Graph),
 ) -> Result<PassContext, LowerError> {
     let mut cx = PassContext::new(options.machine.clone());
-    cx.strict = options.strict;
+    cx.strict = options.strict || options.small;
     let body = graph.body();
     for (name, pass) in PASSES {
         // Each branch and loop body is a graph of its own to a pass: regions are closed.

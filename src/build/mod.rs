@@ -21,7 +21,9 @@ use onnxc_backend::object::symbol_names::prefix_from;
 use onnxc_frontend::import::DimSetting;
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
-use crate::driver::{CompileOptions, DimBinding, FloatMode, Interface, Output, Report, compile_to_file, write_text};
+use crate::driver::{
+    Budget, CompileOptions, DimBinding, FloatMode, Interface, OptLevel, Output, Report, compile_to_file, write_text,
+};
 
 /// A model to be compiled by a build script.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Model {
     dims: Vec<DimBinding>,
     target: Option<String>,
     fp: FloatMode,
+    budget: Budget,
+    opt_level: OptLevel,
 }
 
 /// What was made.
@@ -109,7 +113,15 @@ impl Cargo {
 impl Model {
     /// A model in a file; a relative path begins at the package's folder.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), name: None, dims: Vec::new(), target: None, fp: FloatMode::Default }
+        Self {
+            path: path.into(),
+            name: None,
+            dims: Vec::new(),
+            target: None,
+            fp: FloatMode::Default,
+            budget: Budget::default(),
+            opt_level: OptLevel::Speed(2),
+        }
     }
 
     /// What `include_model!` calls it: a Rust identifier. The file's stem by default.
@@ -133,6 +145,24 @@ impl Model {
     /// Which floating-point rules hold.
     pub fn float_mode(mut self, mode: FloatMode) -> Self {
         self.fp = mode;
+        self
+    }
+
+    /// Prefers little code to fast code.
+    pub fn small(mut self) -> Self {
+        self.opt_level = OptLevel::Size;
+        self
+    }
+
+    /// Fails the build if the arena of one worker has more bytes.
+    pub fn max_arena(mut self, bytes: u64) -> Self {
+        self.budget.arena = Some(bytes);
+        self
+    }
+
+    /// Fails the build if there are more bytes of machine code.
+    pub fn max_code(mut self, bytes: u64) -> Self {
+        self.budget.code = Some(bytes);
         self
     }
 
@@ -163,6 +193,8 @@ impl Model {
             target: self.target.clone().unwrap_or_else(|| target::target_of(&cargo.target, &cargo.features)),
             dims: self.dims.clone(),
             fp: self.fp,
+            budget: self.budget,
+            opt_level: self.opt_level,
             ..CompileOptions::new(prefix_from(&format!("{}_{name}", cargo.package)))
         };
         let library = options.name.clone();

@@ -19,6 +19,7 @@ fn interface(prefix: &str, inputs: Vec<InterfacePort>, outputs: Vec<InterfacePor
         memory: MemoryClass::Static,
         arena: Extent::Fixed(0),
         worker_bytes: 64,
+        arena_bytes_most: Some(64),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use onnxc::driver::{Checks, CompileOptions, DimBinding, Engine, FloatMode};
+use onnxc::driver::{Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, parse_bytes};
 use onnxc_frontend::import::CustomOperator;
 
 const EXAMPLES: &str = "\
@@ -13,13 +13,14 @@ Examples:
   onnxc model.onnx -o model.o --target aarch64     the same for 64-bit ARM
   onnxc model.onnx -o libmodel.so                  shared library
   onnxc model.onnx --emit loop-ir                  show the kernels before code generation
+  onnxc model.onnx --emit contract                 memory, stack, code and operations, as JSON
   onnxc run model.onnx --inputs x.npy --output-dir out
   onnxc bench model.onnx --json                    latency, memory and code size
   onnxc test tests/                                ONNX backend-test directories
   onnxc check model.onnx                           everything that onnxc cannot compile, at once
   onnxc support --out DIR                          headers, support library, CMake package for C and C++
 
-Exit status: 0 ok, 1 failed comparison or run, 2 usage, 3 unsupported model, 4 invalid model, 5 input or output.";
+Exit status: 0 ok, 1 failed comparison, run or budget, 2 usage, 3 unsupported model, 4 invalid model, 5 input or output.";
 
 /// onnxc compiles ONNX models ahead of time into native object files.
 ///
@@ -95,9 +96,9 @@ pub struct CodegenArgs {
     /// model states, or that of an input: DOMAIN:NAME=SYMBOL,like=0
     #[arg(long = "custom-op", value_name = "DOMAIN:NAME=SYMBOL")]
     pub custom_operators: Vec<CustomOperator>,
-    /// Optimization level
-    #[arg(short = 'O', value_name = "LEVEL", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
-    pub opt_level: u8,
+    /// Optimization level: 0 to 3 for speed, s for small code
+    #[arg(short = 'O', value_name = "LEVEL", default_value_t = OptLevel::Speed(2))]
+    pub opt_level: OptLevel,
     /// Floating-point rules: `default` may fuse multiply-add and reassociate reductions in a fixed tree
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub fp: FpArg,
@@ -131,6 +132,7 @@ impl CodegenArgs {
                 FpArg::Default => FloatMode::Default,
                 FpArg::Strict => FloatMode::Strict,
             },
+            budget: Budget::default(),
             dump_after: self
                 .dump_ir
                 .iter()
@@ -164,6 +166,12 @@ pub struct CompileArgs {
     /// Print what was decided for each kernel and why; with =TEXT, only what contains it
     #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub remarks: Option<String>,
+    /// Fail if the arena of one worker has more bytes: 4096, 64K, 1M
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_arena: Option<u64>,
+    /// Fail if there are more bytes of machine code
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_code: Option<u64>,
     /// Write what OUT was made from, in the form of make's rules
     #[arg(long, value_name = "FILE", requires = "output")]
     pub depfile: Option<PathBuf>,
@@ -189,6 +197,8 @@ pub enum Emit {
     Asm,
     /// The C header
     Header,
+    /// What the model asks of its surroundings, as JSON: arena, stack, code, weights, operations, undefined symbols
+    Contract,
 }
 
 /// Which implementation executes the model.

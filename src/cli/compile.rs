@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use onnxc::diagnostics::Failure;
-use onnxc::driver::{self, Form, Output};
+use onnxc::driver::{self, Budget, Form, Output};
 use onnxc_ir::program::Remark;
 use serde_json::json;
 
@@ -19,7 +19,8 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         (None, Some(output)) => driver::prefix_of(output),
         (None, None) => driver::prefix_of(model),
     };
-    let options = args.codegen.options(&name);
+    let mut options = args.codegen.options(&name);
+    options.budget = Budget { arena: args.max_arena, code: args.max_code };
     if let (Some(Emit::TensorIr), Some(path)) = (args.emit, &args.output) {
         return driver::emit_graph(model, path, &options).map(|()| 0);
     }
@@ -92,6 +93,7 @@ fn form(emit: Emit) -> Form {
         Emit::Clif => Form::Clif,
         Emit::Asm => Form::Asm,
         Emit::Header => Form::Header,
+        Emit::Contract => Form::Contract,
     }
 }
 

@@ -17,9 +17,10 @@ use onnxc_ir::tensor::interp::constant_bytes;
 use onnxc_lowering::pipeline;
 use sha2::{Digest, Sha256};
 
+use super::contract::{check_budget, contract};
 use super::failures;
 use super::interface::Interface;
-use super::options::{CompileOptions, FloatMode};
+use super::options::{CompileOptions, FloatMode, OptLevel};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 
 /// An intermediate form as text.
@@ -37,6 +38,8 @@ pub enum Form {
     Asm,
     /// The C header.
     Header,
+    /// What the model asks of its surroundings, as JSON.
+    Contract,
 }
 
 /// What is written.
@@ -98,6 +101,9 @@ pub(super) fn warnings(imported: &Imported) -> Vec<Diagnostic> {
     imported.warnings.iter().map(|text| Diagnostic::warning("W001", text.clone())).collect()
 }
 
+/// The vector registers that schedules are told of where code is to be small: tiles of one or two rows, unrolled.
+const REGISTERS_OF_SMALL_CODE: u32 = 8;
+
 /// Lowers a model; `apart` is a layout for tests.
 pub(super) fn lower(
     imported: Imported,
@@ -105,8 +111,12 @@ pub(super) fn lower(
     apart: Option<Apart>,
     options: &CompileOptions,
 ) -> Result<Program, Failure> {
-    let strict = options.fp == FloatMode::Strict;
-    let lowering = pipeline::Options { machine: target.machine().clone(), strict, apart };
+    let (strict, small) = (options.fp == FloatMode::Strict, options.opt_level == OptLevel::Size);
+    let mut machine = target.machine().clone();
+    if small {
+        machine.kernel_vector_registers = machine.kernel_vector_registers.min(REGISTERS_OF_SMALL_CODE);
+    }
+    let lowering = pipeline::Options { machine, strict, apart, small };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {
@@ -140,7 +150,7 @@ pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> R
     for custom in &options.custom_operators {
         hash.update(format!("{custom:?}"));
     }
-    hash.update([options.opt_level, options.fp as u8]);
+    hash.update([options.opt_level.to_string().as_bytes()[0] - b'0', options.fp as u8]);
     Ok(hash.finalize().into())
 }
 
@@ -171,8 +181,10 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let program = lower(imported, &target, None, options)?;
     let hash = hash(model, &target, options)?;
     let mut remarks = program.remarks.clone();
+    let interface = Interface::of(&program);
     let emitted = with_compiled(&program, &target, hash, |compiled| {
         remarks.extend(compiled.remarks.iter().cloned());
+        check_budget(&options.budget, &interface, &compiled.spec)?;
         let (path, emitted) = match *output {
             Output::Object(path) => (path, object_file(&compiled.spec, path).map_err(|e| e.to_string())),
             Output::Archive(path) => (path, archive_file(&compiled.spec, path).map_err(|e| e.to_string())),
@@ -191,7 +203,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
         target: target.name().to_owned(),
         code_bytes: emitted.code_bytes,
         weight_bytes: emitted.weight_bytes,
-        interface: Interface::of(&program),
+        interface,
         external_files,
         seconds: started.elapsed().as_secs_f64(),
         remarks,
@@ -225,6 +237,14 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
             text = with_compiled(&program, &target, hash, |compiled| {
                 header::text(&compiled.header).map_err(|e| object_failure(&e, model))
             })?;
+        }
+        Form::Contract => {
+            let hash = hash(model, &target, options)?;
+            let value = with_compiled(&program, &target, hash, |compiled| {
+                check_budget(&options.budget, &Interface::of(&program), &compiled.spec)?;
+                Ok(contract(&program, &compiled.spec, &target, hash, options))
+            })?;
+            text = format!("{value:#}\n");
         }
     }
     Ok(text)

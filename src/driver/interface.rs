@@ -88,6 +88,8 @@ pub struct Interface {
     pub arena: Extent,
     /// Bytes of scratch that each worker adds.
     pub worker_bytes: u64,
+    /// Bytes of the arena of one worker, at most; none where nothing bounds it.
+    pub arena_bytes_most: Option<u64>,
 }
 
 impl Interface {
@@ -119,6 +121,10 @@ impl Interface {
             },
             arena: extent(&program.arena_bytes),
             worker_bytes: program.scratch_bytes,
+            arena_bytes_most: match program.arena_bytes.bounds(&program.symbols).1 {
+                i64::MAX => None,
+                most => Some(most as u64 + program.scratch_bytes),
+            },
         }
     }
 

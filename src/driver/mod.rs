@@ -3,6 +3,7 @@
 #[cfg(feature = "run")]
 mod checked;
 mod compile;
+mod contract;
 #[cfg(feature = "run")]
 mod execute;
 mod failures;
@@ -16,5 +17,5 @@ pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph
 #[cfg(feature = "run")]
 pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
-pub use options::{Checks, CompileOptions, DimBinding, Engine, FloatMode};
+pub use options::{Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, parse_bytes};
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

@@ -29,6 +29,36 @@ pub enum FloatMode {
     Strict,
 }
 
+/// What matters most in the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptLevel {
+    /// Speed, 0 to 3.
+    Speed(u8),
+    /// Few bytes of code.
+    Size,
+}
+
+impl FromStr for OptLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "s" => Ok(OptLevel::Size),
+            "0" | "1" | "2" | "3" => Ok(OptLevel::Speed(text.as_bytes()[0] - b'0')),
+            _ => Err("write 0 to 3, or s for small code".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for OptLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OptLevel::Speed(level) => write!(f, "{level}"),
+            OptLevel::Size => f.write_str("s"),
+        }
+    }
+}
+
 /// What the user says about a named dimension: `batch=1` or `seq=1..512`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DimBinding {
@@ -36,6 +66,15 @@ pub struct DimBinding {
     pub name: String,
     /// Its value or range, both ends included.
     pub setting: DimSetting,
+}
+
+impl std::fmt::Display for DimBinding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.setting {
+            DimSetting::Fixed(n) => write!(f, "{}={n}", self.name),
+            DimSetting::Range(low, high) => write!(f, "{}={low}..{high}", self.name),
+        }
+    }
 }
 
 impl FromStr for DimBinding {
@@ -56,6 +95,34 @@ impl FromStr for DimBinding {
     }
 }
 
+/// What a compiled model may take; no object is written where it takes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// Bytes of the arena of one worker.
+    pub arena: Option<u64>,
+    /// Bytes of machine code.
+    pub code: Option<u64>,
+}
+
+/// A number of bytes as people write it: `4096`, `64K`, `1M`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) => (
+            digits,
+            if text.ends_with('K') {
+                10
+            } else if text.ends_with('M') {
+                20
+            } else {
+                30
+            },
+        ),
+        None => (text, 0),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+    number.ok_or_else(|| "write a number of bytes, such as 4096, 64K or 1M".to_owned())
+}
+
 /// Everything that decides what is compiled.
 #[derive(Debug, Clone)]
 pub struct CompileOptions {
@@ -67,10 +134,12 @@ pub struct CompileOptions {
     pub dims: Vec<DimBinding>,
     /// Operators that are functions of the user.
     pub custom_operators: Vec<CustomOperator>,
-    /// 0 to 3.
-    pub opt_level: u8,
+    /// What matters most in the code.
+    pub opt_level: OptLevel,
     /// Floating-point rules.
     pub fp: FloatMode,
+    /// What the model may take.
+    pub budget: Budget,
     /// Passes after which the IR goes to stderr; `all` names every one.
     pub dump_after: Vec<String>,
     /// Whether the time of each stage goes to stderr.
@@ -106,8 +175,9 @@ impl CompileOptions {
             name: name.into(),
             dims: Vec::new(),
             custom_operators: Vec::new(),
-            opt_level: 2,
+            opt_level: OptLevel::Speed(2),
             fp: FloatMode::Default,
+            budget: Budget::default(),
             dump_after: Vec::new(),
             time_passes: false,
             perf_map: false,
@@ -134,6 +204,12 @@ impl CompileOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        assert_eq!(["0", "64K", "3M", "1G"].map(parse_bytes), [Ok(0), Ok(64 << 10), Ok(3 << 20), Ok(1 << 30)]);
+        assert!(["", "K", "1k", "-1", "99999999999G"].into_iter().all(|wrong| parse_bytes(wrong).is_err()));
+    }
 
     #[test]
     fn dims_are_fixed_or_ranges() {

@@ -206,8 +206,10 @@ fn compile_kernel(
         match vector::compile(&legal, isa, program.flushes_subnormals) {
             Ok(code) => {
                 let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(code.frame)));
-                let code = code.bytes;
-                return Ok((CompiledFunction { name, global: false, code, align: 64, relocations, unwind }, None));
+                let (code, stack_bytes) = (code.bytes, code.stack_bytes);
+                let function =
+                    CompiledFunction { name, global: false, code, align: 64, relocations, stack_bytes, unwind };
+                return Ok((function, None));
             }
             Err(lack) => lacks = Some(lack),
         }

@@ -40,8 +40,11 @@ impl CompiledFunction {
         });
         let relocations = relocations.collect();
         let align = compiled.buffer.alignment.max(isa.function_alignment().preferred);
+        // The frame ends at the saved frame pointer, beside which lies the return address.
+        let frame = compiled.buffer.frame_layout().map_or(0, |layout| layout.frame_to_fp_offset);
         Ok(Self {
             global,
+            stack_bytes: frame + 16,
             code: compiled.buffer.data().to_vec(),
             align,
             relocations,

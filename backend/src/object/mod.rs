@@ -24,7 +24,7 @@ mod relocation;
 pub mod symbol_names;
 pub mod weights;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -68,6 +68,8 @@ pub struct CompiledFunction {
     pub align: u32,
     /// In any order.
     pub relocations: Vec<Relocation>,
+    /// Bytes of stack that a call takes, return address and saved registers included, without those of what it calls.
+    pub stack_bytes: u32,
     /// How to unwind through the function; only ELF objects carry it.
     pub unwind: Option<Unwind>,
 }
@@ -212,6 +214,36 @@ impl ObjectSpec<'_> {
     /// Bytes of machine code, constant pools included.
     pub fn code_bytes(&self) -> u64 {
         self.functions.iter().map(|function| function.code.len() as u64).sum()
+    }
+
+    /// A bound of the stack that the entry points take: the deepest chain of functions of which each refers to the next,
+    /// and the greatest kernel, which is called through a pointer. Callbacks and the C library are not counted.
+    pub fn stack_bound(&self) -> u64 {
+        let functions: HashMap<&str, &CompiledFunction> = self.functions.iter().map(|f| (f.name.as_str(), f)).collect();
+        let kernel = format!("{}_k", self.prefix);
+        let is_kernel =
+            |name: &str| name.strip_prefix(&kernel).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        fn depth<'f>(
+            function: &'f CompiledFunction,
+            functions: &HashMap<&str, &'f CompiledFunction>,
+            known: &mut HashMap<&'f str, u64>,
+        ) -> u64 {
+            if let Some(&depth) = known.get(function.name.as_str()) {
+                return depth;
+            }
+            // The host program does not call itself; a reference to itself would add nothing.
+            known.insert(&function.name, 0);
+            let callees = function.relocations.iter().filter_map(|r| functions.get(r.symbol.as_str()));
+            let deepest = callees.map(|callee| depth(callee, functions, known)).max().unwrap_or(0);
+            let all = u64::from(function.stack_bytes) + deepest;
+            known.insert(&function.name, all);
+            all
+        }
+        let (kernels, host): (HashMap<&str, &CompiledFunction>, HashMap<&str, &CompiledFunction>) =
+            functions.iter().partition(|(name, _)| is_kernel(name));
+        let mut known = HashMap::new();
+        let chain = host.values().map(|function| depth(function, &host, &mut known)).max().unwrap_or(0);
+        chain + kernels.values().map(|kernel| u64::from(kernel.stack_bytes)).max().unwrap_or(0)
     }
 
     fn definitions(&self) -> impl Iterator<Item = (&str, u32)> {

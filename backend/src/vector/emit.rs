@@ -159,13 +159,15 @@ fn encode(code: &MachineCode, blocks: Vec<Vec<Instruction>>, emitter: &Emitter<'
         (offset, change.clone())
     });
     let frame = frame.collect();
+    // The frame, the saved frame pointer and the return address.
+    let stack_bytes = emitter.frame_bytes() as u32 + 16;
     let Some(&start) = result.new_instruction_offsets.get(end) else {
-        return WideCode { instruction_bytes: result.code_buffer.len(), bytes: result.code_buffer, frame };
+        return WideCode { stack_bytes, instruction_bytes: result.code_buffer.len(), bytes: result.code_buffer, frame };
     };
     // The code before them has the same length again, because it ends in a return.
     let gap = start.next_multiple_of(8) - start;
     all.splice(end..end, (0..gap).map(|_| Instruction::with(Code::Int3)));
-    WideCode { bytes: assemble(&all).code_buffer, instruction_bytes: start as usize, frame }
+    WideCode { bytes: assemble(&all).code_buffer, instruction_bytes: start as usize, stack_bytes, frame }
 }
 
 /// The addresses that branches go to.

@@ -38,6 +38,8 @@ pub struct WideCode {
     pub bytes: Vec<u8>,
     /// How many of the bytes are instructions.
     pub instruction_bytes: usize,
+    /// Bytes of stack that a call takes, return address included.
+    pub stack_bytes: u32,
     /// How to unwind: from which offset on what else holds.
     pub frame: Vec<(u32, CallFrameInstruction)>,
 }

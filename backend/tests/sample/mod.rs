@@ -32,6 +32,7 @@ fn function(name: &str, global: bool, code: &[u8], relocations: &[(u64, Reloc, &
         code: code.to_vec(),
         align: 16,
         relocations: relocations.iter().map(relocation).collect(),
+        stack_bytes: 0,
         unwind: None,
     }
 }
