@@ -133,7 +133,7 @@ fn compiles(model: ModelProto, machine: &Target) -> Option<bool> {
     let attempt = || {
         let file = ModelFile { model, external: ExternalData::none() };
         let Ok(imported) = import(&file, &ImportOptions::default()) else { return false };
-        let options = pipeline::Options { machine: machine.machine().clone(), strict: false };
+        let options = pipeline::Options::new(machine.machine().clone());
         pipeline::lower(imported.graph, &options, |_, _| {}).is_ok()
     };
     catch_unwind(std::panic::AssertUnwindSafe(attempt)).ok()

@@ -78,6 +78,7 @@ fn a_debugger_finds_the_caller_of_a_kernel() {
         code: code.bytes.clone(),
         align: 64,
         relocations: Vec::new(),
+        stack_bytes: 0,
         unwind,
     };
     for (unwind, status) in [(Some(Unwind::Frame(code.frame.clone())), 0), (None, 1)] {
