@@ -132,7 +132,8 @@ fn drivers(target: &Target) -> Vec<String> {
     if host.architecture == triple.architecture && host.operating_system == triple.operating_system {
         vec!["cc".into()]
     } else {
-        vec![format!("{}-linux-gnu-gcc", if target.is_aarch64() { "aarch64" } else { "x86_64" })]
+        let command = target.c_compiler().unwrap_or_default();
+        command.split_whitespace().take(1).map(str::to_owned).collect()
     }
 }
 

@@ -47,6 +47,39 @@ pub enum Feature {
     Bf16,
     /// AArch64 large-system extensions (atomics).
     Lse,
+    /// RISC-V vectors of at least 128 bits.
+    V,
+}
+
+/// A family of instruction sets that has a code generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// 64-bit x86.
+    X86,
+    /// 64-bit ARM.
+    Arm,
+    /// 64-bit RISC-V with the extensions that Linux asks for (G and C).
+    Riscv,
+}
+
+impl Arch {
+    fn of(architecture: Architecture) -> Option<Arch> {
+        match architecture {
+            Architecture::X86_64 => Some(Arch::X86),
+            Architecture::Aarch64(Aarch64Architecture::Aarch64) => Some(Arch::Arm),
+            Architecture::Riscv64(_) => Some(Arch::Riscv),
+            _ => None,
+        }
+    }
+
+    /// The first part of a Linux triple.
+    fn linux_name(self) -> &'static str {
+        match self {
+            Arch::X86 => "x86_64",
+            Arch::Arm => "aarch64",
+            Arch::Riscv => "riscv64gc",
+        }
+    }
 }
 
 struct FeatureRow {
@@ -56,7 +89,7 @@ struct FeatureRow {
     implies: &'static [Feature],
     /// Cranelift's settings for it.
     cranelift: &'static [&'static str],
-    aarch64: bool,
+    arch: Arch,
 }
 
 const fn x86(
@@ -65,15 +98,15 @@ const fn x86(
     implies: &'static [Feature],
     cranelift: &'static [&'static str],
 ) -> FeatureRow {
-    FeatureRow { feature, name, implies, cranelift, aarch64: false }
+    FeatureRow { feature, name, implies, cranelift, arch: Arch::X86 }
 }
 
 const fn arm(feature: Feature, name: &'static str, cranelift: &'static [&'static str]) -> FeatureRow {
-    FeatureRow { feature, name, implies: &[], cranelift, aarch64: true }
+    FeatureRow { feature, name, implies: &[], cranelift, arch: Arch::Arm }
 }
 
 /// Features in the order of their discriminants.
-const FEATURES: [FeatureRow; 14] = [
+const FEATURES: [FeatureRow; 15] = [
     x86(Feature::V2, "v2", &[], &["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"]),
     x86(Feature::Avx, "avx", &[Feature::V2], &["has_avx"]),
     x86(Feature::Avx2, "avx2", &[Feature::Avx], &["has_avx2"]),
@@ -93,6 +126,13 @@ const FEATURES: [FeatureRow; 14] = [
     arm(Feature::Fp16, "fp16", &["has_fp16"]),
     arm(Feature::Bf16, "bf16", &[]),
     arm(Feature::Lse, "lse", &["has_lse"]),
+    FeatureRow {
+        feature: Feature::V,
+        name: "v",
+        implies: &[],
+        cranelift: &["has_v", "has_zvl32b", "has_zvl64b", "has_zvl128b"],
+        arch: Arch::Riscv,
+    },
 ];
 
 /// A set of features, closed under implication.
@@ -137,7 +177,8 @@ impl FeatureSet {
 struct Record {
     name: &'static str,
     about: &'static str,
-    aarch64: bool,
+    tested: &'static str,
+    arch: Arch,
     features: &'static [Feature],
     l1d_kib: u64,
     l2_kib: u64,
@@ -146,11 +187,12 @@ struct Record {
 }
 
 /// The named processors. Within an architecture, later rows need more features.
-const RECORDS: [Record; 5] = [
+const RECORDS: [Record; 7] = [
     Record {
         name: "x86_64",
         about: "x86-64-v2: any processor since about 2010",
-        aarch64: false,
+        tested: "ONNX suite",
+        arch: Arch::X86,
         features: &[Feature::V2],
         l1d_kib: 32,
         l2_kib: 256,
@@ -160,7 +202,8 @@ const RECORDS: [Record; 5] = [
     Record {
         name: "x86_64-avx2",
         about: "AVX2 and FMA: Haswell, Zen and later",
-        aarch64: false,
+        tested: "ONNX suite",
+        arch: Arch::X86,
         features: &[Feature::Avx2, Feature::Fma, Feature::F16c, Feature::Bmi],
         l1d_kib: 32,
         l2_kib: 512,
@@ -170,7 +213,8 @@ const RECORDS: [Record; 5] = [
     Record {
         name: "x86_64-avx512",
         about: "AVX-512 with VNNI: Ice Lake, Zen 4 and later",
-        aarch64: false,
+        tested: "ONNX suite and models",
+        arch: Arch::X86,
         features: &[Feature::Avx512Vnni],
         l1d_kib: 48,
         l2_kib: 1280,
@@ -180,7 +224,8 @@ const RECORDS: [Record; 5] = [
     Record {
         name: "aarch64",
         about: "ARMv8.0 with NEON: any 64-bit ARM",
-        aarch64: true,
+        tested: "ONNX suite and models under qemu",
+        arch: Arch::Arm,
         features: &[],
         l1d_kib: 32,
         l2_kib: 256,
@@ -190,17 +235,44 @@ const RECORDS: [Record; 5] = [
     Record {
         name: "aarch64-dotprod",
         about: "ARMv8.2 with int8 dot products: Cortex-A55/A76, Neoverse N1, Apple M1 and later",
-        aarch64: true,
+        tested: "ONNX suite under qemu",
+        arch: Arch::Arm,
         features: &[Feature::Dotprod, Feature::Fp16, Feature::Lse],
         l1d_kib: 64,
         l2_kib: 512,
         l3_kib: 4096,
         cores: 4,
     },
+    Record {
+        name: "riscv64",
+        about: "RV64GC: any 64-bit RISC-V that runs Linux",
+        tested: "ONNX suite under qemu",
+        arch: Arch::Riscv,
+        features: &[],
+        l1d_kib: 32,
+        l2_kib: 256,
+        l3_kib: 1024,
+        cores: 4,
+    },
+    Record {
+        name: "riscv64-v",
+        about: "RV64GC with vectors (V 1.0), of which kernels use 128 bits: SpacemiT K1, SiFive X280 and later",
+        tested: "ONNX suite under qemu",
+        arch: Arch::Riscv,
+        features: &[Feature::V],
+        l1d_kib: 32,
+        l2_kib: 256,
+        l3_kib: 1024,
+        cores: 4,
+    },
 ];
 
 /// Names that the design has and this version does not serve.
-const PLANNED: [&str; 3] = ["riscv64", "nvptx64", "nvptx"];
+const PLANNED: [&str; 2] = ["nvptx64", "nvptx"];
+
+const NO_32_BITS: &str = " (Cranelift generates no code for 32-bit processors: use a 64-bit system on the device)";
+const NO_ARM32: &str = " (Cranelift generates no code for 32-bit ARM: the processors of most boards since the Raspberry \
+                        Pi 3 run a 64-bit system, for which the target is aarch64; a Cortex-M cannot be served)";
 
 /// Why a target name is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -252,6 +324,8 @@ pub struct TargetInfo {
     pub name: &'static str,
     /// Which machines it is for.
     pub about: &'static str,
+    /// What of it is tested, and how.
+    pub tested: &'static str,
     /// The target it stands for.
     pub target: Target,
 }
@@ -277,25 +351,25 @@ impl Target {
     /// use onnxc_backend::target::Target;
     /// assert_eq!(Target::parse("x86_64")?.machine().kernel_lanes_f32, 4);
     /// assert!(Target::parse("x86_64-pc-windows-gnu+avx2+fma")?.machine().has_fma);
-    /// assert!(Target::parse("riscv64-v").is_err());
+    /// assert!(Target::parse("armv7-unknown-linux-gnueabihf").is_err());
     /// # Ok::<(), onnxc_backend::target::TargetError>(())
     /// ```
     pub fn parse(name: &str) -> Result<Self, TargetError> {
         let mut parts = name.split('+');
         let base = parts.next().unwrap_or_default();
         let mut target = Self::parse_base(base)?;
-        let aarch64 = target.is_aarch64();
+        let arch = target.arch();
         for feature in parts {
-            let row = FEATURES.iter().find(|row| row.aarch64 == aarch64 && row.name == feature).ok_or_else(|| {
+            let row = FEATURES.iter().find(|row| row.arch == arch && row.name == feature).ok_or_else(|| {
                 TargetError::UnknownFeature {
                     target: base.to_owned(),
                     feature: feature.to_owned(),
-                    known: FEATURES.iter().filter(|row| row.aarch64 == aarch64).map(|row| row.name).collect(),
+                    known: FEATURES.iter().filter(|row| row.arch == arch).map(|row| row.name).collect(),
                 }
             })?;
             target.features.insert(row.feature);
         }
-        let record = best_record(aarch64, target.features);
+        let record = best_record(arch, target.features);
         target.machine = machine_of(record, target.features);
         Ok(target.named(base, record))
     }
@@ -316,6 +390,7 @@ impl Target {
             .map(|record| TargetInfo {
                 name: record.name,
                 about: record.about,
+                tested: record.tested,
                 target: Self::parse(record.name).expect("every record's name is a target"),
             })
             .collect()
@@ -346,9 +421,14 @@ impl Target {
         self.triple.binary_format
     }
 
+    /// The family of its instruction set.
+    pub fn arch(&self) -> Arch {
+        Arch::of(self.triple.architecture).expect("a target has a code generator")
+    }
+
     /// Whether the architecture is 64-bit ARM.
     pub fn is_aarch64(&self) -> bool {
-        matches!(self.triple.architecture, Architecture::Aarch64(_))
+        self.arch() == Arch::Arm
     }
 
     /// Names of the boolean settings of Cranelift's instruction set that the features switch on.
@@ -359,10 +439,11 @@ impl Target {
     /// The usual command that compiles C and links programs that need no shared libraries for the target, where there is
     /// one: GCC under its name on Debian.
     pub fn c_compiler(&self) -> Option<String> {
-        let arch = self.triple.architecture.into_str();
-        match self.triple.operating_system {
-            OperatingSystem::Linux => Some(format!("{arch}-linux-gnu-gcc -static")),
-            OperatingSystem::Windows if arch == "x86_64" => Some("x86_64-w64-mingw32-gcc -static".to_owned()),
+        match (self.triple.operating_system, self.arch()) {
+            (OperatingSystem::Linux, Arch::X86) => Some("x86_64-linux-gnu-gcc -static".to_owned()),
+            (OperatingSystem::Linux, Arch::Arm) => Some("aarch64-linux-gnu-gcc -static".to_owned()),
+            (OperatingSystem::Linux, Arch::Riscv) => Some("riscv64-linux-gnu-gcc -static".to_owned()),
+            (OperatingSystem::Windows, Arch::X86) => Some("x86_64-w64-mingw32-gcc -static".to_owned()),
             _ => None,
         }
     }
@@ -371,7 +452,9 @@ impl Target {
     pub fn runs_on_host(&self) -> bool {
         let host = Triple::host();
         let same_architecture = host.architecture == self.triple.architecture;
-        same_architecture && host_features().covers(self.features)
+        // The loader in this process reads ELF.
+        let loadable = self.binary_format() == BinaryFormat::Elf;
+        same_architecture && loadable && host_features().covers(self.features)
     }
 
     fn parse_base(base: &str) -> Result<Self, TargetError> {
@@ -379,13 +462,13 @@ impl Target {
             return Self::native();
         }
         if let Some(record) = RECORDS.iter().find(|record| record.name == base) {
-            let architecture = if record.aarch64 { "aarch64" } else { "x86_64" };
-            let triple = Triple::from_str(&format!("{architecture}-unknown-linux-gnu")).expect("a valid triple");
+            let triple = format!("{}-unknown-linux-gnu", record.arch.linux_name());
+            let triple = Triple::from_str(&triple).expect("a valid triple");
             let features = FeatureSet::of(record.features);
             return Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) });
         }
         let architecture = base.split('-').next().unwrap_or_default();
-        if PLANNED.contains(&architecture) || architecture.starts_with("riscv64") {
+        if PLANNED.contains(&architecture) {
             return Err(TargetError::NotYetAvailable { name: base.to_owned() });
         }
         let unknown = |hint: &str| TargetError::Unknown { name: base.to_owned(), hint: hint.to_owned() };
@@ -393,21 +476,25 @@ impl Target {
             Ok(triple) if base.contains('-') => triple,
             Ok(_) | Err(_) => return Err(unknown(&suggestion(base))),
         };
-        match triple.architecture {
-            Architecture::X86_64 | Architecture::Aarch64(Aarch64Architecture::Aarch64) => {}
-            Architecture::Arm(_) | Architecture::X86_32(_) => {
-                return Err(unknown(" (there is no code generator for 32-bit processors; use a 64-bit system)"));
-            }
-            _ => return Err(unknown("")),
+        let arch = match (Arch::of(triple.architecture), triple.architecture) {
+            (Some(arch), _) => arch,
+            (None, Architecture::Arm(_)) => return Err(unknown(NO_ARM32)),
+            (None, Architecture::X86_32(_) | Architecture::Riscv32(_)) => return Err(unknown(NO_32_BITS)),
+            (None, _) => return Err(unknown("")),
+        };
+        if arch == Arch::Riscv {
+            // What is generated is the same for every spelling of the extensions that Linux asks for.
+            triple.architecture = Triple::from_str("riscv64gc-unknown-linux-gnu").expect("a valid triple").architecture;
         }
         if triple.operating_system == OperatingSystem::None_ && triple.binary_format == BinaryFormat::Unknown {
             triple.binary_format = BinaryFormat::Elf;
         }
-        if !matches!(triple.binary_format, BinaryFormat::Elf | BinaryFormat::Coff | BinaryFormat::Macho) {
+        let other_format = arch == Arch::Riscv && triple.binary_format != BinaryFormat::Elf;
+        if other_format || !matches!(triple.binary_format, BinaryFormat::Elf | BinaryFormat::Coff | BinaryFormat::Macho)
+        {
             return Err(unknown(" (its object format is not ELF, COFF or Mach-O)"));
         }
-        let aarch64 = !matches!(triple.architecture, Architecture::X86_64);
-        let record = RECORDS.iter().find(|record| record.aarch64 == aarch64).expect("a record per architecture");
+        let record = RECORDS.iter().find(|record| record.arch == arch).expect("a record per architecture");
         let features = FeatureSet::of(record.features);
         Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) })
     }
@@ -418,7 +505,7 @@ impl Target {
         let (base, brought) = if plain {
             (record.name.to_owned(), FeatureSet::of(record.features))
         } else {
-            let first = RECORDS.iter().find(|row| row.aarch64 == self.is_aarch64()).expect("a record per architecture");
+            let first = RECORDS.iter().find(|row| row.arch == self.arch()).expect("a record per architecture");
             let base = if base == "native" { self.triple.to_string() } else { base.to_owned() };
             (base, FeatureSet::of(first.features))
         };
@@ -455,11 +542,11 @@ fn is_plain_linux(triple: &Triple) -> bool {
 }
 
 /// The last record of the architecture whose features are all there.
-fn best_record(aarch64: bool, features: FeatureSet) -> &'static Record {
+fn best_record(arch: Arch, features: FeatureSet) -> &'static Record {
     RECORDS
         .iter()
         .rev()
-        .find(|record| record.aarch64 == aarch64 && features.covers(FeatureSet::of(record.features)))
+        .find(|record| record.arch == arch && features.covers(FeatureSet::of(record.features)))
         .expect("every target has its architecture's baseline features")
 }
 
@@ -469,11 +556,12 @@ fn wide_isa(features: FeatureSet) -> Option<Isa> {
 }
 
 fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
-    let (vector_bits, vector_registers) = match record.aarch64 {
-        true => (128, 32),
-        false if features.has(Feature::Avx512) => (512, 32),
-        false if features.has(Feature::Avx2) => (256, 16),
-        false => (128, 16),
+    let (vector_bits, vector_registers) = match record.arch {
+        Arch::Arm => (128, 32),
+        Arch::Riscv => (if features.has(Feature::V) { 128 } else { 32 }, 32),
+        Arch::X86 if features.has(Feature::Avx512) => (512, 32),
+        Arch::X86 if features.has(Feature::Avx2) => (256, 16),
+        Arch::X86 => (128, 16),
     };
     // Kernels for AVX-512 and AVX2 come from the wide backend; Cranelift makes the others, with 128-bit vectors.
     let wide = wide_isa(features);
@@ -481,14 +569,14 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
         pointer_bytes: 8,
         vector_bits,
         vector_registers,
-        kernel_lanes_f32: wide.map_or(4, |isa| isa.lanes().into()),
-        kernel_vector_registers: if record.aarch64 || wide == Some(Isa::Avx512) { 32 } else { 16 },
+        kernel_lanes_f32: wide.map_or(vector_bits.min(128) / 32, |isa| isa.lanes().into()),
+        kernel_vector_registers: if record.arch != Arch::X86 || wide == Some(Isa::Avx512) { 32 } else { 16 },
         l1d_bytes: record.l1d_kib << 10,
         l2_bytes: record.l2_kib << 10,
         l3_bytes: record.l3_kib << 10,
         cores: record.cores,
         has_predicates: wide.is_some(),
-        has_fma: record.aarch64 || features.has(Feature::Fma),
+        has_fma: record.arch != Arch::X86 || features.has(Feature::Fma),
         has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
     }
@@ -548,16 +636,13 @@ fn host_features() -> FeatureSet {
 }
 
 fn host_record() -> Result<&'static Record, TargetError> {
-    let aarch64 = match Triple::host().architecture {
-        Architecture::X86_64 => false,
-        Architecture::Aarch64(_) => true,
-        _ => return Err(TargetError::UnsupportedHost { reason: "it is neither x86-64 nor 64-bit ARM" }),
-    };
+    let reason = "it is neither x86-64, 64-bit ARM nor 64-bit RISC-V";
+    let arch = Arch::of(Triple::host().architecture).ok_or(TargetError::UnsupportedHost { reason })?;
     let features = host_features();
     RECORDS
         .iter()
         .rev()
-        .find(|record| record.aarch64 == aarch64 && features.covers(FeatureSet::of(record.features)))
+        .find(|record| record.arch == arch && features.covers(FeatureSet::of(record.features)))
         .ok_or(TargetError::UnsupportedHost { reason: "it lacks SSE4.2 and POPCNT (x86-64-v2)" })
 }
 
@@ -578,7 +663,12 @@ mod tests {
             "x86_64-pc-windows-gnu+avx2+fma",
             "aarch64-apple-darwin",
             "aarch64-unknown-none",
+            "x86_64-unknown-none",
             "x86_64-unknown-linux-musl",
+            "riscv64",
+            "riscv64-v",
+            "riscv64-unknown-linux-gnu+v",
+            "riscv64gc-unknown-none-elf",
         ];
         for name in names {
             let target = Target::parse(name).unwrap();
@@ -603,9 +693,9 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         let message = |name| Target::parse(name).unwrap_err().to_string();
-        assert!(message("riscv64-v").contains("not yet available; available: native, x86_64,"));
         assert!(message("nvptx64-sm_90a").contains("not yet available"));
-        assert!(message("armv7-unknown-linux-gnueabihf").contains("32-bit"));
+        assert!(message("armv7-unknown-linux-gnueabihf").contains("the target is aarch64"));
+        assert!(message("i686-pc-windows-gnu").contains("32-bit"));
         assert!(message("x86-64-avx2").contains("did you mean `x86_64-avx2`?"));
         assert!(message("arm64").contains("did you mean `aarch64`?"));
         assert!(message("x86_64+dotprod").contains("known: v2, avx, avx2"));

@@ -3,15 +3,27 @@
 use onnxc::diagnostics::Failure;
 use onnxc_backend::target::Target;
 
+/// Platforms beside Linux with glibc.
+const TRIPLES: [(&str, &str); 5] = [
+    ("x86_64-pc-windows-gnu", "ONNX suite and a model under wine, linked by MinGW's GCC"),
+    ("x86_64-pc-windows-msvc", "ONNX suite under wine, linked by MinGW's GCC"),
+    ("x86_64-apple-darwin, aarch64-apple-darwin", "linked with ld64.lld, not run"),
+    ("x86_64-unknown-none, aarch64-unknown-none", "linked without a C library, not run"),
+    ("x86_64-unknown-linux-musl", "compiled only"),
+];
+
 /// Prints one target a line, and what `native` is here.
 pub fn run() -> Result<u8, Failure> {
     for info in Target::all() {
-        println!("{:24} {}", info.name, info.about);
+        println!("{:24} {}; tested: {}", info.name, info.about, info.tested);
     }
     match Target::native() {
         Ok(target) => println!("{:24} {}", "native", target.name()),
         Err(error) => println!("{:24} {error}", "native"),
     }
     println!("\nA full triple takes its architecture's baseline; +FEATURE adds to any of them.");
+    for (triples, tested) in TRIPLES {
+        println!("{triples:48} tested: {tested}");
+    }
     Ok(0)
 }

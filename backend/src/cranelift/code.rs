@@ -9,6 +9,7 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::CallConv;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use target_lexicon::BinaryFormat;
 
 use onnxc_ir::dim::{DimFold, Symbol};
 
@@ -39,6 +40,8 @@ pub struct Code<'f> {
     pub f: FunctionBuilder<'f>,
     names: Names,
     convention: CallConv,
+    /// Every symbol is within reach of a displacement: COFF has no GOT, and its images are smaller than 2 GiB.
+    all_near: bool,
 }
 
 /// Builds a function: `body` gets the code and the parameters, and returns.
@@ -54,7 +57,9 @@ pub fn function(
     signature.returns = result.into_iter().map(AbiParam::new).collect();
     let mut function = Function::with_name_signature(UserFuncName::default(), signature);
     let mut context = FunctionBuilderContext::new();
-    let mut code = Code { f: FunctionBuilder::new(&mut function, &mut context), names: Names::default(), convention };
+    let all_near = isa.triple().binary_format == BinaryFormat::Coff;
+    let f = FunctionBuilder::new(&mut function, &mut context);
+    let mut code = Code { f, names: Names::default(), convention, all_near };
     let entry = code.f.create_block();
     code.f.append_block_params_for_function_params(entry);
     code.f.switch_to_block(entry);
@@ -105,7 +110,7 @@ impl Code<'_> {
         let global = self.f.create_global_value(GlobalValueData::Symbol {
             name: ExternalName::user(reference),
             offset: 0.into(),
-            colocated: near,
+            colocated: near || self.all_near,
             tls: false,
         });
         self.f.ins().symbol_value(types::I64, global)
@@ -116,7 +121,12 @@ impl Code<'_> {
         let number = self.names.number(name);
         let reference = self.f.func.declare_imported_user_function(UserExternalName::new(0, number));
         let signature = self.signature(self.convention, result, arguments);
-        let data = ExtFuncData { name: ExternalName::user(reference), signature, colocated: near, patchable: false };
+        let data = ExtFuncData {
+            name: ExternalName::user(reference),
+            signature,
+            colocated: near || self.all_near,
+            patchable: false,
+        };
         let callee = self.f.import_function(data);
         let call = self.f.ins().call(callee, arguments);
         self.f.inst_results(call).first().copied()

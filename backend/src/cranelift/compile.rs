@@ -17,6 +17,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{Port, Program, Remark, Step};
 use onnxc_ir::tensor::Constant;
 use rayon::prelude::*;
+use target_lexicon::BinaryFormat;
 
 use super::code::Names;
 use super::entry::{Entry, MAX_RANK};
@@ -179,7 +180,13 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     let fail = |message: String| CompileError::Target { target: target.name().to_owned(), message };
     let mut shared = settings::builder();
     // The order of a kernel's instructions is the schedule's; Cranelift keeps it at this level.
-    for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("unwind_info", "true")] {
+    // COFF has no GOT, which Cranelift's position-independent code asks for: its code is relative to the PC without.
+    let pic = if target.binary_format() == BinaryFormat::Coff { "false" } else { "true" };
+    for (name, value) in [("is_pic", pic), ("opt_level", "none"), ("unwind_info", "true")] {
+        shared.set(name, value).map_err(|e| fail(e.to_string()))?;
+    }
+    // Stacks grow page by page on Windows: a frame must touch each.
+    for (name, value) in [("enable_probestack", "true"), ("probestack_strategy", "inline")] {
         shared.set(name, value).map_err(|e| fail(e.to_string()))?;
     }
     shared

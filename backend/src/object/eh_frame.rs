@@ -5,9 +5,10 @@ use gimli::write::{
     Address, CallFrameInstruction, CommonInformationEntry, EhFrame, EndianVec, FrameDescriptionEntry, FrameTable,
     RelocateWriter, Relocation, RelocationTarget,
 };
-use gimli::{AArch64, Encoding, Format, LittleEndian, X86_64};
+use gimli::{AArch64, Encoding, Format, LittleEndian, RiscV, X86_64};
 
 use super::{CompiledFunction, Unwind, UnwindInfo};
+use crate::target::Arch;
 
 /// Bytes, and for each 4-byte PC-relative field its offset and the index of the function that it points to.
 pub(super) struct FrameSection {
@@ -16,9 +17,9 @@ pub(super) struct FrameSection {
 }
 
 /// The section, or `None` when no function has System V unwind information.
-pub(super) fn build(aarch64: bool, functions: &[CompiledFunction]) -> Option<FrameSection> {
+pub(super) fn build(arch: Arch, functions: &[CompiledFunction]) -> Option<FrameSection> {
     let mut table = FrameTable::default();
-    let entry = table.add_cie(common_entry(aarch64));
+    let entry = table.add_cie(common_entry(arch));
     for (index, function) in functions.iter().enumerate() {
         let address = Address::Symbol { symbol: index, addend: 0 };
         match &function.unwind {
@@ -40,17 +41,25 @@ pub(super) fn build(aarch64: bool, functions: &[CompiledFunction]) -> Option<Fra
 }
 
 /// The state at a function's entry, as the platform's calling convention has it.
-fn common_entry(aarch64: bool) -> CommonInformationEntry {
+fn common_entry(arch: Arch) -> CommonInformationEntry {
     let encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 1 };
-    let mut entry = if aarch64 {
-        let mut entry = CommonInformationEntry::new(encoding, 4, -8, AArch64::X30);
-        entry.add_instruction(CallFrameInstruction::Cfa(AArch64::SP, 0));
-        entry
-    } else {
-        let mut entry = CommonInformationEntry::new(encoding, 1, -8, X86_64::RA);
-        entry.add_instruction(CallFrameInstruction::Cfa(X86_64::RSP, 8));
-        entry.add_instruction(CallFrameInstruction::Offset(X86_64::RA, -8));
-        entry
+    let mut entry = match arch {
+        Arch::Arm => {
+            let mut entry = CommonInformationEntry::new(encoding, 4, -8, AArch64::X30);
+            entry.add_instruction(CallFrameInstruction::Cfa(AArch64::SP, 0));
+            entry
+        }
+        Arch::Riscv => {
+            let mut entry = CommonInformationEntry::new(encoding, 2, -8, RiscV::RA);
+            entry.add_instruction(CallFrameInstruction::Cfa(RiscV::SP, 0));
+            entry
+        }
+        Arch::X86 => {
+            let mut entry = CommonInformationEntry::new(encoding, 1, -8, X86_64::RA);
+            entry.add_instruction(CallFrameInstruction::Cfa(X86_64::RSP, 8));
+            entry.add_instruction(CallFrameInstruction::Offset(X86_64::RA, -8));
+            entry
+        }
     };
     entry.fde_address_encoding = gimli::DwEhPe(DW_EH_PE_pcrel.0 | DW_EH_PE_sdata4.0);
     entry

@@ -11,6 +11,7 @@ use object::{Endianness, elf};
 
 use super::eh_frame::{self, FrameSection};
 use super::{LARGE_WEIGHTS, ObjectError, ObjectSpec, Relocation, relocation, weights};
+use crate::target::Arch;
 
 /// Where the weights begin in the file: a multiple of every usual page size, so that a mapping of the file serves them.
 const WEIGHTS_FILE_ALIGN: u64 = 4096;
@@ -65,8 +66,8 @@ const WEIGHTS: usize = 5;
 
 /// Lays out the object.
 pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
-    let aarch64 = spec.target.is_aarch64();
-    let (sections, symbols, frames) = contents(spec, aarch64);
+    let arch = spec.target.arch();
+    let (sections, symbols, frames) = contents(spec, arch);
     let undefined: Vec<&str> = spec.undefined_symbols().into_iter().collect();
     let file_name = format!("{}.onnx", spec.prefix);
     let mut head = Head(Vec::new());
@@ -87,7 +88,7 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
             writer.reserve_section_index();
         }
     }
-    let large = !aarch64 && spec.weights.as_ref().is_some_and(|weights| weights.len > LARGE_WEIGHTS);
+    let large = arch == Arch::X86 && spec.weights.as_ref().is_some_and(|weights| weights.len > LARGE_WEIGHTS);
     if spec.weights.is_some() {
         let name: &[u8] = if large { b".lrodata" } else { b".rodata.weights" };
         section_names[WEIGHTS] = Some(writer.add_section_name(name));
@@ -125,6 +126,23 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
     }
     let mut symbol_indices = HashMap::new();
     let mut first_global = 0;
+    // RISC-V names the instruction with the upper half of a displacement where the lower half is relocated.
+    let definitions: HashMap<&str, Definition> = symbols.iter().copied().collect();
+    let mut label_indices = HashMap::new();
+    let lower_halves = sections[TEXT].relocations.iter().filter(|(_, reloc)| relocation::is_lower_half(reloc.kind));
+    for (_, reloc) in lower_halves {
+        let st_value = definitions[reloc.symbol.as_str()].offset + reloc.addend as u64;
+        label_indices.insert(st_value, writer.reserve_symbol_index(Some(indices[TEXT])).0);
+        table.push(Sym {
+            name: Some(writer.add_string(b".L")),
+            section: Some(indices[TEXT]),
+            st_info: (elf::STB_LOCAL << 4) | elf::STT_NOTYPE,
+            st_other: 0,
+            st_shndx: 0,
+            st_value,
+            st_size: 0,
+        });
+    }
     for global in [false, true] {
         if global {
             first_global = writer.symbol_count();
@@ -159,16 +177,18 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
 
     // Relocations. A global symbol of this object is reached as its section plus an offset: the dynamic linker then
     // can neither replace it nor does the static one refuse a PC-relative reference to it in a shared library.
-    let definitions: HashMap<&str, Definition> = symbols.iter().copied().collect();
     let mut relas: Vec<(usize, Vec<Rel>)> = Vec::new();
     for (index, section) in sections.iter().enumerate().filter(|(index, _)| rela_names[*index].is_some()) {
         let mut rels = Vec::new();
         for (offset, reloc) in &section.relocations {
-            let r_type = relocation::elf_type(aarch64, reloc.kind).ok_or_else(|| ObjectError::Unsupported {
+            let r_type = relocation::elf_type(arch, reloc.kind).ok_or_else(|| ObjectError::Unsupported {
                 format: "ELF",
                 what: format!("relocations of kind {:?} for {}", reloc.kind, spec.target),
             })?;
             let (r_sym, r_addend) = match definitions.get(reloc.symbol.as_str()) {
+                Some(definition) if relocation::is_lower_half(reloc.kind) => {
+                    (label_indices[&(definition.offset + reloc.addend as u64)], 0)
+                }
                 Some(definition) if definition.global && !relocation::is_got(reloc.kind) => {
                     (section_symbols[definition.section], reloc.addend + definition.offset as i64)
                 }
@@ -177,7 +197,11 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
             rels.push(Rel { r_offset: *offset, r_sym, r_type, r_addend });
         }
         if index == EH_FRAME {
-            let r_type = if aarch64 { elf::R_AARCH64_PREL32 } else { elf::R_X86_64_PC32 };
+            let r_type = match arch {
+                Arch::X86 => elf::R_X86_64_PC32,
+                Arch::Arm => elf::R_AARCH64_PREL32,
+                Arch::Riscv => elf::R_RISCV_32_PCREL,
+            };
             rels.extend(frames.iter().map(|&(r_offset, start)| Rel {
                 r_offset,
                 r_sym: section_symbols[TEXT],
@@ -208,9 +232,13 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
         os_abi: elf::ELFOSABI_NONE,
         abi_version: 0,
         e_type: elf::ET_REL,
-        e_machine: if aarch64 { elf::EM_AARCH64 } else { elf::EM_X86_64 },
+        e_machine: match arch {
+            Arch::X86 => elf::EM_X86_64,
+            Arch::Arm => elf::EM_AARCH64,
+            Arch::Riscv => elf::EM_RISCV,
+        },
         e_entry: 0,
-        e_flags: 0,
+        e_flags: if arch == Arch::Riscv { elf::EF_RISCV_FLOAT_ABI_DOUBLE } else { 0 },
     };
     writer.write_file_header(&header).map_err(invalid)?;
     for (index, section) in sections.iter().enumerate().filter(|(index, _)| present(*index)) {
@@ -286,7 +314,7 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
 type Symbols<'a> = Vec<(&'a str, Definition)>;
 
 /// The sections, what is defined where, and the references of the unwind entries as (offset, function's offset).
-fn contents<'a>(spec: &'a ObjectSpec<'_>, aarch64: bool) -> (Vec<Section<'a>>, Symbols<'a>, Vec<(u64, u64)>) {
+fn contents<'a>(spec: &'a ObjectSpec<'_>, arch: Arch) -> (Vec<Section<'a>>, Symbols<'a>, Vec<(u64, u64)>) {
     let (alloc, exec, write) = (u64::from(elf::SHF_ALLOC), u64::from(elf::SHF_EXECINSTR), u64::from(elf::SHF_WRITE));
     let mut sections = vec![
         Section::new(".rela.text", alloc | exec),
@@ -299,7 +327,7 @@ fn contents<'a>(spec: &'a ObjectSpec<'_>, aarch64: bool) -> (Vec<Section<'a>>, S
     let mut starts = Vec::new();
     for function in &spec.functions {
         // Between functions lies what stops a processor that runs past an end.
-        let filler = if aarch64 { 0 } else { 0xcc };
+        let filler = if arch == Arch::X86 { 0xcc } else { 0 };
         let place = Place { section: TEXT, align: function.align.max(16), filler, kind: elf::STT_FUNC };
         let definition = append(&mut sections, place, &function.code, &function.relocations, function.global);
         starts.push(definition.offset);
@@ -317,7 +345,7 @@ fn contents<'a>(spec: &'a ObjectSpec<'_>, aarch64: bool) -> (Vec<Section<'a>>, S
         symbols.push((weights.symbol.as_str(), definition));
     }
     let mut frames = Vec::new();
-    if let Some(FrameSection { bytes, references }) = eh_frame::build(aarch64, &spec.functions) {
+    if let Some(FrameSection { bytes, references }) = eh_frame::build(arch, &spec.functions) {
         sections[EH_FRAME].bytes = bytes;
         sections[EH_FRAME].align = 8;
         frames = references.into_iter().map(|(offset, function)| (offset, starts[function])).collect();

@@ -52,6 +52,9 @@ fn constant_address(number: usize) -> u64 {
     0x8000_0000 + number as u64
 }
 
+/// Bytes of a page of the stack.
+const PAGE: i64 = 4096;
+
 /// Encodes a function.
 pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, isa: Isa, flush: bool) -> WideCode {
     let mut emitter = Emitter {
@@ -265,6 +268,11 @@ impl Emitter<'_> {
         self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RBP, Register::RSP));
         self.unwind(CallFrameInstruction::Cfa(X86_64::RBP, 16));
         let bytes = self.frame_bytes();
+        // Stacks grow page by page on Windows, and end in a page without access everywhere: a frame must touch each.
+        for below in (PAGE..=bytes).step_by(PAGE as usize) {
+            let touched = MemoryOperand::with_base_displ(Register::RSP, -below);
+            self.push(Instruction::with2(Code::Test_rm32_r32, touched, Register::EAX));
+        }
         if bytes > 0 {
             self.push(Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, bytes as i32));
         }
