@@ -577,6 +577,7 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
         cores: record.cores,
         has_predicates: wide.is_some(),
         has_fma: record.arch != Arch::X86 || features.has(Feature::Fma),
+        multiplies_by_lanes: record.arch == Arch::Arm,
         has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
     }

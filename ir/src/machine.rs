@@ -32,6 +32,9 @@ pub struct MachineModel {
     pub has_predicates: bool,
     /// A fused multiply-add instruction exists.
     pub has_fma: bool,
+    /// A multiply-add takes one lane of a vector register as an operand, so that a vector holds the left elements of as
+    /// many steps of a product.
+    pub multiplies_by_lanes: bool,
     /// A four-way int8 dot product instruction exists.
     pub has_dot4_i8: bool,
     /// A bf16 dot product instruction exists.
@@ -53,6 +56,7 @@ impl MachineModel {
         cores: 4,
         has_predicates: false,
         has_fma: false,
+        multiplies_by_lanes: false,
         has_dot4_i8: false,
         has_dot2_bf16: false,
     };

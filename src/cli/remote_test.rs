@@ -19,6 +19,9 @@ use super::progress;
 use super::test::{Case, Outcome, Status, describe_exit};
 use super::worker::{TestCase, Verdict, failure_verdict, panic_message};
 
+/// The name of a batch's program: Windows wants the extension.
+const PROGRAM: &str = "program.exe";
+
 const PASS: Verdict = (Status::Pass, String::new(), String::new());
 
 /// What became of a batch, once a thread is done with it.
@@ -125,7 +128,7 @@ fn run_prepared(
         return Ok(());
     }
     let models: Vec<&RemoteModel> = prepared.iter().map(|(_, p)| &p.model).collect();
-    if let Err(message) = program.link("program", &models)? {
+    if let Err(message) = program.link(PROGRAM, &models)? {
         if let [(index, _)] = prepared {
             verdicts[*index] = Some((Status::Fail, "does not link".to_owned(), message));
             return Ok(());
@@ -153,7 +156,7 @@ fn run_prepared(
     }
     let mut first = 0;
     while first < runs.len() {
-        let (answers, ending) = program.run("program", &inputs, first as u32, limit)?;
+        let (answers, ending) = program.run(PROGRAM, &inputs, first as u32, limit)?;
         for answer in &answers {
             let Some((index, ready, data_set)) = runs.get(answer.run as usize) else { continue };
             let verdict = judge(ready, data_set, answer);

@@ -142,7 +142,7 @@ pub fn compile<'a>(
 /// Cranelift's IR of the kernels.
 pub fn clif(program: &Program, target: &Target) -> String {
     let Ok(isa) = instruction_set(target) else { return String::new() };
-    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let options = KernelOptions::of(target);
     let mut text = String::new();
     for kernel in program.kernels.values() {
         let legal = legalize(kernel, &Caps::default());
@@ -155,7 +155,7 @@ pub fn clif(program: &Program, target: &Target) -> String {
 /// Assembly of the kernels.
 pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileError> {
     let isa = instruction_set(target)?;
-    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let options = KernelOptions::of(target);
     let mut text = String::new();
     for kernel in program.kernels.values() {
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
@@ -221,7 +221,7 @@ fn compile_kernel(
             Err(lack) => lacks = Some(lack),
         }
     }
-    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let options = KernelOptions::of(target);
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     Ok((finish(name, false, function, &Names::default(), isa)?, lacks))
 }

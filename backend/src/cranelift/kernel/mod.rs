@@ -8,6 +8,7 @@
 mod lanes;
 mod memory;
 mod operations;
+mod splats;
 
 use std::collections::HashMap;
 
@@ -22,11 +23,23 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
 use onnxc_ir::scalar::Scalar;
 
+use crate::target::Target;
+
 /// What the target adds to the common instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelOptions {
     /// Fused multiply-add is one instruction.
     pub has_fma: bool,
+    /// It takes one lane of a vector for all lanes of an operand.
+    pub multiplies_by_lanes: bool,
+}
+
+impl KernelOptions {
+    /// What a target has.
+    pub fn of(target: &Target) -> KernelOptions {
+        let machine = target.machine();
+        KernelOptions { has_fma: machine.has_fma, multiplies_by_lanes: machine.multiplies_by_lanes }
+    }
 }
 
 /// Translates a kernel.
@@ -56,6 +69,7 @@ pub fn translate(
         made: HashMap::new(),
         buffers: HashMap::new(),
         pointers: vec![HashMap::new()],
+        grouped: HashMap::new(),
         params: arguments[1],
     };
     for (i, (buffer, _)) in kernel.arguments().enumerate() {
@@ -102,6 +116,8 @@ struct Translate<'k> {
     buffers: HashMap<Buffer, Value>,
     /// Partial addresses, by open scope.
     pointers: Vec<HashMap<Partial, Value>>,
+    /// Elements in all lanes that are lanes of one load, with the group's number and the lane.
+    grouped: HashMap<Inst, (u32, u8)>,
     params: Value,
 }
 
@@ -209,9 +225,19 @@ impl Translate<'_> {
 
     fn block(&mut self, block: Block) -> Vec<Vec<Value>> {
         let kernel = self.kernel;
+        let groups = if self.options.multiplies_by_lanes { self.group_splats(block) } else { Vec::new() };
+        let mut loaded = HashMap::new();
         for &inst in &kernel.blocks[block].insts {
             let record = &kernel.insts[inst];
             match &record.data {
+                InstData::LoadSplat { .. } if self.grouped.contains_key(&inst) => {
+                    let (group, lane) = self.grouped[&inst];
+                    let (buffer, address) = &groups[group as usize];
+                    let vector = *loaded.entry(group).or_insert_with(|| self.load_bytes(*buffer, address));
+                    let ty = self.ty(record.results[0]);
+                    let splat = self.splat_lane(vector, lane);
+                    self.set(record.results[0], vec![splat; pieces(ty)]);
+                }
                 InstData::Yield(vals) => return vals.iter().map(|&v| self.get(v)).collect(),
                 InstData::Const(scalar) => self.constants[record.results[0]] = Some(*scalar),
                 InstData::For { .. } => self.for_loop(inst),

@@ -393,25 +393,40 @@ impl Body<'_> {
         let mut coords = depth.fixed.clone();
         let extents = &self.extents[coords.len()..];
         let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
+            let vectors = self.vectors as usize;
+            if k.machine.multiplies_by_lanes {
+                // The left elements of some steps wait in registers: the panel's row passes one vector at a time.
+                self.fetch(k, tile, depth, contracted);
+                let left: Vec<Val> = (0..tile.rows).map(|r| self.left(k, tile, r, contracted)).collect();
+                let mut next = sums.to_vec();
+                for j in 0..vectors {
+                    let right = self.right(k, tile, j as i64 * lanes, contracted);
+                    for (r, &left) in left.iter().enumerate() {
+                        let sum = &mut next[r * vectors + j];
+                        *sum = multiply_add(k, left, right, *sum);
+                    }
+                }
+                return next;
+            }
             let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
             self.fetch(k, tile, depth, contracted);
             let mut next = Vec::with_capacity(sums.len());
             for r in 0..tile.rows {
-                let at = k.b.iadd(tile.row, r);
-                let left = self.operands.left(k, &tile.around, at, contracted, self.lanes);
+                let left = self.left(k, tile, r, contracted);
                 for (j, &right) in right.iter().enumerate() {
-                    next.push(multiply_add(k, left, right, sums[(r * self.vectors) as usize + j]));
+                    next.push(multiply_add(k, left, right, sums[r as usize * vectors + j]));
                 }
             }
             next
         };
         let Some((from, to)) = depth.range else { return nest(k, extents, &mut coords, &init, &mut step) };
-        k.for_(LoopKind::Serial, from, to, 1, &init, |k, i, carried| {
-            coords.push(k.b.index(i));
-            let sums = nest(k, &extents[1..], &mut coords, carried, &mut step);
-            coords.pop();
-            sums
-        })
+        steps(k, (from, to), &extents[1..], &mut coords, &init, &mut step)
+    }
+
+    /// An element of a tile's row of the left operand, in all lanes.
+    fn left(&self, k: &mut GroupKernel<'_>, tile: &Tile, row: i64, contracted: &[Index]) -> Val {
+        let at = k.b.iadd(tile.row, row);
+        self.operands.left(k, &tile.around, at, contracted, self.lanes)
     }
 
     /// A vector of the panel's row: columns `tile.column + offset` on.
@@ -585,10 +600,45 @@ pub fn nest(
         }
         return carried;
     }
-    k.for_(LoopKind::Serial, 0, extent, 1, init, |k, i, carried| {
-        coords.push(k.b.index(i));
-        let result = nest(k, inner, coords, carried, body);
-        coords.pop();
-        result
-    })
+    steps(k, (Index::Const(0), extent), inner, coords, init, body)
+}
+
+/// The outermost of nested loops, whose bounds are given. The innermost one takes as many steps at once as a vector has
+/// lanes where the machine multiplies by them.
+fn steps(
+    k: &mut GroupKernel<'_>,
+    (from, to): (Index, Index),
+    inner: &[Index],
+    coords: &mut Vec<Index>,
+    init: &[Val],
+    body: &mut NestBody<'_>,
+) -> Vec<Val> {
+    let lanes = i64::from(k.machine.kernel_lanes_f32);
+    let once = if inner.is_empty() && k.machine.multiplies_by_lanes { lanes } else { 1 };
+    let mut carried = init.to_vec();
+    let mut from = from;
+    for step in [once, 1] {
+        let whole = k.b.isub(to, from);
+        let whole = k.b.idiv(whole, step);
+        let whole = k.b.imul(whole, step);
+        let end = k.b.iadd(from, whole);
+        if end == from {
+            continue;
+        }
+        carried = k.for_(LoopKind::Serial, from, end, step, &carried, |k, i, carried| {
+            let first = k.b.index(i);
+            let mut carried = carried.to_vec();
+            for n in 0..step {
+                coords.push(k.b.iadd(first, n));
+                carried = nest(k, inner, coords, &carried, body);
+                coords.pop();
+            }
+            carried
+        });
+        from = end;
+        if once == 1 {
+            break;
+        }
+    }
+    carried
 }
