@@ -24,7 +24,7 @@ pub(super) const OPERATORS: &[Operator] = &[
         name: "CausalConvWithState",
         versions: &[1],
         inputs: (2, 4),
-        limits: "",
+        limits: "One spatial dimension.",
         import: causal_conv,
     },
     Operator::onnx("LinearAttention", &[27], (3, 6), linear_attention),

@@ -28,7 +28,7 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
         let axis = cx.b.axis(cx.int("axis", 1), cx.b.rank(sum)?)?;
         Ok(vec![trailing_softmax(&mut cx.b, sum, axis, false)?])
     }),
-    row("BiasDropout", (2, 5), bias_dropout),
+    row("BiasDropout", (2, 5), bias_dropout).limited("Inference."),
     row("GatedAdd", (3, 3), |cx| {
         let (x, y, gate) = (cx.input(0)?, cx.input(1)?, cx.input(2)?);
         Ok(vec![map_wide(cx, &[x, y, gate], |e, _, args| {

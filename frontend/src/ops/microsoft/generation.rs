@@ -21,8 +21,12 @@ use crate::import::{NodeContext, OpError, OpResult, Subgraph};
 use crate::proto::{DimensionValue, TypeTensor, TypeValue, ValueInfoProto, dtype_from_onnx};
 
 /// The rows of this family.
-pub(in crate::ops) const OPERATORS: &[Operator] =
-    &[row("GreedySearch", (2, 7), |cx| search(cx, false)), row("Sampling", (2, 9), |cx| search(cx, true))];
+pub(in crate::ops) const OPERATORS: &[Operator] = &[
+    row("GreedySearch", (2, 7), |cx| search(cx, false)).limited("Decoders with the inputs of GPT-2."),
+    row("Sampling", (2, 9), |cx| search(cx, true)).limited(
+        "Decoders with the inputs of GPT-2; a constant seed; no penalty by presence; no filtered scores as an output.",
+    ),
+];
 
 /// The least score, which no token that is ruled out can win with.
 const LOWEST: f64 = f32::MIN as f64;

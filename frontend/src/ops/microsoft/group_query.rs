@@ -21,7 +21,8 @@ use super::row;
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The row of this family.
-pub(in crate::ops) const OPERATORS: &[Operator] = &[row("GroupQueryAttention", (7, 16), group_query_attention)];
+pub(in crate::ops) const OPERATORS: &[Operator] = &[row("GroupQueryAttention", (7, 16), group_query_attention)
+    .limited("No quantized cache, no cache of the window alone.")];
 
 /// What the optional fourth output shows.
 const BEFORE_SOFTMAX: i64 = 1;

@@ -18,13 +18,15 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
         let epsilon = cx.float("epsilon", EPSILON);
         let y = layer_normalized(&mut cx.b, sum, scale, bias, last, DType::F32, epsilon)?;
         with_sum(cx, y, sum)
-    }),
+    })
+    .limited("No statistics for training."),
     row("SkipSimplifiedLayerNormalization", (3, 4), |cx| {
         let sum = residual_sum(cx, 3)?;
         let (scale, last, epsilon) = (cx.input(2)?, cx.b.rank(sum)? - 1, cx.float("epsilon", EPSILON));
         let y = rms_normalized(&mut cx.b, sum, scale, last, DType::F32, epsilon)?;
         with_sum(cx, y, sum)
-    }),
+    })
+    .limited("No statistics for training."),
     row("EmbedLayerNormalization", (7, 9), embed_layer_norm),
 ];
 
