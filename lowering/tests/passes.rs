@@ -332,6 +332,45 @@ fn loops_of_known_length_share_packed_weights() {
 }
 
 #[test]
+fn loops_get_the_constants_that_folding_made() {
+    let (mut network, inputs) = graph(&[&[1, 4]], |b, x| {
+        let (count, go) = (b.scalar_i64(1 << 40), b.scalar_bool(true));
+        let ty = b.ty(x[0]).clone();
+        // No constant yet where it is captured.
+        let w = weight(b, 1, &[4, 4]);
+        let w = b.transpose(w, &[1, 0])?;
+        let spec = LoopSpec {
+            trip_count: count,
+            condition: go,
+            carried: vec![(x[0], ty)],
+            captures: vec![w],
+            iterations: None,
+        };
+        let results = b.loop_(&spec, |b, _, carried, captures| {
+            let h = b.matmul(carried[0], captures[0], DType::F32)?;
+            let h = b.tanh(h)?;
+            let sum = b.reduce(ReduceOp::Sum, h, &[0, 1], false)?;
+            let least = b.scalar(onnxc_ir::scalar::Scalar::f32(2.0));
+            let go = b.compare(onnxc_ir::scalar::CmpOp::Gt, sum, least)?;
+            Ok::<_, BuildError>((go, vec![h], vec![]))
+        })?;
+        Ok(results[0])
+    });
+    let expected = interpret(&network, &inputs).expect("the graph runs");
+    let options = onnxc_lowering::pipeline::Options::new(MachineModel::BASELINE);
+    onnxc_lowering::pipeline::run_passes(&mut network, &options, |_, _| ()).expect("it is supported");
+    verify::verify(&network).unwrap_or_else(|e| panic!("{e}"));
+    let found = interpret(&network, &inputs).expect("the graph runs");
+    for (a, b) in found[0].to_f32().expect("floats").iter().zip(expected[0].to_f32().expect("floats")) {
+        assert!((a - b).abs() <= 1e-5, "{a} instead of {b}");
+    }
+    let is_loop = |n: &&onnxc_ir::tensor::Node| matches!(network.nodes[**n].op, Op::Loop { .. });
+    let node = network.regions[network.body()].nodes.iter().find(is_loop).expect("the loop stays");
+    // Trip count, condition and state: nothing is captured any more.
+    assert_eq!(network.nodes[*node].inputs.len(), 3);
+}
+
+#[test]
 fn everything_unsupported_is_named() {
     let (mut graph, _) = graph(&[&[2]], |b, x| {
         let zero = b.scalar_i64(0);

@@ -15,7 +15,7 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Locality, LoopKind, Val};
-use onnxc_ir::scalar::{BinaryOp, Scalar};
+use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
 use onnxc_ir::tensor::Value;
 
 use self::blocking::Blocking;
@@ -209,6 +209,39 @@ struct Tile {
     sums: Index,
 }
 
+/// Rows of a number that a run decides, spread evenly over tiles: `larger` of `size + 1` rows and `smaller` of `size`.
+struct Spread {
+    size: Index,
+    larger: Index,
+    smaller: Index,
+}
+
+impl Spread {
+    /// Rows `lo..hi` over tiles of at most `most`.
+    fn new(k: &mut GroupKernel<'_>, lo: Index, hi: Index, most: i64) -> Spread {
+        let rows = k.b.isub(hi, lo);
+        let padded = k.b.iadd(rows, most - 1);
+        let tiles = k.b.idiv(padded, most);
+        let tiles = k.b.imax(tiles, 1);
+        let size = k.b.idiv(rows, tiles);
+        let whole = k.b.imul(size, tiles);
+        let larger = k.b.isub(rows, whole);
+        Spread { size, larger, smaller: k.b.isub(tiles, larger) }
+    }
+
+    /// How many of the rows lie in tiles of `rows`.
+    fn rows_in_tiles_of(&self, k: &mut GroupKernel<'_>, rows: i64) -> Index {
+        let none = k.b.val(Index::Const(0));
+        let (larger, smaller) = (k.b.val(self.larger), k.b.val(self.smaller));
+        let is_larger = k.b.index_compare(CmpOp::Eq, self.size, rows - 1);
+        let is_smaller = k.b.index_compare(CmpOp::Eq, self.size, rows);
+        let others = k.b.select(is_smaller, smaller, none);
+        let tiles = k.b.select(is_larger, larger, others);
+        let tiles = k.b.index(tiles);
+        k.b.imul(tiles, rows)
+    }
+}
+
 /// A block of depth: coordinates of the contracted dimensions that it fixes, and the range of the next one.
 struct Depth {
     fixed: Vec<Index>,
@@ -353,22 +386,26 @@ impl Body<'_> {
     ) {
         let (lo, hi) = task.rows;
         let mr = self.cut.tile_rows;
-        // What is left after whole tiles; where the number of rows is not known, a tile for each number that can be left:
-        // the panel passes once.
-        let rests: Vec<i64> = match self.gemm.rows.as_const() {
-            Some(rows) => vec![rows % mr],
-            None => (1..mr).rev().collect(),
-        };
+        // Whole tiles and what is left. Where the number of rows is not known, there is a tile of each size, and the rows
+        // are spread evenly over as few as there can be: so many of one size, and the others of one row less.
+        let known = self.gemm.rows.as_const();
+        let spread = known.is_none().then(|| Spread::new(k, lo, hi, mr));
+        let sizes: Vec<i64> = known.map_or_else(|| (1..=mr).rev().collect(), |rows| vec![mr, rows % mr]);
         k.each(task.lines.0, task.lines.1, 1, |k, line| {
             let within = k.b.isub(line, task.lines.0);
             let base = k.b.imul(within, self.cut.rows);
             let coords = k.unflatten(line, task.line_dims);
             let around: Vec<Index> = task.outer.iter().copied().chain(coords).collect();
             let mut from = lo;
-            for rows in std::iter::once(mr).chain(rests.iter().copied()).filter(|&rows| rows > 0) {
-                let left = k.b.isub(hi, from);
-                let full = k.b.idiv(left, rows);
-                let full = k.b.imul(full, rows);
+            for rows in sizes.iter().copied().filter(|&rows| rows > 0) {
+                let full = match &spread {
+                    Some(spread) => spread.rows_in_tiles_of(k, rows),
+                    None => {
+                        let left = k.b.isub(hi, from);
+                        let full = k.b.idiv(left, rows);
+                        k.b.imul(full, rows)
+                    }
+                };
                 let to = k.b.iadd(from, full);
                 k.each(from, to, rows, |k, row| {
                     let position = k.b.isub(row, lo);
