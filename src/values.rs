@@ -213,8 +213,11 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
     };
     let count: i64 = shape.iter().product();
     let dtype = port.ty.dtype;
+    if dtype == DType::String {
+        return Err(Failure::usage(format!("input `{}` is {dtype}: give --inputs", port.name)));
+    }
     let mut bytes = Vec::new();
-    if dtype.bytes().is_none() && dtype != DType::String {
+    if dtype.bytes().is_none() {
         // Several to a byte: zeros and ones in turn.
         let filled = dtype.packed_bytes(count as u64).unwrap_or(0);
         bytes.resize(filled as usize, if dtype.bits() == 4 { 0x10 } else { 0b01_00_01_00 });
@@ -226,10 +229,7 @@ pub fn synthetic(port: &PortInfo) -> Result<Value, Failure> {
             DType::F32 => bytes.extend(small.to_le_bytes()),
             DType::F64 => bytes.extend(f64::from(small).to_le_bytes()),
             // Token numbers, masks and indices: 0 and 1 are valid almost everywhere.
-            _ => match dtype.bytes() {
-                Some(size) => bytes.extend(&((i % 2) as u64).to_le_bytes()[..size as usize]),
-                None => return Err(Failure::usage(format!("input `{}` is {dtype}: give --inputs", port.name))),
-            },
+            _ => bytes.extend(&((i % 2) as u64).to_le_bytes()[..dtype.bits() as usize / 8]),
         }
     }
     dense(port, shape, bytes)
@@ -243,8 +243,8 @@ fn dense(port: &PortInfo, shape: Vec<i64>, bytes: Vec<u8>) -> Result<Value, Fail
 
 /// The tensor as the interpreters take it.
 pub(crate) fn to_tensor_bytes(value: &Value, port: &PortInfo) -> Result<TensorBytes, Failure> {
-    value.as_tensor().and_then(TensorData::to_tensor_bytes).ok_or_else(|| {
-        let message = format!("input `{}` takes a tensor of numbers", port.name);
+    value.as_tensor().map(TensorData::to_port).ok_or_else(|| {
+        let message = format!("input `{}` takes a tensor", port.name);
         Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
     })
 }

@@ -31,7 +31,8 @@ pub enum DType {
     U2,
     /// One byte in memory, 0 or 1. Reading any other non-zero byte gives an unspecified truth value, never undefined behaviour.
     Bool,
-    /// Variable-length text; lives outside tensors' dense memory.
+    /// Text: the number, 64 bits, of a string in the run's table (see [`crate::strings`]). Where a caller gives or gets strings
+    /// they are pairs of offset and length.
     String,
     C64,
     C128,
@@ -68,22 +69,21 @@ impl DType {
         DType::C128,
     ];
 
-    /// The size of one element in memory in bits. Sub-byte types are packed, low bits first. Strings have no size: 0.
+    /// The size of one element in memory in bits. Sub-byte types are packed, low bits first.
     pub fn bits(self) -> u32 {
         use DType::*;
         match self {
             C128 => 128,
-            F64 | I64 | U64 | C64 => 64,
+            F64 | I64 | U64 | C64 | String => 64,
             F32 | I32 | U32 => 32,
             F16 | BF16 | I16 | U16 => 16,
             F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | I8 | U8 | Bool => 8,
             F4E2M1 | I4 | U4 => 4,
             I2 | U2 => 2,
-            String => 0,
         }
     }
 
-    /// The size of one element in bytes; `None` for sub-byte types and strings.
+    /// The size of one element in bytes; `None` for sub-byte types.
     pub fn bytes(self) -> Option<u32> {
         (self.bits() >= 8).then(|| self.bits() / 8)
     }
@@ -91,6 +91,11 @@ impl DType {
     /// The bytes that `elements` packed elements take, rounded up to whole bytes; `None` on overflow.
     pub fn packed_bytes(self, elements: u64) -> Option<u64> {
         Some(elements.checked_mul(u64::from(self.bits()))?.div_ceil(8))
+    }
+
+    /// The size in bits of one element in a caller's memory: that of a string is its offset and its length.
+    pub fn port_bits(self) -> u32 {
+        if self == DType::String { 128 } else { self.bits() }
     }
 
     /// Whether this is a real floating-point type of any width.

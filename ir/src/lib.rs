@@ -12,4 +12,5 @@ pub mod loops;
 pub mod machine;
 pub mod program;
 pub mod scalar;
+pub mod strings;
 pub mod tensor;

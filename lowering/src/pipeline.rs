@@ -36,6 +36,8 @@ pub const PASSES: &[Pass] = &[
     ("inline_composites", passes::inline_composites::run),
     // Loops of known length and decided branches become straight lines.
     ("unroll_loops", passes::unroll_loops::run),
+    // Strings become numbers in a table of the run.
+    ("number_strings", passes::number_strings::run),
     // Memory has whole bytes; what is packed is unpacked where it is read.
     ("unpack_elements", passes::unpack_elements::run),
     // Arithmetic on shapes and weights is done now; weights become recipes.

@@ -1,6 +1,6 @@
 //! From groups to a program: kernels, launches, places and the weight section.
 //!
-//! Before: a body of `Group`, `Constant`, `BindSizes` and `Reshape` nodes, as the pass `fuse` leaves it. After: a
+//! Before: a body of `Group`, `Constant`, `BindSizes`, `Strings` and `Reshape` nodes, as the pass `fuse` leaves it. After: a
 //! [`Program`]. Tensors whose sizes follow from the inputs' shapes lie in the arena; those whose sizes data decides get a
 //! slot, which is allocated before the first step that needs it and released after the last.
 
@@ -10,7 +10,8 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, Weight};
+use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, STRING_SLOTS, Step, Weight};
+use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::{Constant, External, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
@@ -39,6 +40,7 @@ pub fn lower(
     lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
     let mut program = lowering.finish();
+    program.strings = graph.strings;
     program.constants = graph.constants;
     program.origins = graph.origins;
     Ok(program)
@@ -142,7 +144,7 @@ impl<'g> Lowering<'g> {
             let computed = self
                 .graph
                 .def_node(source)
-                .is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. } | Op::External(_)));
+                .is_some_and(|n| matches!(self.graph.nodes[n].op, Op::Group { .. } | Op::External(_) | Op::Strings(_)));
             if computed && self.homes[source].is_none() {
                 self.homes[source] = Some(Home::Place(Place::Output(i as u32)));
             }
@@ -179,6 +181,7 @@ impl<'g> Lowering<'g> {
                 self.homes[data.outputs[0]] = Some(from);
                 self.require_equal(&data.origins);
             }
+            Op::Strings(function) => self.lower_strings(node, *function)?,
             Op::If { then, otherwise, sizes } => self.lower_if(node, [*then, *otherwise], sizes)?,
             Op::Loop { body, carried, varying, sizes } => {
                 self.lower_loop(node, *body, *carried as usize, varying, sizes)?;
@@ -280,6 +283,20 @@ impl<'g> Lowering<'g> {
             text.push_str(decision);
         }
         self.program.remarks.push(Remark { pass: "schedule", origin, text });
+    }
+
+    fn lower_strings(&mut self, node: Node, function: StringFunction) -> Result<(), LowerError> {
+        let graph = self.graph;
+        let data = &graph.nodes[node];
+        let output = data.outputs[0];
+        if self.homes[output].is_none() {
+            self.homes[output] = Some(self.room(graph.tensor_ty(output))?);
+        }
+        let values = || data.inputs.iter().chain(&data.outputs);
+        let tensors = values().map(|&v| self.home(v)).collect();
+        let types = values().map(|&v| graph.tensor_ty(v).clone()).collect();
+        self.push(PlannedStep::Strings { function, tensors, types, origins: data.origins.clone() });
+        Ok(())
     }
 
     /// The operand whose memory the result of an elementwise group may take: it has the result's type, lies in the arena, is
@@ -400,6 +417,10 @@ impl<'g> Lowering<'g> {
             program.weight_bytes += apart.page;
         }
         planned::place(&mut program, &self.rooms, self.steps);
+        if program.all_steps().iter().any(|step| matches!(step, Step::Strings { .. })) {
+            program.string_slots = Some(program.slots);
+            program.slots += STRING_SLOTS;
+        }
         program
     }
 }

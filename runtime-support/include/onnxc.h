@@ -121,6 +121,10 @@ typedef struct onnxc_string {
  * (the stride of an axis of extent 1 or 0 is not looked at). data may be NULL when there are no elements. With
  * capacity_bytes 0 the buffer counts as large enough; another value below the tensor's size is ONNXC_CAPACITY.
  *
+ * Strings of an input lie in string_bytes[0 .. string_used), and those of an output, which run sets string_used for, in
+ * string_bytes[0 .. string_capacity): too little is ONNXC_MORE with string_used what it needs, and NULL with capacity 0
+ * is allocated by onnxc_call.alloc.
+ *
  * Output: the caller sets kind, tensor.data, device, dtype, byte_offset and capacity_bytes (from data + byte_offset
  * on). run sets ndim, dims, tensor.shape = dims and tensor.strides = NULL; what the caller left there is not read.
  * A capacity below the output's size gives ONNXC_MORE: the dims of every output whose shape is known by then are set,

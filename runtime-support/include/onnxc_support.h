@@ -27,6 +27,34 @@ void onnxc_heap_release(void *user, void *pointer, size_t bytes);
 /* Gives back what run allocated for value (ONNXC_VALUE_OWNS_*), items included, and clears those fields. */
 void onnxc_value_release(onnxc_value *value, const onnxc_call *call);
 
+/* ------------------------------------------------------------------------------------------------------- strings */
+
+/* What a model gives to the functions on strings that it calls. */
+typedef struct onnxc_strings_call {
+    const onnxc_value *const *in;
+    onnxc_value *out;
+    const onnxc_call *call;
+    const void *constants; /* the strings of the model: see strings.c */
+    void *strings;         /* three slots of memory for those of the run */
+} onnxc_strings_call;
+
+/* What models that work on strings call; ir/src/strings of the compiler says what each computes. */
+int onnxc_strings_enter(const onnxc_strings_call *op);
+int onnxc_strings_leave(const onnxc_strings_call *op);
+int onnxc_strings_concat(const onnxc_strings_call *op);
+int onnxc_strings_count(const onnxc_strings_call *op);
+int onnxc_strings_split(const onnxc_strings_call *op);
+int onnxc_strings_replace(const onnxc_strings_call *op);
+int onnxc_strings_accept(const onnxc_strings_call *op);
+int onnxc_strings_order(const onnxc_strings_call *op);
+int onnxc_strings_parse_int(const onnxc_strings_call *op);
+int onnxc_strings_parse_float(const onnxc_strings_call *op);
+int onnxc_strings_format_int(const onnxc_strings_call *op);
+int onnxc_strings_format_float(const onnxc_strings_call *op);
+/* The text of a string of the run, valid until the next one is kept; and the number of a copy of a text. */
+int onnxc_strings_get(const onnxc_strings_call *op, uint64_t number, const char **text, uint64_t *length);
+int onnxc_strings_keep(const onnxc_strings_call *op, const char *text, uint64_t length, uint64_t *number);
+
 /* ------------------------------------------------------------------------------------------------------- threads */
 
 /* Threads that sleep between jobs. The thread that calls onnxc_pool_parallel_for works too, as worker 0. */

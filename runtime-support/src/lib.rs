@@ -30,6 +30,8 @@ mod pool;
 mod session;
 mod status;
 #[cfg(feature = "sessions")]
+mod strings;
+#[cfg(feature = "sessions")]
 mod tensor;
 
 pub use dtype::{DataType, Element};
@@ -43,6 +45,8 @@ pub use pool::Pool;
 #[cfg(feature = "sessions")]
 pub use session::{Allocator, Session, Trace};
 pub use status::Status;
+#[cfg(feature = "sessions")]
+pub use strings::STRING_FUNCTIONS;
 #[cfg(feature = "sessions")]
 pub use tensor::TensorView;
 
@@ -59,11 +63,13 @@ pub const PACKAGE_FILES: [(&str, &str); 4] = [
 ];
 
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
-pub const SUPPORT_SOURCES: [(&str, &str); 6] = [
+pub const SUPPORT_SOURCES: [(&str, &str); 8] = [
     ("include/onnxc.h", HEADER),
     ("include/onnxc_support.h", include_str!("../include/onnxc_support.h")),
     ("csrc/memory.c", include_str!("../csrc/memory.c")),
     ("csrc/pool.c", include_str!("../csrc/pool.c")),
     ("csrc/session.c", include_str!("../csrc/session.c")),
     ("csrc/status.c", include_str!("../csrc/status.c")),
+    ("csrc/strings.c", include_str!("../csrc/strings.c")),
+    ("csrc/strings_numbers.c", include_str!("../csrc/strings_numbers.c")),
 ];

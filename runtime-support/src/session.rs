@@ -174,7 +174,13 @@ impl Session {
                 std::slice::from_raw_parts(first, length)
             }
         };
-        TensorView::from_bytes(dtype, shape, bytes)
+        let view = TensorView::from_bytes(dtype, shape, bytes)?;
+        if value.string_bytes.is_null() {
+            return Ok(view);
+        }
+        // SAFETY: as above; the run says how many bytes it used.
+        let text = unsafe { std::slice::from_raw_parts(value.string_bytes.cast::<u8>(), value.string_used as usize) };
+        Ok(view.with_text(text))
     }
 
     /// Puts the session's record of a failure into words.
@@ -227,4 +233,7 @@ fn set_input(value: &mut onnxc_value, input: &TensorView<'_>) {
     value.tensor.shape = value.dims.as_mut_ptr();
     value.tensor.strides = std::ptr::null_mut();
     value.tensor.byte_offset = 0;
+    value.string_bytes = input.text().as_ptr().cast_mut().cast();
+    value.string_used = input.text().len() as u64;
+    value.string_capacity = 0;
 }

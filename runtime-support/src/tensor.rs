@@ -11,9 +11,22 @@ pub struct TensorView<'a> {
     rank: usize,
     dims: [i64; MAX_RANK],
     bytes: &'a [u8],
+    text: &'a [u8],
 }
 
 impl<'a> TensorView<'a> {
+    /// A tensor of strings: for each its offset in `text` and its length. A model refuses a string outside of the text.
+    pub fn strings(shape: &[i64], pairs: &'a [[u64; 2]], text: &'a [u8]) -> Result<Self, Error> {
+        // SAFETY: pairs of u64 have no padding, and any byte may be read.
+        let bytes = unsafe { std::slice::from_raw_parts(pairs.as_ptr().cast::<u8>(), size_of_val(pairs)) };
+        Self::from_string_bytes(shape, bytes, text)
+    }
+
+    /// A tensor of strings over bytes: for each its offset in `text` and its length, 8 bytes each in the machine's order.
+    pub fn from_string_bytes(shape: &[i64], pairs: &'a [u8], text: &'a [u8]) -> Result<Self, Error> {
+        Ok(Self { text, ..Self::from_bytes(DataType::String, shape, pairs)? })
+    }
+
     /// A tensor over elements: as many as the shape's product, else [`Error::DataLength`].
     pub fn new<T: Element>(shape: &[i64], elements: &'a [T]) -> Result<Self, Error> {
         // SAFETY: every Element is a plain number or bool: no padding, and any byte may be read.
@@ -32,7 +45,7 @@ impl<'a> TensorView<'a> {
         }
         let mut dims = [0; MAX_RANK];
         dims[..shape.len()].copy_from_slice(shape);
-        Ok(Self { dtype, rank: shape.len(), dims, bytes })
+        Ok(Self { dtype, rank: shape.len(), dims, bytes, text: &[] })
     }
 
     /// The element type.
@@ -48,6 +61,15 @@ impl<'a> TensorView<'a> {
     /// The elements' bytes.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    pub(crate) fn with_text(self, text: &'a [u8]) -> Self {
+        Self { text, ..self }
+    }
+
+    /// What the pairs of offset and length in the bytes of a tensor of strings point into.
+    pub fn text(&self) -> &'a [u8] {
+        self.text
     }
 
     /// The elements, when `T` is the tensor's type.

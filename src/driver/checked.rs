@@ -9,10 +9,10 @@ use onnxc_backend::target::Target;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::program::{Apart, Program};
 use onnxc_ir::tensor::TensorBytes;
-use onnxc_runtime::{Model, Session, TensorView};
+use onnxc_runtime::{Model, Session};
 
 use super::compile::{import, lower};
-use super::execute::{Input, StepInfo, load_native, outputs_of, run_failure, step_info, symbol_values};
+use super::execute::{Input, StepInfo, load_native, outputs_of, run_failure, step_info, symbol_values, view};
 use super::guard::{self, Fenced, FencedMemory};
 use super::options::{Checks, CompileOptions};
 use crate::diagnostics::Failure;
@@ -98,7 +98,7 @@ impl Laid {
         let memory = FencedMemory { at_end, fill, arena: Some(arena), live: HashMap::new() };
         let mut session = Session::with_allocator(&self.model, &dims, Box::new(memory)).map_err(failed)?;
         session.set_trace(Some(Box::new(guard::trace)));
-        let views = places.iter().map(|(dtype, shape, fenced)| TensorView::from_bytes(*dtype, shape, fenced.bytes()));
+        let views = places.iter().map(|(dtype, shape, fenced)| view(*dtype, shape, fenced.bytes()));
         let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         session.run(&views).map_err(failed)?;
         outputs_of(&session)

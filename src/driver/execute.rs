@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use onnxc_backend::loader::LoadedModel;
+use onnxc_backend::loader::{HostSymbol, LoadedModel};
 use onnxc_backend::object::emit::object_image;
 use onnxc_backend::target::Target;
 use onnxc_frontend::data::DataValue;
@@ -15,7 +15,7 @@ use onnxc_ir::program::verify::verify_steps;
 use onnxc_ir::program::{Launch, Program, Step};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
-use onnxc_runtime::{DataType, Dim, Model, Session, TensorView};
+use onnxc_runtime::{DataType, Dim, Model, STRING_FUNCTIONS, Session, TensorView};
 
 use super::checked::Checked;
 use super::compile::{hash, import, lower, object_failure, warnings, with_compiled};
@@ -87,6 +87,7 @@ pub(super) fn step_info(program: &Program, step: &Step) -> StepInfo {
         Step::Bind { .. } | Step::Assign { .. } | Step::Require { .. } => ("sizes", Some(0)),
         Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
         Step::Append { .. } | Step::Move { .. } => ("memory", Some(0)),
+        Step::Strings { function, .. } => (function.symbol(), Some(0)),
         Step::If { .. } => ("branch", Some(0)),
         Step::Loop { .. } => ("loop", Some(0)),
     };
@@ -173,7 +174,7 @@ pub(super) fn load_native(
     let hash = hash(path, target, options)?;
     with_compiled(program, target, hash, |compiled| {
         let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
-        let loaded = LoadedModel::load(image.into(), &[]).map_err(|e| run_failure(e.to_string()))?;
+        let loaded = LoadedModel::load(image.into(), &string_functions()).map_err(|e| run_failure(e.to_string()))?;
         if options.perf_map {
             write_perf_map(&loaded)?;
         }
@@ -346,6 +347,11 @@ pub(super) fn values_of(tensors: Vec<Value>, structures: &[(String, Structure)])
     structures.iter().map(|(_, structure)| put_together(structure, &mut tensors)).collect()
 }
 
+/// The support library's functions that compiled models may call.
+fn string_functions() -> Vec<HostSymbol<'static>> {
+    STRING_FUNCTIONS.iter().map(|&(name, function)| HostSymbol { name, address: function as *const u8 }).collect()
+}
+
 /// Appends the tensors of a value; nothing where it is not made so.
 fn take_apart(value: &Value, structure: &Structure, tensors: &mut Vec<Value>) -> Option<()> {
     match (value, structure) {
@@ -428,6 +434,18 @@ fn prepare(values: &[Value], ports: &[PortInfo]) -> Result<Vec<Input>, Failure> 
     Ok(inputs)
 }
 
+/// The tensor in bytes; those of strings are the pairs and then the text.
+pub(super) fn view<'a>(
+    dtype: DataType,
+    shape: &[i64],
+    bytes: &'a [u8],
+) -> Result<TensorView<'a>, onnxc_runtime::Error> {
+    match dtype.tensor_bytes(shape).filter(|_| dtype == DataType::String) {
+        Some(pairs) if pairs <= bytes.len() => TensorView::from_string_bytes(shape, &bytes[..pairs], &bytes[pairs..]),
+        _ => TensorView::from_bytes(dtype, shape, bytes),
+    }
+}
+
 /// The outputs of a session's last run.
 pub(super) fn outputs_of(session: &Session) -> Result<Vec<TensorBytes>, Failure> {
     (0..session.model().outputs().len())
@@ -435,7 +453,7 @@ pub(super) fn outputs_of(session: &Session) -> Result<Vec<TensorBytes>, Failure>
             let view = session.output(i).map_err(|e| run_failure(e.to_string()))?;
             let dtype = onnxc_frontend::proto::dtype_from_onnx(view.dtype().onnx())
                 .ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
-            Ok(TensorBytes { dtype, shape: view.shape().into(), bytes: view.bytes().to_vec().into() })
+            Ok(TensorBytes { dtype, shape: view.shape().into(), bytes: [view.bytes(), view.text()].concat().into() })
         })
         .collect()
 }
@@ -452,9 +470,7 @@ impl Timed<'_> {
         let views = self
             .inputs
             .iter()
-            .map(|input| {
-                TensorView::from_bytes(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string()))
-            })
+            .map(|input| view(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
         self.session.run(&views).map_err(|e| run_failure(e.to_string()))
     }

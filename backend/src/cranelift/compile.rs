@@ -386,6 +386,9 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     let mut all = strings.objects;
     all.extend(operators);
     all.extend([messages, ports, symbols, steps, model]);
+    if program.string_slots.is_some() {
+        all.extend(super::strings::objects(prefix, &program.strings));
+    }
     all
 }
 
@@ -403,7 +406,8 @@ fn put_port(object: &mut DataObject, port: &Port, named_symbols: usize, strings:
         let symbol = ty.shape.get(axis).and_then(Dim::as_symbol).filter(named).map_or(-1, |s| s.index() as i32);
         object.put_u32(symbol as u32);
     }
-    let bytes = ty.static_len().and_then(|n| ty.dtype.packed_bytes(n as u64)).map_or(-1, |b| b as i64);
+    let bytes = ty.static_len().and_then(|n| n.checked_mul(ty.dtype.port_bits().into()));
+    let bytes = bytes.map_or(-1, |bits| bits.div_euclid(8) + i64::from(bits % 8 != 0));
     object.put_u64(bytes as u64).put_u64(0).put(&[0; 4]).put_u32(0);
 }
 

@@ -6,3 +6,4 @@ pub mod compile;
 pub mod entry;
 pub mod kernel;
 mod operators;
+mod strings;

@@ -321,15 +321,11 @@ fn bind_initializers(
     });
     for (name, data) in dense.chain(sparse) {
         let data = data.map_err(|e| e.within(format!("initializer `{name}`")))?;
-        let binding = match data.to_tensor_bytes() {
-            Some(tensor) => {
-                let ty = TensorType::fixed(tensor.dtype, &tensor.shape);
-                let source = ConstantSource::Bytes(tensor.bytes);
-                Binding::Constant(graph.constants.push(ConstantData { ty, source, name: name.to_owned() }))
-            }
-            None => Binding::Unsupported("string tensors"),
-        };
-        scope.bind(name, binding);
+        let tensor = data.to_constant(&mut graph.strings);
+        let ty = TensorType::fixed(tensor.dtype, &tensor.shape);
+        let source = ConstantSource::Bytes(tensor.bytes);
+        let constant = graph.constants.push(ConstantData { ty, source, name: name.to_owned() });
+        scope.bind(name, Binding::Constant(constant));
     }
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex, Scalar};
+use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::Value;
 use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
 
-use super::Operator;
+use super::{Operator, text};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -47,6 +48,7 @@ fn name_to_dtype(name: &str) -> Option<DType> {
         "UINT16" => DType::U16,
         "UINT8" => DType::U8,
         "BOOL" => DType::Bool,
+        "STRING" => DType::String,
         _ => return None,
     })
 }
@@ -54,8 +56,11 @@ fn name_to_dtype(name: &str) -> Option<DType> {
 /// Conversion as the node's attributes ask.
 fn convert(cx: &mut NodeContext<'_>, x: Value, to: DType) -> Result<Value, OpError> {
     let from = cx.b.dtype(x)?;
+    if from != to && (from == DType::String || to == DType::String) {
+        return if from == DType::String { parsed(cx, x, to) } else { written(cx, x) };
+    }
     for dtype in [from, to] {
-        if matches!(dtype, DType::String | DType::C64 | DType::C128) {
+        if matches!(dtype, DType::C64 | DType::C128) {
             return cx.unsupported(format!("conversion of {from} to {to}"));
         }
     }
@@ -67,6 +72,32 @@ fn convert(cx: &mut NodeContext<'_>, x: Value, to: DType) -> Result<Value, OpErr
     };
     let saturate = cx.flag("saturate", true);
     Ok(cast_with(cx, x, to, saturate, rounding)?)
+}
+
+/// The numbers that strings state.
+fn parsed(cx: &mut NodeContext<'_>, x: Value, to: DType) -> Result<Value, OpError> {
+    let shape = cx.b.shape(x)?;
+    let (function, wide) = match to {
+        _ if to.is_float() => (StringFunction::ParseFloat, DType::F64),
+        _ if to.is_int() || to == DType::Bool => (StringFunction::ParseInt, DType::I64),
+        _ => return cx.unsupported(format!("conversion of strings to {to}")),
+    };
+    let numbers = text::call(cx, function, &[x], wide, &shape)?;
+    Ok(cx.b.cast(numbers, to)?)
+}
+
+/// Numbers as strings.
+fn written(cx: &mut NodeContext<'_>, x: Value) -> Result<Value, OpError> {
+    let (shape, from) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let (function, wide) = match from {
+        DType::F64 | DType::F32 => (StringFunction::FormatFloat, from),
+        _ if from.is_float() => (StringFunction::FormatFloat, DType::F32),
+        _ if from.is_unsigned_int() => (StringFunction::FormatInt, DType::U64),
+        _ if from.is_int() || from == DType::Bool => (StringFunction::FormatInt, DType::I64),
+        _ => return cx.unsupported(format!("conversion of {from} to strings")),
+    };
+    let x = cx.b.cast(x, wide)?;
+    text::call(cx, function, &[x], DType::String, &shape)
 }
 
 /// How a number becomes a power of two.

@@ -43,24 +43,30 @@ fn constant(cx: &mut NodeContext<'_>) -> OpResult {
     if let Some(values) = cx.ints("value_ints") {
         return Ok(vec![cx.b.i64s(values)]);
     }
-    if cx.attribute("value_string").or(cx.attribute("value_strings")).is_some() {
-        return cx.unsupported("string tensors");
+    if let Some(value) = cx.attribute("value_string") {
+        let text = value.s.clone().unwrap_or_default();
+        let tensor = cx.b.graph.strings.numbers(&[], [&text[..]]);
+        return Ok(vec![cx.b.constant(tensor, "")?]);
+    }
+    if let Some(values) = cx.attribute("value_strings") {
+        let strings = values.strings.iter().map(|s| &s[..]);
+        let tensor = cx.b.graph.strings.numbers(&[values.strings.len() as i64], strings);
+        return Ok(vec![cx.b.constant(tensor, "")?]);
     }
     cx.invalid("has no value")
 }
 
 fn add_constant(cx: &mut NodeContext<'_>, data: &TensorData) -> Result<Value, OpError> {
-    match data.to_tensor_bytes() {
-        Some(tensor) => Ok(cx.b.constant(tensor, "")?),
-        None => cx.unsupported("string tensors"),
-    }
+    let tensor = data.to_constant(&mut cx.b.graph.strings);
+    Ok(cx.b.constant(tensor, "")?)
 }
 
 /// The only element of a tensor.
-fn only_element(cx: &NodeContext<'_>, data: &TensorData) -> Result<Scalar, OpError> {
-    let Some(tensor) = data.to_tensor_bytes().filter(|t| !matches!(t.dtype, DType::C64 | DType::C128)) else {
+fn only_element(cx: &mut NodeContext<'_>, data: &TensorData) -> Result<Scalar, OpError> {
+    let tensor = data.to_constant(&mut cx.b.graph.strings);
+    if matches!(tensor.dtype, DType::C64 | DType::C128) {
         return cx.unsupported(format!("a value of type {}", data.dtype()));
-    };
+    }
     if tensor.len() != 1 {
         return cx.invalid(format!("a value of {} elements instead of one", tensor.len()));
     }

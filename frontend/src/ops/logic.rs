@@ -38,8 +38,8 @@ fn not(cx: &mut NodeContext<'_>) -> OpResult {
 
 fn compare(cx: &mut NodeContext<'_>, op: CmpOp) -> OpResult {
     let (a, b) = operands(cx)?;
-    if cx.b.dtype(a)? == DType::String {
-        return cx.unsupported("comparison of strings");
+    if cx.b.dtype(a)? == DType::String && op != CmpOp::Eq {
+        return cx.invalid("strings are compared for equality only");
     }
     Ok(vec![cx.b.compare(op, a, b)?])
 }

@@ -34,6 +34,7 @@ mod random;
 mod rearrange;
 mod recurrent;
 mod reduce;
+mod regex;
 mod resample;
 mod resize;
 mod roi;
@@ -45,6 +46,7 @@ mod sliding;
 mod softmax;
 #[cfg(test)]
 mod test_model;
+mod text;
 mod training;
 mod unary;
 mod unique;
@@ -119,6 +121,7 @@ const FAMILIES: &[&[Operator]] = &[
     shape::OPERATORS,
     signal::OPERATORS,
     softmax::OPERATORS,
+    text::OPERATORS,
     training::OPERATORS,
     unary::OPERATORS,
     unique::OPERATORS,

@@ -233,7 +233,7 @@ pub(super) fn pad(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 fn zero(cx: &mut NodeContext<'_>, dtype: DType) -> Result<Value, OpError> {
-    if matches!(dtype, DType::String | DType::C64 | DType::C128) {
+    if matches!(dtype, DType::C64 | DType::C128) {
         return cx.unsupported(format!("padding of {dtype}"));
     }
     Ok(cx.b.scalar(Scalar::zero(dtype)))

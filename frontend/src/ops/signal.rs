@@ -4,8 +4,10 @@ use std::f64::consts::PI;
 
 use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
 use onnxc_ir::dtype::DType;
-use onnxc_ir::tensor::op::{Contract, Conv, Label};
-use onnxc_ir::tensor::{TensorBytes, Value};
+use onnxc_ir::scalar::{CmpOp, ExprIndex};
+use onnxc_ir::tensor::build::ExprBuilder;
+use onnxc_ir::tensor::op::{Contract, Conv, Coord, Label};
+use onnxc_ir::tensor::{Builder, TensorBytes, Value};
 
 use super::Operator;
 use crate::import::{NodeContext, OpError, OpResult};
@@ -64,15 +66,15 @@ impl Transform {
 }
 
 /// A constant of any float type.
-fn float_constant(cx: &mut NodeContext<'_>, dtype: DType, shape: &[i64], values: &[f64]) -> Result<Value, OpError> {
+fn float_constant(b: &mut Builder<'_>, dtype: DType, shape: &[i64], values: &[f64]) -> Result<Value, OpError> {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = TensorBytes { dtype: DType::F64, shape: shape.into(), bytes: bytes.into() };
     if dtype == DType::F32 {
         let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-        return Ok(cx.b.constant(TensorBytes::from_f32(shape, &narrow), "")?);
+        return Ok(b.constant(TensorBytes::from_f32(shape, &narrow), "")?);
     }
-    let wide = cx.b.constant(tensor, "")?;
-    Ok(cx.b.cast(wide, dtype)?)
+    let wide = b.constant(tensor, "")?;
+    Ok(b.cast(wide, dtype)?)
 }
 
 /// The one element of an integer input, if the node has it.
@@ -85,8 +87,9 @@ fn dft(cx: &mut NodeContext<'_>) -> OpResult {
     let shape = cx.b.shape(x)?;
     let rank = shape.len();
     let (inverse, onesided) = (cx.flag("inverse", false), cx.flag("onesided", false));
-    let axis = match cx.version {
-        ..20 => cx.int("axis", 1),
+    let axis = match (cx.version, cx.optional(2)) {
+        (..20, _) => cx.int("axis", 1),
+        (_, Some(axis)) if cx.b.known_i64s(axis).is_none() => return dft_along(cx, x, axis),
         _ => optional_i64(cx, 2)?.unwrap_or(-2),
     };
     let axis = cx.b.axis(axis, rank)?;
@@ -102,23 +105,76 @@ fn dft(cx: &mut NodeContext<'_>) -> OpResult {
     if axis + 1 == rank || length < 1 || size < 1 {
         return cx.invalid(format!("a transform of length {length} along axis {axis} of {rank}"));
     }
-    Ok(vec![transformed(cx, x, axis, length, (inverse, onesided))?])
+    Ok(vec![transformed(&mut cx.b, x, axis, length, (inverse, onesided))?])
+}
+
+/// A transform along an axis that data names: one for each axis that there is, of which a run takes one.
+fn dft_along(cx: &mut NodeContext<'_>, x: Value, axis: Value) -> OpResult {
+    let shape = cx.b.shape(x)?;
+    let Some(axes) = shape.len().checked_sub(1).filter(|&n| n > 0) else {
+        return cx.invalid(format!("a signal of {} dimensions", shape.len()));
+    };
+    let (inverse, onesided) = (cx.flag("inverse", false), cx.flag("onesided", false));
+    let length = optional_i64(cx, 1)?;
+    let mut lengths = Vec::new();
+    for size in &shape[..axes] {
+        let Some(size) = size.as_const().filter(|&n| n >= 1) else {
+            return cx.unsupported("an axis that depends on data, of a signal whose sizes are not known");
+        };
+        let length = length.unwrap_or(if inverse && onesided { 2 * (size - 1) } else { size });
+        // An axis that is too short for a transform is one that no run can take.
+        lengths.push(length.max(1));
+    }
+    let axis = cx.b.cast(axis, DType::I64)?;
+    let axis = cx.b.reshape(axis, &[])?;
+    let rank = Dim::from(shape.len() as i64);
+    let axis = cx.b.map(&[axis], |e| {
+        let (axis, rank, zero) = (e.arg(0), e.dim(&rank), e.dim(&Dim::ZERO));
+        let (from_end, negative) = (e.add(axis, rank), e.lt(axis, zero));
+        Ok(e.select(negative, from_end, axis))
+    })?;
+    let last = Dim::from(axes as i64 - 1);
+    let axis = cx.bind_one(axis, &last)?;
+    Ok(vec![along(&mut cx.b, x, &axis, 0, &lengths, (inverse, onesided))?])
+}
+
+/// The transform along `axis`, which is at least `at`; each axis has its length.
+fn along(
+    b: &mut Builder<'_>,
+    x: Value,
+    axis: &Dim,
+    at: usize,
+    lengths: &[i64],
+    flags: (bool, bool),
+) -> Result<Value, OpError> {
+    if at + 1 == lengths.len() {
+        return transformed(b, x, at, lengths[at], flags);
+    }
+    let (axis_value, number) = (b.dim_value(axis), b.scalar_i64(at as i64));
+    let here = b.compare(CmpOp::Eq, axis_value, number)?;
+    let results = b.if_(
+        here,
+        &[x],
+        |b, captured| Ok::<_, OpError>(vec![transformed(b, captured[0], at, lengths[at], flags)?]),
+        |b, captured| Ok(vec![along(b, captured[0], axis, at + 1, lengths, flags)?]),
+    )?;
+    Ok(results[0])
 }
 
 /// The transform of a signal of known size along an axis that is not the last; the last holds the one or two parts of its
 /// numbers. Half a spectrum transforms back to a real signal.
 pub(super) fn transformed(
-    cx: &mut NodeContext<'_>,
+    b: &mut Builder<'_>,
     x: Value,
     axis: usize,
     length: i64,
     (inverse, onesided): (bool, bool),
 ) -> Result<Value, OpError> {
-    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let (shape, dtype) = (b.shape(x)?, b.dtype(x)?);
     let rank = shape.len();
     let sizes = (shape[axis].as_const(), shape[rank - 1].as_const());
     let (Some(size), Some(parts @ (1 | 2))) = sizes else {
-        return cx.unsupported("a signal whose length is not known");
+        return Err(OpError::Unsupported("a signal whose length is not known".into()));
     };
     let half = inverse && onesided;
     let used = size.min(if half { length / 2 + 1 } else { length });
@@ -132,10 +188,10 @@ pub(super) fn transformed(
         half,
     };
     if !transform.fits() {
-        return cx.unsupported(format!("a Fourier transform of length {length}"));
+        return Err(OpError::Unsupported(format!("a Fourier transform of length {length}")));
     }
-    let x = cx.b.slice_axis(x, axis as i64, &Dim::ZERO, &Dim::from(used), 1)?;
-    let x = cx.b.cast(x, DType::F64)?;
+    let x = b.slice_axis(x, axis as i64, &Dim::ZERO, &Dim::from(used), 1)?;
+    let x = b.cast(x, DType::F64)?;
     let mut weights = Vec::new();
     for k in 0..transform.inputs {
         for from in 0..transform.input_parts {
@@ -145,7 +201,7 @@ pub(super) fn transformed(
         }
     }
     let extents = [transform.inputs, transform.input_parts, transform.outputs, transform.output_parts];
-    let matrix = float_constant(cx, DType::F64, &extents.map(|n| n as i64), &weights)?;
+    let matrix = float_constant(b, DType::F64, &extents.map(|n| n as i64), &weights)?;
     let label = |n: usize| Label::try_from(n).map_err(|_| OpError::Invalid(format!("a signal of rank {rank}")));
     let labels = (0..rank).map(label).collect::<Result<Vec<Label>, _>>()?;
     let (new_axis, new_part) = (label(rank)?, label(rank + 1)?);
@@ -159,13 +215,14 @@ pub(super) fn transformed(
         acc: DType::F64,
         panel: None,
     };
-    let y = cx.b.contract(contract, x, matrix)?;
-    Ok(cx.b.cast(y, dtype)?)
+    let y = b.contract(contract, x, matrix)?;
+    Ok(b.cast(y, dtype)?)
 }
 
 /// Transforms of overlapping frames are a convolution with the windowed matrix, whose step is that of the frames.
 fn stft(cx: &mut NodeContext<'_>) -> OpResult {
-    let (x, step) = (cx.input(0)?, cx.known_i64(1)?);
+    let (x, step) = (cx.input(0)?, cx.input(1)?);
+    let step = cx.b.known_i64s(step).and_then(|s| s.first().copied());
     let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
     let window = cx.optional(2);
     let window_size = match window {
@@ -184,8 +241,8 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
         let text = cx.b.graph.shape_text(&shape);
         return cx.invalid(format!("a signal of shape {text}"));
     };
-    if step < 1 || length < 1 {
-        return cx.invalid(format!("frames of length {length} with step {step}"));
+    if step.is_some_and(|step| step < 1) || length < 1 {
+        return cx.invalid(format!("frames of length {length} with step {}", step.unwrap_or(1)));
     }
     if window.is_some() && window_size != Some(length) {
         return cx.unsupported("a window whose length is not that of the frames");
@@ -212,12 +269,13 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
         }
     }
     let bins = transform.outputs as i64;
-    let mut filter = float_constant(cx, dtype, &[2 * bins, parts, length], &weights)?;
+    let mut filter = float_constant(&mut cx.b, dtype, &[2 * bins, parts, length], &weights)?;
     if let Some(window) = window {
         filter = cx.b.mul(filter, window)?;
     }
     let channels = [shape[0].clone(), shape[1].clone(), Dim::from(parts)];
     let x = cx.b.reshape(x, &channels)?;
+    let Some(step) = step else { return frames_of_any_step(cx, x, filter, length) };
     let x = cx.b.transpose(x, &[0, 2, 1])?;
     let conv = Conv {
         strides: [step].as_slice().into(),
@@ -237,6 +295,48 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
     let frames = cx.b.shape(y)?[2].clone();
     let y = cx.b.reshape(y, &[shape[0].clone(), Dim::from(bins), Dim::from(2), frames])?;
     Ok(vec![cx.b.transpose(y, &[0, 3, 1, 2])?])
+}
+
+/// Frames as data steps them: each is gathered. `x` is `[batch, samples, parts]`, the filter `[2 * bins, parts, length]`.
+fn frames_of_any_step(cx: &mut NodeContext<'_>, x: Value, filter: Value, length: i64) -> OpResult {
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let filters = cx.b.shape(filter)?;
+    let step = cx.input(1)?;
+    let step = cx.b.cast(step, DType::I64)?;
+    let step = cx.b.reshape(step, &[])?;
+    let samples = shape[1].clone();
+    let frames = cx.b.map(&[step], |e| {
+        let (step, samples, length) = (e.arg(0), e.dim(&samples), e.dim(&Dim::from(length)));
+        let (zero, one) = (e.dim(&Dim::ZERO), e.dim(&Dim::ONE));
+        let (room, divisor) = (e.sub(samples, length), e.max(step, one));
+        let (steps, fits) = (e.div(room, divisor), e.ge(room, zero));
+        let frames = e.add(steps, one);
+        let frames = e.select(fits, frames, zero);
+        // No number of frames has a step below 1.
+        let (wrong, none) = (e.lt(step, one), e.sub(zero, one));
+        Ok(e.select(wrong, none, frames))
+    })?;
+    let frames = cx.bind_one(frames, &Dim::from(DEFAULT_HIGH))?;
+    let places = cx.b.map_to(&[frames.clone(), Dim::from(length)], &[step], |e| {
+        let (frame, k, step) = (e.index(0), e.index(1), e.arg(0));
+        let start = e.mul(frame, step);
+        Ok(e.add(start, k))
+    })?;
+    let places = cx.b.unsqueeze(places, &[2])?;
+    let parts = shape[2].clone();
+    let all = [shape[0].clone(), frames.clone(), Dim::from(length), parts];
+    let gathered = cx.b.gather(x, &[places], &[Coord::Axis(0), Coord::Input(0), Coord::Axis(3)], &all)?;
+    let contract = Contract {
+        lhs: [0, 1, 2, 3].as_slice().into(),
+        rhs: [4, 3, 2].as_slice().into(),
+        out: [0, 1, 4].as_slice().into(),
+        acc: super::linear::sum_type(dtype),
+        panel: None,
+    };
+    let y = cx.b.contract(contract, gathered, filter)?;
+    let y = cx.b.cast(y, dtype)?;
+    let bins = filters[0].floor_div(&Dim::from(2))?;
+    Ok(vec![cx.b.reshape(y, &[shape[0].clone(), frames, bins, Dim::from(2)])?])
 }
 
 /// A sum of cosines: the `n`-th coefficient belongs to `cos(2 pi n i / N)`.
@@ -262,13 +362,16 @@ fn window(cx: &mut NodeContext<'_>, coefficients: &[f64]) -> OpResult {
 
 /// Triangles on the mel scale, `[dft_length / 2 + 1, num_mel_bins]`.
 fn mel_weight_matrix(cx: &mut NodeContext<'_>) -> OpResult {
-    let (bins, length, rate) = (cx.known_i64(0)?, cx.known_i64(1)?, cx.known_i64(2)?);
-    let edge = |n: usize| match cx.b.graph.known[cx.input(n)?].as_ref().and_then(|k| k.all_floats()).as_deref() {
-        Some(&[x]) => Ok(x),
-        _ => cx.unsupported(format!("input {n} has to be a constant")),
-    };
-    let (low, high) = (edge(3)?, edge(4)?);
     let dtype = cx.dtype("output_datatype")?.unwrap_or(DType::F32);
+    let number = |cx: &NodeContext<'_>, n: usize| Some(cx.b.known_i64s(cx.optional(n)?)?.first().copied()?);
+    let edge = |cx: &NodeContext<'_>, n: usize| {
+        let known = cx.b.graph.known[cx.optional(n)?].as_ref()?.all_floats()?;
+        known.first().copied()
+    };
+    let sizes = (number(cx, 0), number(cx, 1), number(cx, 2));
+    let ((Some(bins), Some(length), Some(rate)), (Some(low), Some(high))) = (sizes, (edge(cx, 3), edge(cx, 4))) else {
+        return mel_weights_of_data(cx, dtype);
+    };
     let spectrum = length / 2 + 1;
     if bins < 1 || length < 1 || rate < 1 || bins.saturating_mul(spectrum) > MAX_MATRIX as i64 {
         return cx.invalid(format!("{bins} mel bins of a transform of length {length} at {rate} Hz"));
@@ -299,7 +402,69 @@ fn mel_weight_matrix(cx: &mut NodeContext<'_>) -> OpResult {
             set(j, i, (right - j) as f64 / (right - centre) as f64);
         }
     }
-    Ok(vec![float_constant(cx, dtype, &[spectrum, bins], &matrix)?])
+    Ok(vec![float_constant(&mut cx.b, dtype, &[spectrum, bins], &matrix)?])
+}
+
+/// The same with operands that a run knows.
+fn mel_weights_of_data(cx: &mut NodeContext<'_>, dtype: DType) -> OpResult {
+    let most = Dim::from(DEFAULT_HIGH);
+    let mut operands = Vec::new();
+    for n in 0..5 {
+        let operand = cx.input(n)?;
+        let operand = cx.b.reshape(operand, &[])?;
+        operands.push(cx.b.cast(operand, DType::F64)?);
+    }
+    let bins = cx.size_up_to(0, &most)?;
+    let length = cx.size_up_to(1, &most)?;
+    let spectrum = (&length.floor_div(&Dim::from(2))? + &Dim::ONE)?;
+    let per_decade = std::f64::consts::LN_10;
+    Ok(vec![cx.b.map_to(&[spectrum, bins], &operands, |e| {
+        let (bins, length, rate, low, high) = (e.arg(0), e.arg(1), e.arg(2), e.arg(3), e.arg(4));
+        let mut number = |x: f64| e.number(DType::F64, x);
+        let (scale, corner, one, two) = (number(2595.0 / per_decade)?, number(700.0)?, number(1.0)?, number(2.0)?);
+        let mel = |e: &mut ExprBuilder, hertz: ExprIndex| {
+            let ratio = e.div(hertz, corner);
+            let inner = e.add(one, ratio);
+            let log = e.log(inner);
+            e.mul(scale, log)
+        };
+        let (low, high) = (mel(e, low), mel(e, high));
+        let (range, intervals) = (e.sub(high, low), e.add(bins, two));
+        let step = e.div(range, intervals);
+        let samples = e.add(length, one);
+        let column = e.index(1);
+        let column = e.cast(DType::F64, column);
+        let point = |e: &mut ExprBuilder, shift: Option<ExprIndex>| {
+            let at = shift.map_or(column, |shift| e.add(column, shift));
+            let rise = e.mul(at, step);
+            let value = e.add(rise, low);
+            let exponent = e.div(value, scale);
+            let power = e.exp(exponent);
+            let above = e.sub(power, one);
+            let hertz = e.mul(corner, above);
+            let scaled = e.mul(samples, hertz);
+            let place = e.div(scaled, rate);
+            e.floor(place)
+        };
+        let (left, centre, right) = (point(e, None), point(e, Some(one)), point(e, Some(two)));
+        let row = e.index(0);
+        let row = e.cast(DType::F64, row);
+        let zero = e.number(DType::F64, 0.0)?;
+        let (width, come) = (e.sub(centre, left), e.sub(row, left));
+        let rising = e.div(come, width);
+        let (flat, same) = (e.eq(left, centre), e.eq(row, centre));
+        let peak = e.select(same, one, zero);
+        let (after, before) = (e.ge(row, left), e.le(row, centre));
+        let inside = e.and(after, before);
+        let slope = e.select(inside, rising, zero);
+        let first = e.select(flat, peak, slope);
+        let (width, left_over) = (e.sub(right, centre), e.sub(right, row));
+        let falling = e.div(left_over, width);
+        let (after, before) = (e.ge(row, centre), e.lt(row, right));
+        let inside = e.and(after, before);
+        let weight = e.select(inside, falling, first);
+        Ok(e.cast(dtype, weight))
+    })?])
 }
 
 #[cfg(test)]

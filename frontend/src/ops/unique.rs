@@ -2,10 +2,11 @@
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
+use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::op::{Coord, ReduceOp, ScatterOp};
 use onnxc_ir::tensor::{TensorBytes, Value};
 
-use super::{Operator, data_sizes};
+use super::{Operator, data_sizes, text};
 use crate::import::{NodeContext, OpResult};
 
 /// The rows of this family.
@@ -45,6 +46,9 @@ pub(super) fn distinct_of(cx: &mut NodeContext<'_>, sorted: bool) -> OpResult {
     let mut x = cx.input(0)?;
     let shape = cx.b.tensor(x)?.static_shape();
     let (Some(keys), Some(mut shape)) = (keys(cx, x), shape) else {
+        if cx.b.dtype(x)? == DType::String {
+            return unique_strings(cx, x, sorted);
+        }
         return match cx.int_opt("axis") {
             None => unique_elements(cx, x, sorted),
             Some(axis) => unique_slices(cx, x, axis, sorted),
@@ -67,6 +71,23 @@ pub(super) fn distinct_of(cx: &mut NodeContext<'_>, sorted: bool) -> OpResult {
         cx.b.i64s(&found.inverse),
         cx.b.i64s(&found.counts),
     ])
+}
+
+/// Of strings: of their places in the order of all of them.
+fn unique_strings(cx: &mut NodeContext<'_>, x: Value, sorted: bool) -> OpResult {
+    let shape = cx.b.shape(x)?;
+    let length = Dim::product(&shape)?;
+    let list = cx.b.reshape(x, std::slice::from_ref(&length))?;
+    let ranks = text::call(cx, StringFunction::Order, &[list], DType::I64, std::slice::from_ref(&length))?;
+    let (list, axis, mut found) = match cx.int_opt("axis") {
+        None => (list, 0, unique_elements(cx, ranks, sorted)?),
+        Some(axis) => {
+            let ranks = cx.b.reshape(ranks, &shape)?;
+            (x, axis, unique_slices(cx, ranks, axis, sorted)?)
+        }
+    };
+    found[0] = cx.b.take(list, found[1], axis)?;
+    Ok(found)
 }
 
 /// Of a tensor's elements: equal ones are neighbours once they are sorted.

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use onnxc_ir::dtype::DType;
+use onnxc_ir::strings::{self, StringTable};
 use onnxc_ir::tensor::TensorBytes;
 
 use super::dtypes::{dtype_from_onnx, dtype_to_onnx};
@@ -135,6 +136,26 @@ impl TensorData {
         Some(TensorBytes { dtype: self.dtype, shape: self.dims.as_slice().into(), bytes })
     }
 
+    /// The tensor as a model takes it: strings in one buffer.
+    pub fn to_port(&self) -> TensorBytes {
+        match &self.elements {
+            Elements::Dense(bytes) => {
+                TensorBytes { dtype: self.dtype, shape: self.dims.as_slice().into(), bytes: bytes.clone() }
+            }
+            Elements::Strings(list) => {
+                strings::packed(&self.dims, &list.iter().map(|s| &s[..]).collect::<Vec<&[u8]>>())
+            }
+        }
+    }
+
+    /// The tensor as constants of a graph are: strings as numbers in its table.
+    pub fn to_constant(&self, table: &mut StringTable) -> TensorBytes {
+        match &self.elements {
+            Elements::Dense(_) => self.to_port(),
+            Elements::Strings(list) => table.numbers(&self.dims, list.iter().map(|s| &s[..])),
+        }
+    }
+
     /// The same elements under other dimensions of the same element count.
     pub fn with_dims(self, dims: Vec<i64>) -> Result<TensorData, LoadError> {
         match self.elements {
@@ -144,8 +165,14 @@ impl TensorData {
     }
 }
 
+/// A tensor as a model gives it.
 impl From<TensorBytes> for TensorData {
     fn from(tensor: TensorBytes) -> TensorData {
+        if tensor.dtype == DType::String {
+            let list = strings::unpacked(&tensor).expect("a model's strings lie in their buffer");
+            let list = list.into_iter().map(Bytes::copy_from_slice).collect();
+            return TensorData::strings(tensor.shape.to_vec(), list).expect("as many strings as the shape asks for");
+        }
         TensorData::dense(tensor.dtype, tensor.shape.to_vec(), tensor.bytes)
             .expect("a tensor of the IR has as many bytes as its shape asks for")
     }

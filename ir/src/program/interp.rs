@@ -8,7 +8,9 @@ use cranelift_entity::{EntityRef, PrimaryMap};
 
 use super::{KernelRef, Launch, Place, Port, Program, Step};
 use crate::dim::{Dim, Symbol};
+use crate::dtype::DType;
 use crate::loops::interp::{Binding, FlatKernel, InterpError, Options};
+use crate::strings::{StringFunction, StringTable};
 use crate::tensor::{Constant, ConstantData, TensorBytes, TensorType};
 
 /// Why a program cannot run, or stopped.
@@ -98,7 +100,7 @@ pub fn run_program(program: &Program, weights: &[u8], inputs: &[TensorBytes]) ->
     if weights.len() as u64 != program.weight_bytes {
         return Err(RunError::Weights { given: weights.len(), expected: program.weight_bytes });
     }
-    let mut run = Run { program, symbols: bind(program, inputs)? };
+    let mut run = Run { program, symbols: bind(program, inputs)?, strings: program.strings.clone() };
     for (left, right) in &program.assumptions {
         let (left_value, right_value) = (run.signed(left)?, run.signed(right)?);
         if left_value != right_value {
@@ -166,7 +168,8 @@ fn bind(program: &Program, inputs: &[TensorBytes]) -> Result<Vec<Option<i64>>, R
         }
         let elements = tensor.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?));
         let bytes = elements.and_then(|n| tensor.dtype.packed_bytes(n));
-        if bytes != Some(tensor.bytes.len() as u64) {
+        // What strings point into is checked where they are read.
+        if tensor.dtype != DType::String && bytes != Some(tensor.bytes.len() as u64) {
             return fail(
                 number,
                 port,
@@ -183,7 +186,7 @@ fn bind(program: &Program, inputs: &[TensorBytes]) -> Result<Vec<Option<i64>>, R
             values[symbol.index()].get_or_insert(size);
         }
     }
-    let run = Run { program, symbols: values };
+    let run = Run { program, symbols: values, strings: StringTable::default() };
     for (number, (port, tensor)) in ports() {
         for (dim, &size) in port.ty.shape.iter().zip(&tensor.shape) {
             let expected = run.signed(dim)?;
@@ -199,6 +202,7 @@ fn bind(program: &Program, inputs: &[TensorBytes]) -> Result<Vec<Option<i64>>, R
 struct Run<'p> {
     program: &'p Program,
     symbols: Vec<Option<i64>>,
+    strings: StringTable,
 }
 
 /// The memory regions, in the order of [`Binding::region`]: inputs, outputs, weights, arena, slots.
@@ -366,6 +370,9 @@ impl<'a> Run<'a> {
                 memory.slots[*slot as usize] = vec![0xff; self.tensor(ty, &|| format!("of slot {slot}"))?.1];
             }
             Step::Release { slot } => memory.slots[*slot as usize] = Vec::new(),
+            Step::Strings { function, inputs, output, .. } => {
+                self.strings(number, *function, inputs, output, memory)?;
+            }
             Step::State { output, .. } => {
                 let (shape, bytes) = self.port(&program.outputs[*output as usize])?;
                 shapes[*output as usize] = shape;
@@ -373,6 +380,51 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    fn strings(
+        &mut self,
+        step: usize,
+        function: StringFunction,
+        inputs: &[(Place, TensorType)],
+        (place, ty): &(Place, TensorType),
+        memory: &mut Memory,
+    ) -> Result<(), RunError> {
+        let fail = |message: String| RunError::Data { step, message: format!("{}: {message}", function.symbol()) };
+        let (shape, bytes) = self.tensor(ty, &|| format!("of the result of {}", function.symbol()))?;
+        let result = match (function, place, &inputs[0].0) {
+            (StringFunction::Leave, Place::Output(n), _) => {
+                let numbers = self.operand(step, &inputs[0], memory)?;
+                let left = self.strings.leave(&numbers).ok_or_else(|| fail("a number of no string".into()))?;
+                memory.outputs[*n as usize] = left.bytes.to_vec();
+                return Ok(());
+            }
+            (StringFunction::Enter, _, Place::Input(n)) => {
+                let bytes = Bytes::copy_from_slice(&memory.inputs[*n as usize]);
+                let given = TensorBytes { dtype: DType::String, shape: shape.into(), bytes };
+                self.strings.enter(&given).ok_or_else(|| fail("a string lies outside of its buffer".into()))?
+            }
+            _ => {
+                let given = inputs.iter().map(|o| self.operand(step, o, memory)).collect::<Result<Vec<_>, _>>()?;
+                function.run(&mut self.strings, &given, ty.dtype, &shape).map_err(fail)?
+            }
+        };
+        let to = self.binding(step, place, bytes, memory)?;
+        memory.regions()[to.region][to.offset..to.offset + bytes].copy_from_slice(&result.bytes);
+        Ok(())
+    }
+
+    /// What a function on strings reads.
+    fn operand(
+        &self,
+        step: usize,
+        (place, ty): &(Place, TensorType),
+        memory: &mut Memory,
+    ) -> Result<TensorBytes, RunError> {
+        let (shape, bytes) = self.tensor(ty, &|| "of an operand".to_owned())?;
+        let from = self.binding(step, place, bytes, memory)?;
+        let bytes = Bytes::copy_from_slice(&memory.regions()[from.region][from.offset..from.offset + bytes]);
+        Ok(TensorBytes { dtype: ty.dtype, shape: shape.into(), bytes })
     }
 
     /// A place of at least `bytes`.

@@ -19,12 +19,16 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::dim::{Dim, DimError, Symbol, Symbols};
 use crate::loops::Kernel;
+use crate::strings::{StringFunction, StringTable};
 use crate::tensor::{Constant, ConstantData, External, Origin, OriginData, Origins, TensorType};
 
 /// A kernel of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelRef(u32);
 entity_impl!(KernelRef, "k");
+
+/// The slots that functions on strings manage themselves: the table, its hashes and the text.
+pub const STRING_SLOTS: u32 = 3;
 
 /// A model input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +187,17 @@ pub enum Step {
         /// Which slot.
         slot: u32,
     },
+    /// Calls a function on strings of the support library; ends the run where its status is not 0.
+    Strings {
+        /// Which.
+        function: StringFunction,
+        /// What it reads.
+        inputs: Vec<(Place, TensorType)>,
+        /// What it writes. An input or output of the model whose elements are strings is the caller's own value.
+        output: (Place, TensorType),
+        /// The ONNX nodes that it computes.
+        origins: Origins,
+    },
     /// The shape of an output, which data decides, is known from here on: it is stated, and room is made.
     State {
         /// Which output.
@@ -205,6 +220,7 @@ impl Step {
             | Step::Append { origins, .. }
             | Step::If { origins, .. }
             | Step::Loop { origins, .. }
+            | Step::Strings { origins, .. }
             | Step::State { origins, .. } => origins,
             Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } => &[],
         }
@@ -225,6 +241,7 @@ impl Step {
             | Step::Require { .. }
             | Step::Allocate { .. }
             | Step::Release { .. }
+            | Step::Strings { .. }
             | Step::State { .. } => SmallVec::new(),
         }
     }
@@ -298,6 +315,10 @@ pub struct Program {
     pub data_symbols: u32,
     /// How many slots there are.
     pub slots: u32,
+    /// The strings that constants hold the numbers of.
+    pub strings: StringTable,
+    /// Where functions on strings are called: the first of [`STRING_SLOTS`] slots in which they keep the strings of the run.
+    pub string_slots: Option<u32>,
     /// Inputs in the model's order.
     pub inputs: Vec<Port>,
     /// Outputs in the model's order.

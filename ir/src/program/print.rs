@@ -136,6 +136,12 @@ impl Program {
                     writeln!(f, "{indent}allocate slot {slot}: {}{}", self.tensor_type(ty), self.origins(origins))?;
                 }
                 Step::Release { slot } => writeln!(f, "{indent}release slot {slot}")?,
+                Step::Strings { function, inputs, output, origins } => {
+                    let text =
+                        |(place, ty): &(Place, TensorType)| format!("{}: {}", self.place(place), self.tensor_type(ty));
+                    let (symbol, from) = (function.symbol(), inputs.iter().map(text).collect::<Vec<_>>().join(", "));
+                    writeln!(f, "{indent}strings {symbol} ({from}) to {}{}", text(output), self.origins(origins))?;
+                }
                 Step::State { output, origins } => {
                     writeln!(f, "{indent}state output {output}{}", self.origins(origins))?;
                 }

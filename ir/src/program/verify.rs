@@ -191,6 +191,19 @@ impl Verifier<'_> {
                 self.set_slot(&what, *slot, true);
             }
             Step::Release { slot } => self.set_slot(&format!("step {number}: release"), *slot, false),
+            Step::Strings { function, inputs, output, origins } => {
+                let what = format!("step {number}: {}", function.symbol());
+                self.origins(&what, origins);
+                for ((place, ty), written) in inputs.iter().map(|o| (o, false)).chain([(output, true)]) {
+                    ty.shape.iter().for_each(|d| self.dim(&what, d));
+                    let elements = ty.static_len().and_then(|n| u64::try_from(n).ok());
+                    let bytes = elements.and_then(|n| ty.dtype.packed_bytes(n));
+                    self.place(&what, place, bytes, written);
+                }
+                if program.string_slots.is_none() {
+                    self.fail(format!("{what}: the program has no slots for strings"));
+                }
+            }
             Step::State { output, origins } => {
                 let what = format!("step {number}: state");
                 self.origins(&what, origins);

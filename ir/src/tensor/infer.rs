@@ -13,6 +13,7 @@ use super::{Graph, Op, Region, Shape, TensorType, Type};
 use crate::dim::{Dim, DimError};
 use crate::dtype::DType;
 use crate::scalar::{ExprError, ScalarInst};
+use crate::strings::StringFunction;
 
 /// Why an operation does not fit its inputs or stated types.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,6 +179,7 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
             }
             external.results.iter().map(|&dtype| OutputType::Stated(dtype)).collect()
         }
+        Op::Strings(function) => return mismatch(format!("the result of {} is stated", function.symbol())),
         Op::Elementwise(expr) => {
             let dtypes = (0..inputs.len()).map(|n| Ok(ins.tensor(n)?.dtype)).collect::<Result<Vec<_>, InferError>>()?;
             smallvec![OutputType::Stated(expr.result_type(&dtypes)?)]
@@ -565,6 +567,9 @@ fn carries(graph: &Graph, param: &Type, ty: &Type) -> bool {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> Result<(), InferError> {
+    if let Op::Strings(function) = op {
+        return check_strings(graph, *function, inputs, outputs);
+    }
     let inferred = infer(graph, op, inputs)?;
     if inferred.len() != outputs.len() {
         return Err(InferError::Outputs { expected: inferred.len(), found: outputs.len() });
@@ -600,6 +605,23 @@ pub fn check(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> Res
         }
     }
     check_stated(graph, op, inputs, outputs)
+}
+
+/// The results of a function on strings are what its node states, where they fit the function.
+fn check_strings(
+    graph: &Graph,
+    function: StringFunction,
+    inputs: &[&Type],
+    outputs: &[&Type],
+) -> Result<(), InferError> {
+    let ins = Inputs { graph, types: inputs };
+    let operands = (0..inputs.len()).map(|n| ins.tensor(n)).collect::<Result<Vec<_>, _>>()?;
+    let results: Option<Vec<&TensorType>> = outputs.iter().map(|t| t.as_tensor()).collect();
+    if results.is_some_and(|results| function.fits(&operands, &results)) {
+        return Ok(());
+    }
+    let text = |types: &[&Type]| types.iter().map(|t| graph.type_text(t).to_string()).collect::<Vec<_>>().join(", ");
+    mismatch(format!("{} is no function from ({}) to ({})", function.symbol(), text(inputs), text(outputs)))
 }
 
 /// What only the stated shape allows to check.
@@ -676,6 +698,7 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
         | Op::Scatter { .. }
         | Op::Sort { .. }
         | Op::External(_)
+        | Op::Strings(_)
         | Op::If { .. }
         | Op::Loop { .. }
         | Op::Composite { .. }

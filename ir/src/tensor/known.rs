@@ -239,6 +239,7 @@ impl<'g> Rule<'g> {
             | Op::Scatter { .. }
             | Op::Sort { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::Loop { .. } => None,
         }
     }

@@ -41,6 +41,7 @@ pub use op::{CompositeKind, Op};
 
 use crate::dim::{Dim, Symbol, Symbols};
 use crate::dtype::DType;
+use crate::strings::StringTable;
 
 /// A node of the graph: one operation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -217,6 +218,8 @@ pub struct Graph {
     pub regions: PrimaryMap<Region, RegionData>,
     /// Constants.
     pub constants: PrimaryMap<Constant, ConstantData>,
+    /// The strings that constants hold the numbers of.
+    pub strings: StringTable,
     /// Origins.
     pub origins: PrimaryMap<Origin, OriginData>,
     /// The region that is the model: its parameters are the model's inputs, its results the outputs.

@@ -10,6 +10,7 @@ use super::{Constant, External, Region, Shape};
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::scalar::{ScalarExpr, ScalarInst};
+use crate::strings::StringFunction;
 
 /// How a reduction combines elements, starting from its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -292,6 +293,9 @@ pub enum Op {
     /// `(tensor...) -> tensors`: what a function outside of the model computes; the node's types state the shapes. See
     /// [`External`].
     External(External),
+    /// `(tensor...) -> tensor`: a function on strings, of the support library. The node states the result's type; where data
+    /// decides its size, another function has computed that before. A function may fail: the run then ends with a status.
+    Strings(StringFunction),
     /// `(cond bool scalar, captures...) -> values`: one of two regions over the captures.
     If {
         /// Run if the condition holds.
@@ -353,7 +357,8 @@ impl Op {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
-            | Op::External(_) => SmallVec::new(),
+            | Op::External(_)
+            | Op::Strings(_) => SmallVec::new(),
         }
     }
 
@@ -379,6 +384,7 @@ impl Op {
             | Op::Scatter { .. }
             | Op::Sort { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Composite { .. }
@@ -409,6 +415,7 @@ impl Op {
             | Op::Scatter { .. }
             | Op::Sort { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::Composite { .. }
             | Op::Group { .. } => &[],
         }
@@ -448,6 +455,7 @@ impl Op {
             | Op::Scatter { .. }
             | Op::Sort { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::Composite { .. }
             | Op::Group { .. } => {}
         }
@@ -482,6 +490,7 @@ impl Op {
             | Op::Scatter { .. }
             | Op::Sort { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Composite { .. }
@@ -517,6 +526,7 @@ impl Op {
             Op::Scatter { .. } => "scatter",
             Op::Sort { .. } => "sort",
             Op::External(_) => "external",
+            Op::Strings(_) => "strings",
             Op::If { .. } => "if",
             Op::Loop { .. } => "loop",
             Op::Composite { .. } => "composite",

@@ -12,6 +12,7 @@ use super::{Attribute, Constant, External, Graph, Op, Origin, OriginData, Region
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
+use crate::strings::StringFunction;
 
 /// What is wrong with a text, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -278,6 +279,10 @@ impl<'t> Parser<'t> {
             let (path, operator) = (self.string()?, self.string()?);
             self.graph.origins.push(OriginData { path, operator });
         }
+        while self.keyword("string") {
+            let string = if self.keyword("hex") { self.hex()? } else { self.string()?.into_bytes() };
+            self.graph.strings.number(&string);
+        }
         while self.keyword("const") {
             self.constant()?;
         }
@@ -303,6 +308,15 @@ impl<'t> Parser<'t> {
         Ok(names)
     }
 
+    fn hex(&mut self) -> Parsed<Vec<u8>> {
+        let hex = self.string()?;
+        let byte = |i: usize| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        match (0..hex.len()).step_by(2).map(byte).collect() {
+            Some(bytes) => Ok(bytes),
+            None => self.fail("expected hexadecimal bytes"),
+        }
+    }
+
     fn constant(&mut self) -> Parsed<()> {
         self.handle("c")?;
         let ty = self.tensor_type()?;
@@ -310,14 +324,7 @@ impl<'t> Parser<'t> {
         self.expect("=")?;
         let source = match self.word()? {
             "splat" => ConstantSource::Splat(Scalar { dtype: ty.dtype, bits: self.number()? }),
-            "bytes" => {
-                let hex = self.string()?;
-                let byte = |i: usize| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-                match (0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>() {
-                    Some(bytes) => ConstantSource::Bytes(bytes.into()),
-                    None => return self.fail("expected hexadecimal bytes"),
-                }
-            }
+            "bytes" => ConstantSource::Bytes(self.hex()?.into()),
             "hash" => {
                 let hash = self.number()?;
                 match (self.constants)(hash) {
@@ -534,6 +541,13 @@ impl<'t> Parser<'t> {
             }
             "sort" => Op::Sort { axis: self.number()?, descending: self.keyword("descending") },
             "external" => Op::External(self.external()?),
+            "strings" => {
+                let name = self.word()?;
+                match StringFunction::ALL.into_iter().find(|f| f.symbol() == name) {
+                    Some(function) => Op::Strings(function),
+                    None => return self.fail("expected a function on strings"),
+                }
+            }
             "if" => {
                 let sizes = self.symbols("sizes")?;
                 Op::If { then: self.new_region()?, otherwise: self.new_region()?, sizes }

@@ -69,6 +69,12 @@ impl Printer<'_> {
         for (origin, data) in &graph.origins {
             writeln!(self.text, "  origin {origin} {:?} {:?}", data.path, data.operator)?;
         }
+        for string in graph.strings.iter().skip(1) {
+            match std::str::from_utf8(string) {
+                Ok(text) => writeln!(self.text, "  string {text:?}")?,
+                Err(_) => writeln!(self.text, "  string hex {:?}", hex(string))?,
+            }
+        }
         for constant in graph.constants.keys() {
             self.constant(constant)?;
         }
@@ -91,8 +97,7 @@ impl Printer<'_> {
         match &data.source {
             ConstantSource::Splat(scalar) => writeln!(self.text, "splat {:#x}", scalar.bits),
             ConstantSource::Bytes(bytes) if !prints_as_hash(&data.ty) => {
-                let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-                writeln!(self.text, "bytes {hex:?}")
+                writeln!(self.text, "bytes {:?}", hex(bytes))
             }
             ConstantSource::Bytes(bytes) => writeln!(self.text, "hash {:#018x}", hash_bytes(bytes)),
             ConstantSource::Lazy { op, inputs } => {
@@ -207,6 +212,7 @@ impl Printer<'_> {
             Op::Scatter { coords, op } => format!(" {} {}", scatter_name(*op), coords_text(coords)),
             Op::Sort { axis, descending } => format!(" {axis}{}", flag(*descending, "descending")),
             Op::External(external) => external_text(external),
+            Op::Strings(function) => format!(" {}", function.symbol()),
             Op::If { then, otherwise, sizes } => {
                 self.symbols("sizes", sizes);
                 self.text.push(' ');
@@ -254,6 +260,10 @@ impl Printer<'_> {
 fn numbers<T: Display>(list: &[T]) -> String {
     let list: Vec<String> = list.iter().map(ToString::to_string).collect();
     format!("[{}]", list.join(", "))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn flag(set: bool, word: &str) -> String {

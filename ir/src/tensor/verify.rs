@@ -323,7 +323,8 @@ fn check_constant(graph: &Graph, constant: Constant, ty: &TensorType, source: &C
         ConstantSource::Splat(scalar) if scalar.dtype == ty.dtype => Ok(()),
         ConstantSource::Splat(scalar) => Err(format!("an element of {} in {}", scalar.dtype, ty.dtype)),
         ConstantSource::Lazy { op, inputs } => {
-            if !op.regions().is_empty() || matches!(op, Op::Constant(_) | Op::DimValue(_) | Op::BindSizes { .. }) {
+            let made_in_runs = matches!(op, Op::Constant(_) | Op::DimValue(_) | Op::BindSizes { .. } | Op::Strings(_));
+            if !op.regions().is_empty() || made_in_runs {
                 return Err(format!("made by {}", op.name()));
             }
             // A recipe uses constants that were there before it, so recipes cannot go in circles.

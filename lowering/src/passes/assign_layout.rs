@@ -47,6 +47,7 @@ fn rule(graph: &mut Graph, region: Region, node: Node, moved: &mut HashSet<Value
         Op::Constant(_)
         | Op::DimValue(_)
         | Op::BindSizes { .. }
+        | Op::Strings(_)
         | Op::Cumulate { .. }
         | Op::Contract(_)
         | Op::Conv(_)

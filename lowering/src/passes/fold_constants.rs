@@ -105,6 +105,7 @@ fn fold(graph: &Graph, op: &Op, inputs: &[Constant], ty: &TensorType) -> Option<
         Op::Constant(_)
         | Op::DimValue(_)
         | Op::BindSizes { .. }
+        | Op::Strings(_)
         | Op::Sort { .. }
         | Op::External(_)
         | Op::If { .. }

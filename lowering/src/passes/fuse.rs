@@ -1,7 +1,7 @@
 //! Cuts the graph into groups, each of which becomes one kernel or a few.
 //!
-//! Before: the operations of the model. After: the body holds only `Group`, `Constant`, `Reshape`, `BindSizes`, `If` and
-//! `Loop` nodes; a `Reshape` there is a second name of the same memory and costs nothing.
+//! Before: the operations of the model. After: the body holds only `Group`, `Constant`, `Reshape`, `BindSizes`, `Strings`, `If`
+//! and `Loop` nodes; a `Reshape` there is a second name of the same memory and costs nothing.
 //!
 //! A group has at most one *anchor*, the operation that decides its loops (see [`schedules::is_anchor`]). Forward from the
 //! anchor it takes in elementwise operations, transposes and reshapes while each value has one user: they are computed
@@ -236,6 +236,7 @@ impl<'g> Cut<'g> {
             | Op::DimValue(_)
             | Op::BindSizes { .. }
             | Op::External(_)
+            | Op::Strings(_)
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Group { .. } => false,
@@ -280,10 +281,8 @@ impl<'g> Cut<'g> {
 
 /// What the host program does, or what is done by being named.
 fn stays_alone(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Constant(_) | Op::Reshape | Op::BindSizes { .. } | Op::External(_) | Op::If { .. } | Op::Loop { .. }
-    )
+    matches!(op, Op::Constant(_) | Op::Reshape | Op::BindSizes { .. } | Op::External(_) | Op::Strings(_))
+        || matches!(op, Op::If { .. } | Op::Loop { .. })
 }
 
 /// Operations that only move elements: copying one into several groups costs nothing but index arithmetic.

@@ -27,7 +27,8 @@ pub struct PassContext {
     pub packed: PackedPorts,
 }
 
-/// Types of ports with elements of less than a byte, by their numbers: in the graph they are their memory, `u8` of rank 1.
+/// Types of ports, by their numbers, that are their memory in the graph: `u8` of rank 1 where elements are less than a byte, pairs
+/// of `i64` where they are strings.
 #[derive(Clone, Debug, Default)]
 pub struct PackedPorts {
     /// Inputs.

@@ -60,6 +60,7 @@ fn arithmetic(graph: &Graph, node: Node) -> Option<DType> {
         Op::Constant(_)
         | Op::DimValue(_)
         | Op::BindSizes { .. }
+        | Op::Strings(_)
         | Op::Elementwise(_)
         | Op::Reshape
         | Op::Transpose { .. }

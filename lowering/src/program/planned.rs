@@ -3,6 +3,7 @@
 
 use onnxc_ir::dim::{Dim, Symbol};
 use onnxc_ir::program::{Call, KernelRef, Launch, Place, Program, Step};
+use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::{External, Origins, TensorType};
 
 use crate::plan_memory::{self, Tenant};
@@ -113,6 +114,13 @@ pub(super) enum PlannedStep {
         from: Home,
         to: Home,
     },
+    /// Inputs, then the output.
+    Strings {
+        function: StringFunction,
+        tensors: Vec<Home>,
+        types: Vec<TensorType>,
+        origins: Origins,
+    },
     If {
         condition: Home,
         then: List,
@@ -134,6 +142,7 @@ impl PlannedStep {
     pub(super) fn homes(&self) -> impl Iterator<Item = &Home> {
         let (list, others): (&[Home], [Option<&Home>; 3]) = match self {
             PlannedStep::Launch { buffers: list, .. } | PlannedStep::Call { tensors: list, .. } => (list, [None; 3]),
+            PlannedStep::Strings { tensors, .. } => (tensors, [None; 3]),
             PlannedStep::Copy { from, to, .. }
             | PlannedStep::Move { from, to }
             | PlannedStep::Append { from, to, .. } => (&[], [Some(from), Some(to), None]),
@@ -155,6 +164,7 @@ impl PlannedStep {
             | PlannedStep::Require { origins, .. }
             | PlannedStep::Allocate { origins, .. }
             | PlannedStep::Append { origins, .. }
+            | PlannedStep::Strings { origins, .. }
             | PlannedStep::If { origins, .. }
             | PlannedStep::Loop { origins, .. } => origins.clone(),
             PlannedStep::Assign { .. } | PlannedStep::Release { .. } | PlannedStep::Move { .. } => Origins::new(),
@@ -266,6 +276,11 @@ impl Placing<'_> {
                 Step::Append { slot: self.slot(to), from: self.at(from), bytes, used, origins }
             }
             PlannedStep::Move { from, to } => Step::Move { from: self.slot(from), to: self.slot(to) },
+            PlannedStep::Strings { function, tensors, types, origins } => {
+                let mut inputs: Vec<_> = tensors.into_iter().map(|home| self.at(home)).zip(types).collect();
+                let output = inputs.pop().expect("a function has a result");
+                Step::Strings { function, inputs, output, origins }
+            }
             PlannedStep::If { condition, then, otherwise, origins } => {
                 let (then, otherwise) = (self.list(then), self.list(otherwise));
                 Step::If { condition: self.at(condition), then, otherwise, origins }

@@ -40,6 +40,7 @@ pub fn is_anchor(op: &Op) -> bool {
         | Op::Constant(_)
         | Op::DimValue(_)
         | Op::BindSizes { .. }
+        | Op::Strings(_)
         | Op::Elementwise(_)
         | Op::Reshape
         | Op::Transpose { .. }

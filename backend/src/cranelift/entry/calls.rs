@@ -73,7 +73,7 @@ impl Entry<'_> {
     }
 
     /// Tells the caller that a step begins or ends, where it wants to know.
-    fn trace(&self, c: &mut Code<'_>, call: Value, number: usize, begin: bool) {
+    pub(super) fn trace(&self, c: &mut Code<'_>, call: Value, number: usize, begin: bool) {
         let (trace, user) = (c.load(types::I64, call, at::TRACE), c.load(types::I64, call, at::USER));
         let traced = c.compare_with(IntCC::NotEqual, trace, 0);
         c.when(traced, |c| {

@@ -125,7 +125,7 @@ impl Entry<'_> {
     /// `input(value, port, dims, bytes, call, index) -> status`: checks an input, binds the symbols of its shape and stores
     /// its size.
     pub(super) fn input(&self) -> (Function, Names) {
-        use types::{I8, I32, I64};
+        use types::{I8, I16, I32, I64};
         function(self.isa, &[I64, I64, I64, I64, I64, I32], Some(I32), |c, p| {
             let [value, port, dims, bytes_at, call, index] = [p[0], p[1], p[2], p[3], p[4], p[5]];
             let about = PortValues { call, output: c.int32(0), index };
@@ -174,6 +174,9 @@ impl Entry<'_> {
             });
             let bits = c.load(I8, port, at::PORT_BITS);
             let bits = c.f.ins().uextend(I64, bits);
+            let lanes = c.load(I16, port, at::PORT_LANES);
+            let lanes = c.f.ins().uextend(I64, lanes);
+            let bits = c.f.ins().imul(bits, lanes);
             let count = c.load(I64, count_at, 0);
             let bits = c.f.ins().imul(count, bits);
             let bits = c.add(bits, 7);

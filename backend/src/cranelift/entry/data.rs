@@ -14,6 +14,9 @@ use super::{Entry, MAX_RANK, at, eval, eval_size, leave_unless_ok, status};
 /// `ONNXC_VALUE_OWNS_DATA`.
 const OWNS_DATA: i32 = 1;
 
+/// `ONNXC_VALUE_OWNS_STRINGS`.
+const OWNS_STRINGS: i32 = 4;
+
 /// The alignment of tensors in bytes.
 const ALIGNMENT: i64 = 64;
 
@@ -182,15 +185,19 @@ impl Entry<'_> {
                 c.each(zero, output_count, |c, i| {
                     let byte = c.f.ins().imul_imm_s(i, i64::from(at::VALUE_BYTES));
                     let value = c.f.ins().iadd(values_out, byte);
-                    let owned = c.load(I32, value, at::VALUE_FLAGS);
-                    let owned = c.compare_with(IntCC::NotEqual, owned, 0);
-                    c.when(owned, |c| {
-                        let (pointer, bytes) = (c.load(I64, value, 0), c.load(I64, value, at::CAPACITY));
-                        c.call_pointer(release, &[user, pointer, bytes]);
-                        c.store(zero, value, 0);
-                        c.store(zero, value, at::CAPACITY);
-                        c.store(none, value, at::VALUE_FLAGS);
-                    });
+                    let flags = c.load(I32, value, at::VALUE_FLAGS);
+                    let parts = [(OWNS_DATA, 0, at::CAPACITY), (OWNS_STRINGS, at::STRING_BYTES, at::STRING_CAPACITY)];
+                    for (flag, pointer_at, bytes_at) in parts {
+                        let flag = c.int32(flag);
+                        let owned = c.f.ins().band(flags, flag);
+                        c.when(owned, |c| {
+                            let (pointer, bytes) = (c.load(I64, value, pointer_at), c.load(I64, value, bytes_at));
+                            c.call_pointer(release, &[user, pointer, bytes]);
+                            c.store(zero, value, pointer_at);
+                            c.store(zero, value, bytes_at);
+                        });
+                    }
+                    c.store(none, value, at::VALUE_FLAGS);
                 });
             });
             c.f.ins().return_(&[status]);
@@ -223,7 +230,12 @@ impl Entry<'_> {
         let call = c.load(I64, frame, at::FRAME_CALL);
         let step_number = c.int32(number as i32);
         match step {
-            Step::Launch(_) | Step::Call(_) | Step::Copy { .. } | Step::If { .. } | Step::Loop { .. } => {
+            Step::Launch(_)
+            | Step::Call(_)
+            | Step::Strings { .. }
+            | Step::Copy { .. }
+            | Step::If { .. }
+            | Step::Loop { .. } => {
                 unreachable!("these are no steps about sizes")
             }
             Step::Assign { sizes } => {

@@ -7,6 +7,7 @@ mod calls;
 mod checks;
 mod data;
 mod steps;
+mod strings;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
@@ -60,6 +61,8 @@ mod at {
     pub const KIND: i32 = 56;
     pub const VALUE_FLAGS: i32 = 60;
     pub const DIMS: i32 = 64;
+    pub const STRING_BYTES: i32 = 152;
+    pub const STRING_CAPACITY: i32 = 168;
     pub const VALUE_BYTES: i32 = 192;
 
     pub const CALL_ABI: i32 = 4;
@@ -79,6 +82,7 @@ mod at {
     pub const PORT_NDIM: i32 = 12;
     pub const PORT_DTYPE: i32 = 16;
     pub const PORT_BITS: i32 = 17;
+    pub const PORT_LANES: i32 = 18;
     pub const PORT_DIMS: i64 = 24;
     pub const PORT_SYMBOLS: i64 = 88;
     pub const PORT_BYTES: i64 = 144;
@@ -96,7 +100,8 @@ mod at {
     pub const FRAME_SLOTS: i32 = 48;
     pub const FRAME_OUTPUTS: i32 = 56;
     pub const FRAME_ARENA_BYTES: i32 = 64;
-    pub const FRAME_BYTES: u32 = 72;
+    pub const FRAME_INPUTS: i32 = 72;
+    pub const FRAME_BYTES: u32 = 80;
 
     /// A slot: its pointer, NULL when it is empty, and its bytes.
     pub const SLOT_BYTES: i64 = 16;
@@ -321,6 +326,7 @@ impl Entry<'_> {
                 (at::FRAME_BASES, bases),
                 (at::FRAME_SIZES, sizes),
                 (at::FRAME_SLOTS, slots),
+                (at::FRAME_INPUTS, values_in),
                 (at::FRAME_OUTPUTS, values_out),
                 (at::FRAME_ARENA_BYTES, arena_bytes),
             ] {
@@ -445,7 +451,7 @@ impl Entry<'_> {
         if let Some(len) = ty.static_len() {
             count = c.int(len);
         }
-        let bits = c.f.ins().imul_imm_s(count, i64::from(ty.dtype.bits()));
+        let bits = c.f.ins().imul_imm_s(count, i64::from(ty.dtype.port_bits()));
         let bits = c.add(bits, 7);
         c.f.ins().ushr_imm_u(bits, 3)
     }

@@ -164,6 +164,9 @@ impl Entry<'_> {
                         c.f.ins().jump(top, &[next.into()]);
                         c.f.switch_to_block(after);
                     }
+                    Step::Strings { function, inputs, output, .. } => {
+                        self.strings_step(c, *function, inputs, output, number, frame, &memory);
+                    }
                     Step::Bind { .. }
                     | Step::Assign { .. }
                     | Step::Append { .. }

@@ -174,7 +174,7 @@ fn fourier(cx: &mut NodeContext<'_>, back: bool) -> OpResult {
             return cx.unsupported("a signal whose length is not known");
         };
         let whole = if back && halved { 2 * (size - 1) } else { size };
-        x = transformed(cx, x, axis, whole, (back, halved))?;
+        x = transformed(&mut cx.b, x, axis, whole, (back, halved))?;
     }
     if back {
         let shape: Shape = cx.b.shape(x)?[..rank - 1].into();

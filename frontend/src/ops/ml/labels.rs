@@ -1,5 +1,6 @@
-//! Tables from keys to values, and one-hot vectors. Keys and values are numbers: text reaches no tensor yet.
+//! Tables from keys to values, and one-hot vectors. Strings are numbers of a table.
 
+use bytes::Bytes;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
@@ -9,12 +10,11 @@ use onnxc_ir::tensor::{TensorBytes, Value};
 use super::super::Operator;
 use super::row;
 use crate::import::{NodeContext, OpError, OpResult};
-use crate::proto::TensorData;
 
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     row("CastMap", &[1], (1, 1), |cx| cx.unsupported(MAPS)),
-    row("CategoryMapper", &[1], (1, 1), |cx| cx.unsupported(STRINGS)),
+    row("CategoryMapper", &[1], (1, 1), category_mapper),
     row("DictVectorizer", &[1], (1, 1), |cx| cx.unsupported(MAPS)),
     row("LabelEncoder", &[1, 2, 4], (1, 1), label_encoder),
     row("OneHotEncoder", &[1], (1, 1), one_hot_encoder),
@@ -23,23 +23,24 @@ pub(super) const OPERATORS: &[Operator] = &[
 
 const MAPS: &str =
     "maps: neither ports nor values of a compiled model can be one; use the tensor that the map is made from";
-pub(super) const STRINGS: &str = "string tensors";
 
-/// A list of numbers given as an attribute of one of several types.
+/// A list of numbers or strings given as an attribute of one of several types.
 fn table(cx: &mut NodeContext<'_>, role: &str) -> Result<Option<TensorBytes>, OpError> {
-    if cx.attribute(&format!("{role}_strings")).is_some() {
-        return cx.unsupported(STRINGS);
+    if let Some(strings) = cx.attribute(&format!("{role}_strings")) {
+        return Ok(Some(texts(cx, &strings.strings)));
     }
     if let Some(data) = cx.tensor(&format!("{role}_tensor"))? {
-        return match data.to_tensor_bytes() {
-            Some(tensor) => Ok(Some(tensor)),
-            None => cx.unsupported(STRINGS),
-        };
+        return Ok(Some(data.to_constant(&mut cx.b.graph.strings)));
     }
     if let Some(ints) = cx.ints(&format!("{role}_int64s")) {
         return Ok(Some(TensorBytes::from_i64(&[ints.len() as i64], ints)));
     }
     Ok(cx.floats(&format!("{role}_floats")).map(|floats| TensorBytes::from_f32(&[floats.len() as i64], floats)))
+}
+
+/// The numbers of strings.
+fn texts(cx: &mut NodeContext<'_>, strings: &[Bytes]) -> TensorBytes {
+    cx.b.graph.strings.numbers(&[strings.len() as i64], strings.iter().map(|s| &s[..]))
 }
 
 /// The elements as scalars.
@@ -60,6 +61,7 @@ fn order(key: Scalar) -> impl Ord {
     match key.dtype {
         DType::F32 => float(1 << 31, key.bits),
         DType::F64 => float(1 << 63, key.bits),
+        DType::String => i128::from(key.bits),
         _ => i128::from(key.as_i64().unwrap_or(0)),
     }
 }
@@ -73,29 +75,61 @@ fn is_nan(key: Scalar) -> bool {
 }
 
 fn default_value(cx: &mut NodeContext<'_>, dtype: DType) -> Result<Scalar, OpError> {
-    if let Some(tensor) = cx.tensor("default_tensor")?.as_ref().and_then(TensorData::to_tensor_bytes) {
+    if let Some(data) = cx.tensor("default_tensor")? {
+        let tensor = data.to_constant(&mut cx.b.graph.strings);
         return match scalars(&tensor)[..] {
             [scalar] if scalar.dtype == dtype => Ok(scalar),
             _ => cx.invalid("attribute `default_tensor` is not one element of the type of the values"),
         };
+    }
+    if dtype == DType::String {
+        return Ok(default_string(cx));
     }
     let number =
         if dtype.is_float() { f64::from(cx.float("default_float", -0.0)) } else { cx.int("default_int64", -1) as f64 };
     Scalar::number(dtype, number).ok_or_else(|| OpError::Unsupported(format!("values of type {dtype}")))
 }
 
-fn label_encoder(cx: &mut NodeContext<'_>) -> OpResult {
-    if cx.version < 2 {
-        return cx.unsupported(STRINGS);
-    }
+fn default_string(cx: &mut NodeContext<'_>) -> Scalar {
+    let text = cx.attribute("default_string").and_then(|a| a.s.clone());
+    let text = text.unwrap_or_else(|| Bytes::from_static(b"_Unused"));
+    Scalar { dtype: DType::String, bits: cx.b.graph.strings.number(&text) }
+}
+
+/// Classes that are strings, each with its number.
+fn category_mapper(cx: &mut NodeContext<'_>) -> OpResult {
+    let names = cx.attribute("cats_strings").map(|a| a.strings.clone()).unwrap_or_default();
+    let numbers = cx.ints("cats_int64s").unwrap_or_default();
+    let (names, numbers) = (texts(cx, &names), TensorBytes::from_i64(&[numbers.len() as i64], numbers));
+    map_names(cx, names, numbers)
+}
+
+/// Strings become their numbers, and numbers strings.
+fn map_names(cx: &mut NodeContext<'_>, names: TensorBytes, numbers: TensorBytes) -> OpResult {
     let x = cx.input(0)?;
+    if cx.b.dtype(x)? == DType::String { encode(cx, x, &names, &numbers) } else { encode(cx, x, &numbers, &names) }
+}
+
+fn label_encoder(cx: &mut NodeContext<'_>) -> OpResult {
+    let x = cx.input(0)?;
+    if cx.version < 2 {
+        let names = cx.attribute("classes_strings").map(|a| a.strings.clone()).unwrap_or_default();
+        let numbers: Vec<i64> = (0..names.len() as i64).collect();
+        let names = texts(cx, &names);
+        return map_names(cx, names, TensorBytes::from_i64(&[numbers.len() as i64], &numbers));
+    }
     let (Some(keys), Some(values)) = (table(cx, "keys")?, table(cx, "values")?) else {
         return cx.invalid("keys or values are missing");
     };
+    encode(cx, x, &keys, &values)
+}
+
+fn encode(cx: &mut NodeContext<'_>, x: Value, keys: &TensorBytes, values: &TensorBytes) -> OpResult {
     if keys.len() != values.len() {
         return cx.invalid(format!("{} keys for {} values", keys.len(), values.len()));
     }
-    let supported = |t: DType| t.bits() >= 8 && (t.is_int() || matches!(t, DType::F32 | DType::F64 | DType::Bool));
+    let plain = |t: DType| t.is_int() || matches!(t, DType::F32 | DType::F64 | DType::Bool | DType::String);
+    let supported = |t: DType| t.bits() >= 8 && plain(t);
     if !supported(keys.dtype) || !supported(values.dtype) {
         return cx.unsupported(format!("a table from {} to {}", keys.dtype, values.dtype));
     }
@@ -103,7 +137,7 @@ fn label_encoder(cx: &mut NodeContext<'_>) -> OpResult {
         return cx.invalid(format!("keys of type {} for an input of type {}", keys.dtype, cx.b.dtype(x)?));
     }
     let default = default_value(cx, values.dtype)?;
-    let mut pairs: Vec<(Scalar, Scalar)> = scalars(&keys).into_iter().zip(scalars(&values)).collect();
+    let mut pairs: Vec<(Scalar, Scalar)> = scalars(keys).into_iter().zip(scalars(values)).collect();
     // Before version 4 NaN is no key: it equals nothing.
     let nan = pairs.iter().find(|p| is_nan(p.0)).map(|p| p.1).filter(|_| cx.version >= 4);
     pairs.retain(|p| !is_nan(p.0));
@@ -175,17 +209,21 @@ fn column(cx: &mut NodeContext<'_>, elements: impl Iterator<Item = Scalar>) -> R
 /// A new last axis with 1 where the element is that category. An element that is none of them gives zeros, also where
 /// `zeros` is 0 and asks for an error: what an element holds cannot fail a run.
 fn one_hot_encoder(cx: &mut NodeContext<'_>) -> OpResult {
-    if cx.attribute("cats_strings").is_some_and(|a| !a.strings.is_empty()) {
-        return cx.unsupported(STRINGS);
-    }
-    let Some(categories) = cx.ints("cats_int64s").filter(|c| !c.is_empty()) else {
-        return cx.invalid("attribute `cats_int64s` is missing");
+    let mut x = cx.input(0)?;
+    let categories = if cx.b.dtype(x)? == DType::String {
+        let names = cx.attribute("cats_strings").map(|a| a.strings.clone()).unwrap_or_default();
+        texts(cx, &names)
+    } else {
+        x = cx.b.cast(x, DType::I64)?;
+        let numbers = cx.ints("cats_int64s").unwrap_or_default();
+        TensorBytes::from_i64(&[numbers.len() as i64], numbers)
     };
-    let x = cx.input(0)?;
-    let x = cx.b.cast(x, DType::I64)?;
+    if categories.is_empty() {
+        return cx.invalid("there are no categories of the type of the input");
+    }
     let rank = cx.b.rank(x)? as i64;
     let x = cx.b.unsqueeze(x, &[rank])?;
-    let categories = cx.b.i64s(categories);
+    let categories = cx.b.constant(categories, "")?;
     Ok(vec![cx.b.map(&[x, categories], |e| {
         let (x, category, one, zero) = (e.arg(0), e.arg(1), e.number(DType::F32, 1.0)?, e.number(DType::F32, 0.0)?);
         let same = e.eq(x, category);
@@ -195,6 +233,7 @@ fn one_hot_encoder(cx: &mut NodeContext<'_>) -> OpResult {
 
 #[cfg(test)]
 mod tests {
+    use onnxc_ir::strings::{packed, unpacked};
     use onnxc_ir::tensor::TensorBytes;
 
     use crate::ops::test_model::TestModel;
@@ -226,9 +265,27 @@ mod tests {
     }
 
     #[test]
-    fn text_and_maps_are_refused() {
-        let model = encoder().text("default_string", "").ints("keys_int64s", &[1]);
-        assert!(model.texts("values_strings", &["a"]).input(&[1], &[0.0]).error().contains("string"));
+    fn text_is_a_key_and_a_value() {
+        let names = ["b", "a", "c"];
+        let x = packed(&[4], &[b"a", b"x", b"c", b"b"]);
+        let numbers = encoder().texts("keys_strings", &names).ints("values_int64s", &[7, 8, 9]);
+        let y = numbers.declared(&[4], x.clone()).run_all();
+        assert_eq!(y[0].to_i64().unwrap(), [8, -1, 9, 7]);
+        let model = encoder().ints("keys_int64s", &[7, 8, 9]).texts("values_strings", &names);
+        let y = model.declared(&[2], TensorBytes::from_i64(&[2], &[9, 5])).run_all();
+        assert_eq!(unpacked(&y[0]).unwrap(), [&b"c"[..], b"_Unused"]);
+        let old = TestModel::new("LabelEncoder", 1).domain("ai.onnx.ml").texts("classes_strings", &names);
+        assert_eq!(old.declared(&[4], x.clone()).run_all()[0].to_i64().unwrap(), [1, -1, 2, 0]);
+        let mapper = TestModel::new("CategoryMapper", 1).domain("ai.onnx.ml").texts("cats_strings", &names);
+        let y = mapper.ints("cats_int64s", &[1, 2, 3]).declared(&[4], x.clone()).run_all();
+        assert_eq!(y[0].to_i64().unwrap(), [2, -1, 3, 1]);
+        let one_hot = TestModel::new("OneHotEncoder", 1).domain("ai.onnx.ml").texts("cats_strings", &["a", "b"]);
+        let y = one_hot.declared(&[4], x).run_all();
+        assert_eq!(y[0].to_f32().unwrap(), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn maps_are_refused() {
         assert!(TestModel::new("ZipMap", 1).domain("ai.onnx.ml").input(&[1], &[0.0]).error().contains("maps"));
     }
 

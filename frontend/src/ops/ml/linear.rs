@@ -5,13 +5,15 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::{TensorBytes, Value};
 
 use super::super::Operator;
-use super::scores::{Complement, PostTransform, above, both, class_labels, greatest};
+use super::scores::{Complement, PostTransform, above, both, class_labels, greatest, named};
 use super::{matrix, row};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
-pub(super) const OPERATORS: &[Operator] =
-    &[row("LinearClassifier", &[1], (1, 1), classifier), row("LinearRegressor", &[1], (1, 1), regressor)];
+pub(super) const OPERATORS: &[Operator] = &[
+    row("LinearClassifier", &[1], (1, 1), |cx| named(cx, classifier)),
+    row("LinearRegressor", &[1], (1, 1), regressor),
+];
 
 /// `x * coefficients^T + intercepts` with coefficients `[targets, columns]`, as `f32`.
 fn scores(cx: &mut NodeContext<'_>, targets: usize) -> Result<Value, OpError> {
@@ -50,6 +52,7 @@ fn regressor(cx: &mut NodeContext<'_>) -> OpResult {
 fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
     let post = PostTransform::named(cx)?;
     let labels = class_labels(cx, "classlabels_ints")?;
+    let labels = &labels[..];
     let intercepts = cx.floats("intercepts").unwrap_or(&[]).len();
     let targets = if intercepts == 0 { labels.len() } else { intercepts };
     let y = scores(cx, targets)?;

@@ -1,5 +1,5 @@
 //! The domain ai.onnx.ml: trees, linear models, support vectors and the preparation of features. Everything desugars into
-//! primitives; what needs strings or maps is refused with that reason.
+//! primitives; maps are refused with that reason.
 
 mod features;
 mod forest;

@@ -1,5 +1,7 @@
 //! From scores to what classifiers and regressors give: post transforms, labels, and the second class of a binary model.
 
+use std::borrow::Cow;
+
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, ExprIndex};
@@ -8,8 +10,7 @@ use onnxc_ir::tensor::op::{Coord, ReduceOp};
 use onnxc_ir::tensor::{Builder, Value};
 
 use super::super::softmax::softmax_over;
-use super::labels::STRINGS;
-use crate::import::{NodeContext, OpError};
+use crate::import::{NodeContext, OpError, OpResult};
 
 /// What is done to scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,15 +115,28 @@ fn probit(e: &mut ExprBuilder, dtype: DType, x: ExprIndex) -> Result<ExprIndex, 
     Ok(e.mul(sqrt2, signed))
 }
 
-/// The labels of the classes. Text is refused.
-pub(super) fn class_labels<'a>(cx: &NodeContext<'a>, name: &str) -> Result<&'a [i64], OpError> {
-    if cx.attribute("classlabels_strings").is_some_and(|a| !a.strings.is_empty()) {
-        return cx.unsupported(STRINGS);
+/// The labels of the classes: their places where they are strings, which [`named`] puts in.
+pub(super) fn class_labels<'a>(cx: &NodeContext<'a>, name: &str) -> Result<Cow<'a, [i64]>, OpError> {
+    let names = cx.attribute("classlabels_strings").map_or(0, |a| a.strings.len());
+    if names > 0 {
+        return Ok((0..names as i64).collect());
     }
     match cx.ints(name) {
-        Some(labels) if !labels.is_empty() => Ok(labels),
+        Some(labels) if !labels.is_empty() => Ok(labels.into()),
         _ => cx.invalid(format!("attribute `{name}` is missing")),
     }
+}
+
+/// The results of a classifier, whose first one holds labels, with the names of the classes where they have names.
+pub(super) fn named(cx: &mut NodeContext<'_>, classifier: fn(&mut NodeContext<'_>) -> OpResult) -> OpResult {
+    let mut results = classifier(cx)?;
+    let names = cx.attribute("classlabels_strings").map(|a| a.strings.clone()).unwrap_or_default();
+    if !names.is_empty() {
+        let strings = cx.b.graph.strings.numbers(&[names.len() as i64], names.iter().map(|s| &s[..]));
+        let strings = cx.b.constant(strings, "")?;
+        results[0] = cx.b.take(strings, results[0], 0)?;
+    }
+    Ok(results)
 }
 
 /// The label of the greatest score of each row; of equals the first.

@@ -9,13 +9,13 @@ use onnxc_ir::tensor::{TensorBytes, Value};
 use super::super::Operator;
 use super::linear::columns;
 use super::probability;
-use super::scores::{Complement, PostTransform, above, both, class_labels, greatest};
+use super::scores::{Complement, PostTransform, above, both, class_labels, greatest, named};
 use super::{matrix, row};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] =
-    &[row("SVMClassifier", &[1], (1, 1), classifier), row("SVMRegressor", &[1], (1, 1), regressor)];
+    &[row("SVMClassifier", &[1], (1, 1), |cx| named(cx, classifier)), row("SVMRegressor", &[1], (1, 1), regressor)];
 
 fn constant(cx: &mut NodeContext<'_>, shape: &[usize], values: &[f32]) -> Result<Value, OpError> {
     let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
@@ -92,6 +92,7 @@ fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
     let x = matrix(cx)?;
     let x = cx.b.cast(x, DType::F32)?;
     let (labels, post) = (class_labels(cx, "classlabels_ints")?, PostTransform::named(cx)?);
+    let labels = &labels[..];
     let of_class = cx.ints("vectors_per_class").unwrap_or(&[]);
     let of_class: Vec<usize> = of_class.iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
     let vectors = of_class.iter().try_fold(0usize, |sum, &n| sum.checked_add(n)).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use onnxc_ir::tensor::{TensorBytes, Value};
 use super::super::Operator;
 use super::features::numbers;
 use super::forest::{Forest, Mode, Node, UNORDERED};
-use super::scores::{Complement, PostTransform, above, both, class_labels, greatest};
+use super::scores::{Complement, PostTransform, above, both, class_labels, greatest, named};
 use super::traverse::{Aggregate, scores};
 use super::{matrix, row};
 use crate::import::{NodeContext, OpError, OpResult};
@@ -17,7 +17,7 @@ use crate::import::{NodeContext, OpError, OpResult};
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     row("TreeEnsemble", &[5], (1, 1), tree_ensemble),
-    row("TreeEnsembleClassifier", &[1, 3, 5], (1, 1), classifier),
+    row("TreeEnsembleClassifier", &[1, 3, 5], (1, 1), |cx| named(cx, classifier)),
     row("TreeEnsembleRegressor", &[1, 3, 5], (1, 1), regressor),
 ];
 
@@ -174,6 +174,7 @@ fn regressor(cx: &mut NodeContext<'_>) -> OpResult {
 fn classifier(cx: &mut NodeContext<'_>) -> OpResult {
     let x = matrix(cx)?;
     let (labels, post) = (class_labels(cx, "classlabels_int64s")?, PostTransform::named(cx)?);
+    let labels = &labels[..];
     let classes = labels.len();
     let mut forest = labelled_forest(cx, "class", classes, columns(cx, x)?)?;
     let weights = || forest.nodes.iter().flat_map(|n| if let Node::Leaf(w) = n { &w[..] } else { &[] });

@@ -362,7 +362,8 @@ impl Builder<'_> {
             | Op::Gather { .. }
             | Op::Scatter { .. }
             | Op::Sort { .. }
-            | Op::External(_) => {}
+            | Op::External(_)
+            | Op::Strings(_) => {}
         }
         op
     }

@@ -19,6 +19,7 @@ use super::constant::{ConstantData, ConstantSource, TensorBytes};
 use super::{Constant, Graph, Op, Region, TensorType, Type, Value};
 use crate::dim::{Dim, Symbol};
 use crate::dtype::DType;
+use crate::strings::{StringFunction, StringTable};
 
 pub use elements::Elements;
 
@@ -39,7 +40,7 @@ pub enum InterpError {
     /// Sizes that data decides are out of their range or do not fit each other.
     #[error("{0}")]
     Data(String),
-    /// A type that the interpreter has no values for: strings, complex numbers, sequences.
+    /// A type that the interpreter has no values for: complex numbers, sequences.
     #[error("{0} are not interpreted")]
     Types(String),
     /// A function outside of the model.
@@ -74,7 +75,7 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
             }
         }
     }
-    let mut run = Run { graph, symbols };
+    let mut run = Run { graph, symbols, strings: graph.strings.clone() };
     for (i, (&param, input)) in params.iter().zip(inputs).enumerate() {
         for (dim, &extent) in tensor_type(graph, param)?.shape.iter().zip(&input.shape) {
             let held = run.dim(dim)?;
@@ -90,7 +91,16 @@ pub fn interpret(graph: &Graph, inputs: &[TensorBytes]) -> Result<Vec<TensorByte
             return Err(InterpError::Inputs(format!("the model needs {left} = {right}, which are {a} and {b}")));
         }
     }
-    run.region(graph.body(), inputs.to_vec())
+    let mut arguments = inputs.to_vec();
+    for (i, input) in arguments.iter_mut().enumerate().filter(|(_, input)| input.dtype == DType::String) {
+        let outside = || InterpError::Inputs(format!("a string of input {i} lies outside of its buffer"));
+        *input = run.strings.enter(input).ok_or_else(outside)?;
+    }
+    let mut results = run.region(graph.body(), arguments)?;
+    for result in results.iter_mut().filter(|r| r.dtype == DType::String) {
+        *result = run.strings.leave(result).expect("the table has all strings of the run");
+    }
+    Ok(results)
 }
 
 /// The elements of a constant; recipes are evaluated.
@@ -174,7 +184,7 @@ pub fn evaluate(
     let dims = |list: &[Dim]| list.iter().map(|d| size(op, d, symbols)).collect::<Result<Vec<i64>, _>>();
     let shape = dims(&types[0].shape)?;
     let mut dtypes = types.iter().map(|t| t.dtype).chain(inputs.iter().map(|t| t.dtype));
-    if let Some(dtype) = dtypes.find(|t| matches!(t, DType::String | DType::C64 | DType::C128)) {
+    if let Some(dtype) = dtypes.find(|t| matches!(t, DType::C64 | DType::C128)) {
         return Err(InterpError::Types(format!("tensors of {dtype}")));
     }
     let dtype = types[0].dtype;
@@ -203,8 +213,8 @@ pub fn evaluate(
             vec![values, indices]
         }
         Op::External(external) => return Err(InterpError::External(external.symbol.clone())),
-        Op::If { .. } | Op::Loop { .. } | Op::Composite { .. } | Op::Group { .. } => {
-            unreachable!("operations with regions are run by the graph's interpreter")
+        Op::Strings(_) | Op::If { .. } | Op::Loop { .. } | Op::Composite { .. } | Op::Group { .. } => {
+            unreachable!("strings and operations with regions are run by the graph's interpreter")
         }
     })
 }
@@ -229,6 +239,7 @@ fn tensor_type(graph: &Graph, value: Value) -> Result<&TensorType, InterpError> 
 struct Run<'g> {
     graph: &'g Graph,
     symbols: HashMap<Symbol, i64>,
+    strings: StringTable,
 }
 
 impl Run<'_> {
@@ -330,6 +341,7 @@ impl Run<'_> {
                 Ok(inputs)
             }
             Op::Loop { body, carried, .. } => self.run_loop(*body, *carried as usize, &inputs, outputs),
+            Op::Strings(function) => self.strings(*function, &inputs, outputs),
             op => {
                 let types: Vec<TensorType> =
                     outputs.iter().map(|&v| tensor_type(self.graph, v).cloned()).collect::<Result<_, _>>()?;
@@ -337,6 +349,18 @@ impl Run<'_> {
                 evaluate(op, &inputs, &types, &|s| symbols.get(&s).copied().unwrap_or(0))
             }
         }
+    }
+
+    fn strings(
+        &mut self,
+        function: StringFunction,
+        inputs: &[TensorBytes],
+        outputs: &[Value],
+    ) -> Result<Vec<TensorBytes>, InterpError> {
+        let ty = tensor_type(self.graph, outputs[0])?;
+        let shape = ty.shape.iter().map(|d| self.dim(d)).collect::<Result<Vec<i64>, _>>()?;
+        let result = function.run(&mut self.strings, inputs, ty.dtype, &shape);
+        Ok(vec![result.map_err(|message| InterpError::Data(format!("{}: {message}", function.symbol())))?])
     }
 
     fn run_loop(
