@@ -418,7 +418,10 @@ impl ScalarExpr {
                     t
                 }
                 ScalarInst::Cast(to, a) => {
-                    get(*a)?;
+                    let t = get(*a)?;
+                    if (t == DType::String) != (*to == DType::String) {
+                        return fail(format!("cast of {t} to {to}"));
+                    }
                     *to
                 }
                 ScalarInst::Bitcast(to, a) => {

@@ -264,6 +264,9 @@ pub fn infer(graph: &Graph, op: &Op, inputs: &[&Type]) -> Result<Inferred, Infer
         Op::Sort { axis, .. } => {
             let x = ins.one()?;
             ins.axis(*axis, x.rank())?;
+            if x.dtype == DType::String {
+                return mismatch("the numbers of strings are in no order".into());
+            }
             let indices = TensorType { dtype: DType::I64, shape: x.shape.clone() };
             smallvec![OutputType::Exact(x.clone().into()), OutputType::Exact(indices.into())]
         }
