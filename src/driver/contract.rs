@@ -78,7 +78,7 @@ fn flops(program: &Program) -> Value {
                 Ok(sum) => all = sum,
                 Err(_) => return Value::Null,
             },
-            Step::If { .. } | Step::Loop { .. } | Step::Call(_) => return Value::Null,
+            Step::If { .. } | Step::Loop { .. } | Step::Call(_) | Step::Strings { .. } => return Value::Null,
             Step::Copy { .. }
             | Step::Bind { .. }
             | Step::Assign { .. }
