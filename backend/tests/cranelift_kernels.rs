@@ -51,7 +51,7 @@ fn code(kernel: &Kernel, target: &Target) -> Vec<u8> {
         builder.enable(setting).unwrap();
     }
     let isa = builder.finish(settings::Flags::new(shared)).unwrap();
-    let options = KernelOptions::of(&target);
+    let options = KernelOptions::of(target);
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     let mut context = Context::for_function(function);
     if let Err(e) = context.compile(&*isa, &mut ControlPlane::default()) {

@@ -25,7 +25,7 @@ pub fn cranelift(legal: &Kernel, target: &Target) -> Vec<u8> {
         builder.enable(setting).unwrap();
     }
     let isa = builder.finish(settings::Flags::new(shared)).unwrap();
-    let options = KernelOptions { has_fma: target.machine().has_fma };
+    let options = KernelOptions::of(target);
     let function = translate(legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     let mut context = Context::for_function(function);
     if let Err(e) = context.compile(&*isa, &mut ControlPlane::default()) {

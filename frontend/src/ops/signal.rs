@@ -363,7 +363,7 @@ fn window(cx: &mut NodeContext<'_>, coefficients: &[f64]) -> OpResult {
 /// Triangles on the mel scale, `[dft_length / 2 + 1, num_mel_bins]`.
 fn mel_weight_matrix(cx: &mut NodeContext<'_>) -> OpResult {
     let dtype = cx.dtype("output_datatype")?.unwrap_or(DType::F32);
-    let number = |cx: &NodeContext<'_>, n: usize| Some(cx.b.known_i64s(cx.optional(n)?)?.first().copied()?);
+    let number = |cx: &NodeContext<'_>, n: usize| cx.b.known_i64s(cx.optional(n)?)?.first().copied();
     let edge = |cx: &NodeContext<'_>, n: usize| {
         let known = cx.b.graph.known[cx.optional(n)?].as_ref()?.all_floats()?;
         known.first().copied()
