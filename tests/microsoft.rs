@@ -28,14 +28,15 @@ fn every_operator_has_five_cases() {
 
 #[test]
 fn all_cases_pass() {
-    for engine in ["interp", "loop-interp", "native"] {
+    for engine in [&["interp"][..], &["loop-interp"], &["native", "--guard", "--poison"]] {
         let run = Command::new(env!("CARGO_BIN_EXE_onnxc"))
             .arg("test")
             .arg(cases())
-            .args(["--quiet", "--engine", engine])
+            .args(["--quiet", "--engine"])
+            .args(engine)
             .output()
             .expect("onnxc runs");
         let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-        assert!(run.status.success(), "--engine {engine}\n{stdout}{stderr}");
+        assert!(run.status.success(), "--engine {}\n{stdout}{stderr}", engine.join(" "));
     }
 }
