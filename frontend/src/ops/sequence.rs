@@ -1,9 +1,10 @@
 //! Sequences and optionals, as lists whose length is known when the model is compiled. Positions may depend on data where
-//! all items have one shape.
+//! all items have one type and rank.
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::tensor::{TensorType, Type, Value};
+use onnxc_ir::scalar::CmpOp;
+use onnxc_ir::tensor::{Builder, TensorType, Type, Value};
 
 use super::Operator;
 use crate::import::{Held, NodeContext, OpError, OpResult};
@@ -78,18 +79,40 @@ fn place(cx: &mut NodeContext<'_>, n: usize, length: usize, end: usize) -> Resul
     Ok(Place::Computed(cx.b.normalize_indices(value, &Dim::from(length as i64))?))
 }
 
-/// The items along a new first axis, for positions that data decides.
-fn stacked(cx: &mut NodeContext<'_>, items: &[Value]) -> Result<Value, OpError> {
+/// The items along a new first axis, for positions that data decides; nothing where they are not of one shape.
+fn stacked(cx: &mut NodeContext<'_>, items: &[Value]) -> Result<Option<Value>, OpError> {
     let Some(&first) = items.first() else { return cx.invalid("an empty sequence has no item") };
-    let alike = |cx: &NodeContext<'_>, v: Value| match (cx.b.ty(first), cx.b.ty(v)) {
-        (Type::Tensor(a), Type::Tensor(b)) => a.dtype == b.dtype && cx.b.graph.same_shape(&a.shape, &b.shape),
-        _ => false,
+    let shape = |v: Value| match cx.b.ty(v) {
+        Type::Tensor(ty) => Some((ty.dtype, ty.rank(), ty.shape.clone())),
+        Type::Sequence(_) | Type::Optional(_) | Type::Map(..) => None,
     };
-    if !items.iter().all(|&v| alike(cx, v)) {
-        return cx.unsupported("a position that depends on data, in a sequence whose items are not of one shape");
+    let Some(of_first) = shape(first) else {
+        return cx.unsupported("a position that depends on data, in such a sequence");
+    };
+    let mut alike = true;
+    for other in items.iter().map(|&v| shape(v)) {
+        let Some(of_other) = other.filter(|o| o.0 == of_first.0 && o.1 == of_first.1) else {
+            return cx.unsupported(
+                "a position that depends on data, in a sequence whose items are not of one rank and type",
+            );
+        };
+        alike &= cx.b.graph.same_shape(&of_first.2, &of_other.2);
+    }
+    if !alike {
+        return Ok(None);
     }
     let parts = items.iter().map(|&v| cx.b.unsqueeze(v, &[0])).collect::<Result<Vec<_>, _>>()?;
-    Ok(cx.b.concat(&parts, 0)?)
+    Ok(Some(cx.b.concat(&parts, 0)?))
+}
+
+/// The first value for which `place` compares so with its number, else the last one. Their sizes may differ.
+fn chosen(b: &mut Builder<'_>, place: Value, choices: &[(CmpOp, i64, Value)], last: Value) -> Result<Value, OpError> {
+    let Some((&(op, number, value), rest)) = choices.split_first() else { return Ok(last) };
+    let number = b.scalar_i64(number);
+    let here = b.compare(op, place, number)?;
+    let other = chosen(b, place, rest, last)?;
+    let pick = |n: usize| move |_: &mut Builder<'_>, values: &[Value]| Ok::<_, OpError>(vec![values[n]]);
+    Ok(b.if_(here, &[value, other], pick(0), pick(1))?[0])
 }
 
 fn sequence_at(cx: &mut NodeContext<'_>) -> OpResult {
@@ -97,8 +120,13 @@ fn sequence_at(cx: &mut NodeContext<'_>) -> OpResult {
     match place(cx, 1, items.len(), items.len())? {
         Place::Known(place) => Ok(vec![items[place]]),
         Place::Computed(place) => {
-            let all = stacked(cx, &items)?;
-            Ok(vec![cx.b.take(all, place, 0)?])
+            if let Some(all) = stacked(cx, &items)? {
+                return Ok(vec![cx.b.take(all, place, 0)?]);
+            }
+            let place = cx.b.cast(place, DType::I64)?;
+            let (&last, before) = items.split_last().expect("the sequence is not empty");
+            let choices: Vec<_> = before.iter().enumerate().map(|(i, &v)| (CmpOp::Eq, i as i64, v)).collect();
+            Ok(vec![chosen(&mut cx.b, place, &choices, last)?])
         }
     }
 }
@@ -146,8 +174,22 @@ fn sequence_insert(cx: &mut NodeContext<'_>) -> OpResult {
         Place::Known(place) => items.insert(place, tensor),
         Place::Computed(place) => {
             items.push(tensor);
-            let all = stacked(cx, &items)?;
-            items = rearranged(cx, all, length + 1, place, |i| [i, length as i64, i - 1])?;
+            items = match stacked(cx, &items)? {
+                Some(all) => rearranged(cx, all, length + 1, place, |i| [i, length as i64, i - 1])?,
+                None => {
+                    let place = cx.b.cast(place, DType::I64)?;
+                    let mut inserted = Vec::with_capacity(length + 1);
+                    for i in 0..=length {
+                        let at = i as i64;
+                        let mut choices = Vec::new();
+                        choices.extend((i < length).then(|| (CmpOp::Gt, at, items[i])));
+                        choices.extend((i > 0).then_some((CmpOp::Eq, at, tensor)));
+                        let last = if i > 0 { items[i - 1] } else { tensor };
+                        inserted.push(chosen(&mut cx.b, place, &choices, last)?);
+                    }
+                    inserted
+                }
+            };
         }
     }
     Ok(vec![list(cx, items)])
@@ -161,8 +203,16 @@ fn sequence_erase(cx: &mut NodeContext<'_>) -> OpResult {
             items.remove(place);
         }
         Place::Computed(place) => {
-            let all = stacked(cx, &items)?;
-            items = rearranged(cx, all, length - 1, place, |i| [i, i + 1, i + 1])?;
+            items = match stacked(cx, &items)? {
+                Some(all) => rearranged(cx, all, length - 1, place, |i| [i, i + 1, i + 1])?,
+                None => {
+                    let place = cx.b.cast(place, DType::I64)?;
+                    let kept = |(i, pair): (usize, &[Value])| {
+                        chosen(&mut cx.b, place, &[(CmpOp::Gt, i as i64, pair[0])], pair[1])
+                    };
+                    items.windows(2).enumerate().map(kept).collect::<Result<_, _>>()?
+                }
+            };
         }
     }
     let element = match cx.b.ty(cx.input(0)?) {
@@ -210,6 +260,9 @@ fn split_to_sequence(cx: &mut NodeContext<'_>) -> OpResult {
             }
             parts(size, 1)
         }
+        Some(split) if cx.b.rank(split)? == 0 && cx.b.known_i64s(split).is_none() => {
+            return cx.unsupported("parts of a size that depends on data, so that the length of the sequence does");
+        }
         Some(split) if cx.b.rank(split)? == 0 => match cx.known_i64(1)? {
             part @ 1.. => {
                 let size = known_size(cx)?;
@@ -220,7 +273,17 @@ fn split_to_sequence(cx: &mut NodeContext<'_>) -> OpResult {
             }
             part => return cx.invalid(format!("parts of size {part}")),
         },
-        Some(_) => cx.known_dims(1)?,
+        Some(split) => match cx.b.known_dims(split) {
+            Some(sizes) => sizes,
+            None => {
+                let sizes = cx.bind(split, &Dim::ZERO, &shape[axis])?;
+                let total = sizes.iter().try_fold(Dim::ZERO, |sum, size| &sum + size)?;
+                if cx.b.graph.assume_equal(&total, &shape[axis]).is_err() {
+                    return cx.invalid("the parts are not the whole");
+                }
+                sizes
+            }
+        },
     };
     let mut start = Dim::ZERO;
     let mut items = Vec::with_capacity(sizes.len());

@@ -15,8 +15,8 @@ use crate::import::{NodeContext, OpError, OpResult};
 /// The rows of this family.
 pub(super) const OPERATORS: &[Operator] = &[
     Operator::onnx("DFT", &[17, 20], (1, 3), dft)
-        .limited("The length of the signal is known when the model is compiled."),
-    Operator::onnx("STFT", &[17], (2, 4), stft).limited("The length of a frame is known when the model is compiled."),
+        .limited("The length of the signal and of the transform are known when the model is compiled."),
+    Operator::onnx("STFT", &[17], (2, 4), stft),
     Operator::onnx("HannWindow", &[17], (1, 1), |cx| window(cx, &[0.5, -0.5])),
     Operator::onnx("HammingWindow", &[17], (1, 1), |cx| window(cx, &[25.0 / 46.0, 25.0 / 46.0 - 1.0])),
     Operator::onnx("BlackmanWindow", &[17], (1, 1), |cx| window(cx, &[0.42, -0.5, 0.08])),
@@ -229,8 +229,9 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
         Some(window) => cx.b.shape(window)?.first().and_then(Dim::as_const),
         None => None,
     };
-    let Some(length) = optional_i64(cx, 3)?.or(window_size).or(shape.get(1).and_then(Dim::as_const)) else {
-        return cx.unsupported("frames whose length is not known");
+    let given = match cx.optional(3) {
+        Some(length) => cx.b.known_i64s(length).and_then(|l| l.first().copied()),
+        None => window_size.or(shape.get(1).and_then(Dim::as_const)),
     };
     let parts = match shape.len() {
         2 => Some(1),
@@ -241,6 +242,7 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
         let text = cx.b.graph.shape_text(&shape);
         return cx.invalid(format!("a signal of shape {text}"));
     };
+    let Some(length) = given else { return frames_of_any_length(cx, x, parts) };
     if step.is_some_and(|step| step < 1) || length < 1 {
         return cx.invalid(format!("frames of length {length} with step {}", step.unwrap_or(1)));
     }
@@ -275,7 +277,7 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
     }
     let channels = [shape[0].clone(), shape[1].clone(), Dim::from(parts)];
     let x = cx.b.reshape(x, &channels)?;
-    let Some(step) = step else { return frames_of_any_step(cx, x, filter, length) };
+    let Some(step) = step else { return frames_of_any_step(cx, x, filter, &Dim::from(length)) };
     let x = cx.b.transpose(x, &[0, 2, 1])?;
     let conv = Conv {
         strides: [step].as_slice().into(),
@@ -297,8 +299,48 @@ fn stft(cx: &mut NodeContext<'_>) -> OpResult {
     Ok(vec![cx.b.transpose(y, &[0, 3, 1, 2])?])
 }
 
+/// Frames of a length that data decides: the matrix of the transform is computed too.
+fn frames_of_any_length(cx: &mut NodeContext<'_>, x: Value, parts: i64) -> OpResult {
+    let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
+    let window = cx.optional(2);
+    let length = match (cx.optional(3), window) {
+        (Some(_), _) => cx.size_up_to(3, &shape[1])?,
+        (None, Some(window)) => cx.b.shape(window)?.first().cloned().unwrap_or(Dim::ONE),
+        (None, None) => shape[1].clone(),
+    };
+    let bins = match cx.flag("onesided", true) {
+        true => (&length.floor_div(&Dim::from(2))? + &Dim::ONE)?,
+        false => length.clone(),
+    };
+    let matrix = cx.b.map_to(&[bins.clone(), Dim::from(2), Dim::from(parts), length.clone()], &[], |e| {
+        let (bin, to, from, k) = (e.index(0), e.index(1), e.index(2), e.index(3));
+        let (whole, one) = (e.dim(&length), e.dim(&Dim::ONE));
+        // The angle of a whole number of turns less is exact.
+        let steps = e.mul(bin, k);
+        let whole = e.max(whole, one);
+        let steps = e.modulo(steps, whole);
+        let (steps, whole) = (e.cast(DType::F64, steps), e.cast(DType::F64, whole));
+        let turn = e.div(steps, whole);
+        let full = e.number(DType::F64, -2.0 * PI)?;
+        let angle = e.mul(turn, full);
+        let (cosine, sine) = (e.cos(angle), e.sin(angle));
+        let opposite = e.neg(sine);
+        let (straight, up) = (e.eq(to, from), e.gt(to, from));
+        let crossed = e.select(up, sine, opposite);
+        let weight = e.select(straight, cosine, crossed);
+        Ok(e.cast(dtype, weight))
+    })?;
+    let rows = (&bins * &Dim::from(2))?;
+    let mut filter = cx.b.reshape(matrix, &[rows, Dim::from(parts), length.clone()])?;
+    if let Some(window) = window {
+        filter = cx.b.mul(filter, window)?;
+    }
+    let x = cx.b.reshape(x, &[shape[0].clone(), shape[1].clone(), Dim::from(parts)])?;
+    frames_of_any_step(cx, x, filter, &length)
+}
+
 /// Frames as data steps them: each is gathered. `x` is `[batch, samples, parts]`, the filter `[2 * bins, parts, length]`.
-fn frames_of_any_step(cx: &mut NodeContext<'_>, x: Value, filter: Value, length: i64) -> OpResult {
+fn frames_of_any_step(cx: &mut NodeContext<'_>, x: Value, filter: Value, length: &Dim) -> OpResult {
     let (shape, dtype) = (cx.b.shape(x)?, cx.b.dtype(x)?);
     let filters = cx.b.shape(filter)?;
     let step = cx.input(1)?;
@@ -306,7 +348,7 @@ fn frames_of_any_step(cx: &mut NodeContext<'_>, x: Value, filter: Value, length:
     let step = cx.b.reshape(step, &[])?;
     let samples = shape[1].clone();
     let frames = cx.b.map(&[step], |e| {
-        let (step, samples, length) = (e.arg(0), e.dim(&samples), e.dim(&Dim::from(length)));
+        let (step, samples, length) = (e.arg(0), e.dim(&samples), e.dim(length));
         let (zero, one) = (e.dim(&Dim::ZERO), e.dim(&Dim::ONE));
         let (room, divisor) = (e.sub(samples, length), e.max(step, one));
         let (steps, fits) = (e.div(room, divisor), e.ge(room, zero));
@@ -317,14 +359,14 @@ fn frames_of_any_step(cx: &mut NodeContext<'_>, x: Value, filter: Value, length:
         Ok(e.select(wrong, none, frames))
     })?;
     let frames = cx.bind_one(frames, &Dim::from(DEFAULT_HIGH))?;
-    let places = cx.b.map_to(&[frames.clone(), Dim::from(length)], &[step], |e| {
+    let places = cx.b.map_to(&[frames.clone(), length.clone()], &[step], |e| {
         let (frame, k, step) = (e.index(0), e.index(1), e.arg(0));
         let start = e.mul(frame, step);
         Ok(e.add(start, k))
     })?;
     let places = cx.b.unsqueeze(places, &[2])?;
     let parts = shape[2].clone();
-    let all = [shape[0].clone(), frames.clone(), Dim::from(length), parts];
+    let all = [shape[0].clone(), frames.clone(), length.clone(), parts];
     let gathered = cx.b.gather(x, &[places], &[Coord::Axis(0), Coord::Input(0), Coord::Axis(3)], &all)?;
     let contract = Contract {
         lhs: [0, 1, 2, 3].as_slice().into(),

@@ -161,6 +161,15 @@ fn regions(b: &mut Builder<'_>, table: Value, at: Value) -> Result<Vec<Value>, B
     Ok(results)
 }
 
+/// Functions on strings, which need not be UTF-8.
+fn strings(b: &mut Builder<'_>) -> Result<Vec<Value>, BuildError> {
+    let names = b.graph.strings.numbers(&[3], [&b"a \"quoted\" one\n"[..], b"\xff", b""]);
+    let names = b.constant(names, "names")?;
+    let rank = TensorType::fixed(DType::I64, &[3]);
+    let node = b.node(Op::Strings(StringFunction::Order), &[names], &[rank.into()])?;
+    Ok(vec![b.graph.output(node)])
+}
+
 #[test]
 fn every_operation_comes_back() {
     let mut graph = Graph::new("every operation");
@@ -175,6 +184,7 @@ fn every_operation_comes_back() {
     let mut results = anchors(&mut b, image, table).unwrap();
     results.extend(moves(&mut b, table, at, narrow).unwrap());
     results.extend(regions(&mut b, table, at).unwrap());
+    results.extend(strings(&mut b).unwrap());
     graph.output_names = (0..results.len()).map(|i| format!("y{i}")).collect();
     graph.regions[body].results = results;
     verify::verify(&graph).unwrap();
