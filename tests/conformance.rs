@@ -31,6 +31,15 @@ fn baseline_suite_matches_snapshot() {
     run_suite(&["--target", "x86_64"]);
 }
 
+/// Kernels of the wide backend without mask registers.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn avx2_suite_matches_snapshot() {
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("bmi2") {
+        run_suite(&["--target", "x86_64-avx2"]);
+    }
+}
+
 /// Compiled code touches nothing but its tensors, and relies on no contents that it did not write.
 #[cfg(unix)]
 #[test]
