@@ -7,7 +7,7 @@ use onnxc_backend::target::Target;
 const TRIPLES: [(&str, &str); 5] = [
     ("x86_64-pc-windows-gnu", "ONNX suite and a model under wine, linked by MinGW's GCC"),
     ("x86_64-pc-windows-msvc", "ONNX suite under wine, linked by MinGW's GCC"),
-    ("x86_64-apple-darwin, aarch64-apple-darwin", "linked with ld64.lld, not run"),
+    ("x86_64-apple-darwin, aarch64-apple-darwin", "linked with LLD, not run"),
     ("x86_64-unknown-none, aarch64-unknown-none", "linked without a C library, not run"),
     ("x86_64-unknown-linux-musl", "compiled only"),
 ];

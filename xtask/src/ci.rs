@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::cross::cross;
 use crate::examples::examples;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};

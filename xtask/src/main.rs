@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod cross;
 mod examples;
 mod setup;
 mod shell;
@@ -21,6 +22,7 @@ cargo xtask TASK
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
   examples build and run the programs of examples/, also for 64-bit ARM under qemu
+  cross    a part of the ONNX suite and a model on each other target whose emulator is there, or on those named
   bless    run the ONNX suite and write its snapshot anew
   operators  write docs/OPERATORS.md anew
   zoo      grow the named benchmark models, or all (4 GB), into build/zoo
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         ["lint"] => ci::lint(),
         ["test"] => ci::test(),
         ["examples"] => examples::examples(),
+        ["cross"] => cross::cross(""),
+        ["cross", target] => cross::cross(target),
         ["bless"] => ci::bless(),
         ["operators"] => ci::operators(),
         ["bench", arguments @ ..] => bench::bench(arguments),

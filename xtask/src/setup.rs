@@ -47,6 +47,10 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("cmake", &["cmake", "make"]),
     ("qemu-aarch64-static", &["qemu-user-static"]),
     ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
+    ("riscv64-linux-gnu-gcc", &["gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross"]),
+    ("x86_64-w64-mingw32-gcc", &["gcc-mingw-w64-x86-64"]),
+    ("wine", &["wine", "wine64"]),
+    ("lld", &["lld"]),
     ("aarch64-linux-gnu-g++", &["g++-aarch64-linux-gnu"]),
 ];
 

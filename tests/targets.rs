@@ -1,0 +1,138 @@
+//! What can be checked of other targets without running their code: that linkers take the objects, what those leave
+//! undefined, and which instructions the loops that decide speed are made of. `cargo xtask cross` runs models.
+//!
+//! `cargo xtask setup` grows the model in `build/zoo` and installs the tools; `ONNXC_ZOO` names another place.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use object::{Object, ObjectSection, ObjectSymbol};
+
+const PREFIX: &str = "the_compiled_model";
+
+/// Compiles mobilenet_v2 for a target into a folder.
+fn compile(target: &str, folder: &Path) -> PathBuf {
+    let zoo = std::env::var_os("ONNXC_ZOO")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/zoo"), PathBuf::from);
+    let model = zoo.join("mobilenet_v2/model.onnx");
+    assert!(model.is_file(), "{}: no model there; run `cargo xtask setup`", model.display());
+    let object = folder.join("model.o");
+    let arguments = ["--name", PREFIX, "--target", target, "-o"];
+    succeed(Command::new(env!("CARGO_BIN_EXE_onnxc")).arg(model).args(arguments).arg(&object));
+    object
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; run `cargo xtask setup`"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+}
+
+#[test]
+fn mach_o_objects_link() {
+    for (target, arch) in [("aarch64-apple-darwin", "arm64"), ("x86_64-apple-darwin", "x86_64")] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let object = compile(target, folder.path());
+        let library = folder.path().join("model.dylib");
+        let arguments = ["-flavor", "darwin", "-arch", arch, "-platform_version", "macos", "12.0", "12.0", "-dylib"];
+        let undefined = ["-undefined", "dynamic_lookup", "-o"];
+        succeed(Command::new("lld").args(arguments).args(undefined).arg(&library).arg(&object));
+        let bytes = std::fs::read(&library).expect("the linker wrote the library");
+        let file = object::File::parse(&*bytes).expect("the library is Mach-O");
+        for name in ["", "_plan", "_run", "_status"] {
+            let wanted = format!("_{PREFIX}{name}");
+            assert!(file.symbols().any(|s| s.is_global() && s.name() == Ok(&wanted)), "{target}: {wanted}");
+        }
+    }
+}
+
+#[test]
+fn bare_metal_needs_the_memory_functions_at_most() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (target, compiler) in
+        [("aarch64-unknown-none", "aarch64-linux-gnu-gcc"), ("x86_64-unknown-none", "x86_64-linux-gnu-gcc")]
+    {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let object = compile(target, folder.path());
+        let bytes = std::fs::read(&object).expect("the object is there");
+        let file = object::File::parse(&*bytes).expect("the object is ELF");
+        for symbol in file.symbols().filter(|s| s.is_undefined() && s.name() != Ok("")) {
+            let name = symbol.name().expect("names are text");
+            assert!(["memcpy", "memmove", "memset"].contains(&name), "{target}: {name}");
+        }
+        let flags = ["-std=c11", "-O1", "-ffreestanding", "-nostdlib", "-static", "-fno-stack-protector", "-I"];
+        succeed(
+            Command::new(compiler)
+                .args(flags)
+                .arg(manifest.join("runtime-support/include"))
+                .arg(manifest.join("tests/bare/start.c"))
+                .arg(&object)
+                .arg("-o")
+                .arg(folder.path().join("program")),
+        );
+    }
+}
+
+/// What an instruction of A64 is, as far as the loops of matrix products go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `fmla` of a vector by a lane of a vector.
+    MultiplyByLane,
+    /// A load of a vector register, by its base register.
+    LoadVector(u32),
+    /// A store of a vector register, by its base register.
+    StoreVector(u32),
+    /// A conditional branch by so many instructions.
+    Branch(i64),
+    Other,
+}
+
+fn decode(word: u32) -> Kind {
+    let base = word >> 5 & 31;
+    // FMLA (by element), single precision, 128 bits.
+    if word & 0xffc0_f400 == 0x4f80_1000 {
+        return Kind::MultiplyByLane;
+    }
+    // B.cond: 19 bits of signed displacement.
+    if word & 0xff00_0010 == 0x5400_0000 {
+        return Kind::Branch(i64::from((word << 8) as i32 >> 13));
+    }
+    // LDR and STR of Q registers: a scaled offset, or an unscaled one, or an index register.
+    match (word & 0xffc0_0000, word & 0xffe0_0000) {
+        (0x3dc0_0000, _) | (_, 0x3cc0_0000 | 0x3ce0_0000) => Kind::LoadVector(base),
+        (0x3d80_0000, _) | (_, 0x3c80_0000 | 0x3ca0_0000) => Kind::StoreVector(base),
+        _ => Kind::Other,
+    }
+}
+
+#[test]
+fn inner_loops_of_products_keep_neon_busy() {
+    const STACK_POINTER: u32 = 31;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bytes = std::fs::read(compile("aarch64", folder.path())).expect("the object is there");
+    let file = object::File::parse(&*bytes).expect("the object is ELF");
+    let text = file.section_by_name(".text").expect("the object has code").data().expect("the code is there");
+    let code: Vec<Kind> =
+        text.chunks_exact(4).map(|b| decode(u32::from_le_bytes(b.try_into().expect("four bytes")))).collect();
+    let mut loops = 0;
+    for (end, kind) in code.iter().enumerate() {
+        let Kind::Branch(by @ ..0) = kind else { continue };
+        let body = &code[(end as i64 + by) as usize..=end];
+        let innermost = !body[..body.len() - 1].iter().any(|kind| matches!(kind, Kind::Branch(..0)));
+        let products = body.iter().filter(|&&kind| kind == Kind::MultiplyByLane).count();
+        // Four steps of five or six rows of 16 columns.
+        if !innermost || products < 80 {
+            continue;
+        }
+        loops += 1;
+        let loads = body.iter().filter(|kind| matches!(kind, Kind::LoadVector(_))).count();
+        // A row's elements of four steps, and four vectors of the panel in each of them.
+        let rows = products / 16;
+        assert_eq!(loads, rows + 16, "loads of a loop of {rows} rows");
+        let spill = |kind: &&Kind| matches!(kind, Kind::LoadVector(STACK_POINTER) | Kind::StoreVector(_));
+        assert_eq!(body.iter().find(spill), None);
+        let share = (products + loads) as f64 / body.len() as f64;
+        assert!(share >= 0.9, "{:.0}% of {} instructions are products and their loads", share * 100.0, body.len());
+    }
+    assert!(loops >= 10, "{loops} loops over products");
+}
