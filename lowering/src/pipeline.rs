@@ -18,12 +18,14 @@ pub struct Options {
     pub apart: Option<Apart>,
     /// Little code before fast code: small tiles, and no Winograd, whose transforms are long.
     pub small: bool,
+    /// Inputs that are kept from run to run, each with the output that is its next value.
+    pub states: Vec<(usize, usize)>,
 }
 
 impl Options {
     /// The default rules for a machine.
     pub fn new(machine: MachineModel) -> Options {
-        Options { machine, strict: false, apart: None, small: false }
+        Options { machine, strict: false, apart: None, small: false, states: Vec::new() }
     }
 }
 
@@ -32,6 +34,8 @@ pub type Pass = (&'static str, fn(&mut Graph, &mut PassContext));
 
 /// The passes over the Tensor IR, in order.
 pub const PASSES: &[Pass] = &[
+    // What is kept from run to run is appended to in place.
+    ("keep_states", passes::keep_states::run),
     // Composites without a schedule become their definition.
     ("inline_composites", passes::inline_composites::run),
     // Loops of known length and decided branches become straight lines.
@@ -82,6 +86,7 @@ pub fn run_passes(
 ) -> Result<PassContext, LowerError> {
     let mut cx = PassContext::new(options.machine.clone());
     cx.strict = options.strict || options.small;
+    cx.wanted_states.clone_from(&options.states);
     let body = graph.body();
     for (name, pass) in PASSES {
         // Each branch and loop body is a graph of its own to a pass: regions are closed.
@@ -112,7 +117,7 @@ pub fn run_passes(
 /// Everything in the graph that cannot be compiled.
 pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
     let cx = run_passes(&mut graph, options, observe)?;
-    let mut program = program::lower(graph, &options.machine, &cx.packed, options.apart)?;
+    let mut program = program::lower(graph, &options.machine, &cx.packed, &cx.states, options.apart)?;
     program.remarks.splice(0..0, cx.remarks);
     program.flushes_subnormals = !options.strict;
     Ok(program)

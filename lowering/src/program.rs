@@ -10,13 +10,13 @@ use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dim::{Dim, Symbol, Symbols};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
-use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, STRING_SLOTS, Step, Weight};
+use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, STRING_SLOTS, State, Step, Weight};
 use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::{Constant, External, Graph, Node, Op, Origins, Region, TensorType, Value};
 
 use crate::LowerError;
 use crate::codegen::{Argument, GroupLaunch};
-use crate::passes::rewrite::PackedPorts;
+use crate::passes::rewrite::{KeptState, PackedPorts};
 use crate::plan_memory::ALIGNMENT;
 use crate::schedules;
 
@@ -30,12 +30,18 @@ pub fn lower(
     mut graph: Graph,
     machine: &MachineModel,
     packed: &PackedPorts,
+    states: &[KeptState],
     apart: Option<Apart>,
 ) -> Result<Program, LowerError> {
-    let mut packed = packed.clone();
-    let numbering = number_symbols(&mut graph, &mut packed);
+    let (mut packed, mut states) = (packed.clone(), states.to_vec());
+    let numbering = number_symbols(&mut graph, &mut packed, &mut states);
     let mut lowering = Lowering::new(&graph, machine, &packed, numbering)?;
     lowering.program.apart = apart;
+    for KeptState { input, output, axis, room } in &states {
+        let bytes = bytes_of(room)?;
+        let (input, output) = (*input as u32, *output as u32);
+        lowering.program.states.push(State { input, output, axis: *axis, bytes });
+    }
     lowering.assign_ports();
     lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
@@ -141,6 +147,10 @@ impl<'g> Lowering<'g> {
             if source != v && !self.program.states_at_entry(&self.program.outputs[i]) {
                 continue;
             }
+            // The state before is read until the run ends.
+            if self.program.states.iter().any(|state| state.output as usize == i && state.axis.is_none()) {
+                continue;
+            }
             let computed = self
                 .graph
                 .def_node(source)
@@ -241,7 +251,14 @@ impl<'g> Lowering<'g> {
         let name = self.kernel_name(node, region);
         let params = &graph.regions[region].params;
         let results = &graph.regions[region].results;
-        for launch in schedules::schedule(graph, region, self.machine, &name) {
+        let mut launches = schedules::schedule(graph, region, self.machine, &name);
+        if let [_, _, _] = launches[..]
+            && self.appends_to_state(node)
+        {
+            // What was there before and what lies behind stay where they are.
+            launches = vec![launches.swap_remove(1)];
+        }
+        for launch in launches {
             let GroupLaunch { mut kernel, arguments, params: sizes, tasks, flops, remarks } = launch;
             self.remark(node, &kernel, &tasks, &remarks);
             if let Some(operand) = in_place {
@@ -317,6 +334,17 @@ impl<'g> Lowering<'g> {
                 && self.last_readers[roots[i]] == Some(node)
                 && roots.iter().filter(|&&r| r == roots[i]).count() == 1
         })
+    }
+
+    /// Whether a group puts together a state that grows, of what it was, what is new and the room behind (see the pass
+    /// `keep_states`).
+    fn appends_to_state(&self, node: Node) -> bool {
+        let result = self.graph.nodes[node].outputs[0];
+        let home = self.homes[result].as_ref();
+        self.program
+            .states
+            .iter()
+            .any(|state| state.axis.is_some() && home == Some(&Home::Place(Place::Output(state.output))))
     }
 
     /// A kernel of the program; an equal one is shared.
@@ -462,7 +490,7 @@ fn control_regions(graph: &Graph) -> Vec<Region> {
 
 /// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides. Others,
 /// such as those of a loop that was unrolled, go away.
-fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts) -> Numbering {
+fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts, states: &mut [KeptState]) -> Numbering {
     let mut iterations = HashMap::new();
     for region in control_regions(graph) {
         for node in graph.regions[region].nodes.clone() {
@@ -473,7 +501,8 @@ fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts) -> Numbering {
     }
     let body = &graph.regions[graph.body()];
     let shapes = body.params.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape);
-    let named: BTreeSet<Symbol> = shapes.flat_map(Dim::symbols).collect();
+    let outside = packed.inputs.values().flat_map(|ty| &ty.shape);
+    let named: BTreeSet<Symbol> = shapes.chain(outside).flat_map(Dim::symbols).collect();
     let mut order: Vec<Symbol> = named.into_iter().collect();
     let count = order.len();
     for region in control_regions(graph) {
@@ -501,7 +530,8 @@ fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts) -> Numbering {
         dim.substitute(rename).expect("symbols for symbols keep the size")
     };
     graph.map_dims(&rename_dim);
-    for ty in packed.inputs.values_mut().chain(packed.outputs.values_mut()) {
+    let rooms = states.iter_mut().map(|state| &mut state.room);
+    for ty in packed.inputs.values_mut().chain(packed.outputs.values_mut()).chain(rooms) {
         ty.shape.iter_mut().for_each(|d| *d = rename_dim(d));
     }
     let rename = |s: Symbol| renamed.get(&s).copied().unwrap_or(s);

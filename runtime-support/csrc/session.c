@@ -2,6 +2,7 @@
 #include "onnxc_support.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct onnxc_session {
     const onnxc_model *model;
@@ -66,6 +67,10 @@ static int tensor_bytes(const DLTensor *tensor, size_t *bytes) {
     return 1;
 }
 
+static int is_state(const onnxc_port *port) {
+    return (port->flags & ONNXC_PORT_STATE) != 0;
+}
+
 /* Data models allocate their outputs by call.alloc; the others write to buffers that only the session replaces. */
 static int outputs_come_from_alloc(const onnxc_session *session) {
     return session->model->memory == ONNXC_MEMORY_DATA;
@@ -75,6 +80,9 @@ static void forget_outputs(onnxc_session *session) {
     uint32_t index;
     for (index = 0; index < session->model->output_count; index++) {
         onnxc_value *const output = &session->outputs[index];
+        if (is_state(&session->model->outputs[index])) {
+            continue;
+        }
         if (outputs_come_from_alloc(session)) {
             onnxc_value_release(output, &session->call);
         } else {
@@ -97,6 +105,71 @@ static int grow_output(onnxc_session *session, onnxc_value *output, size_t bytes
     }
     output->capacity_bytes = bytes;
     return ONNXC_OK;
+}
+
+/* Gives a state a buffer for its greatest extent, a new one where its size is another than it was. */
+static int set_state(onnxc_session *session, uint32_t index, const int64_t *dims) {
+    const onnxc_port *const port = &session->model->inputs[index];
+    const int grows = ONNXC_PORT_STATE_AXIS(port->flags);
+    onnxc_value *const input = &session->inputs[index];
+    onnxc_value *const output = &session->outputs[ONNXC_PORT_STATE_OUTPUT(port->flags)];
+    void *buffer = input->tensor.data;
+    const size_t before = (size_t)input->capacity_bytes;
+    const int64_t extent = grows < 0 ? 0 : input->dims[grows];
+    size_t bytes;
+    int32_t axis;
+    onnxc_value_init(input, port, NULL, 0);
+    for (axis = 0; axis < port->ndim; axis++) {
+        if (port->dims[axis] < 0 && port->symbols[axis] >= 0) {
+            input->dims[axis] = axis == grows ? session->model->symbols[port->symbols[axis]].max
+                                              : dims[port->symbols[axis]];
+        }
+    }
+    if (!tensor_bytes(&input->tensor, &bytes)) {
+        return ONNXC_SIZE_LIMIT;
+    }
+    if (grows >= 0) {
+        input->dims[grows] = bytes == before ? extent : 0;
+    }
+    if (buffer == NULL || bytes != before) {
+        give_back(session, buffer, before);
+        buffer = take(session, bytes);
+        if (buffer == NULL) {
+            return ONNXC_NO_MEMORY;
+        }
+        memset(buffer, 0, bytes);
+    }
+    input->tensor.data = output->tensor.data = buffer;
+    input->capacity_bytes = output->capacity_bytes = bytes;
+    return ONNXC_OK;
+}
+
+void onnxc_session_reset(onnxc_session *session) {
+    uint32_t index;
+    for (index = 0; index < session->model->input_count; index++) {
+        const onnxc_port *const port = &session->model->inputs[index];
+        onnxc_value *const input = &session->inputs[index];
+        if (is_state(port)) {
+            const int grows = ONNXC_PORT_STATE_AXIS(port->flags);
+            memset(input->tensor.data, 0, (size_t)input->capacity_bytes);
+            if (grows >= 0) {
+                input->dims[grows] = 0;
+            }
+        }
+    }
+}
+
+/* What a run made of the states is what the next one begins with. */
+static void advance_states(onnxc_session *session) {
+    uint32_t index;
+    for (index = 0; index < session->model->input_count; index++) {
+        const onnxc_port *const port = &session->model->inputs[index];
+        const int grows = ONNXC_PORT_STATE_AXIS(port->flags);
+        if (is_state(port) && grows >= 0) {
+            session->inputs[index].dims[grows] =
+                session->outputs[ONNXC_PORT_STATE_OUTPUT(port->flags)].dims[grows];
+        }
+    }
 }
 
 int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
@@ -126,6 +199,9 @@ int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
         const onnxc_port *const port = &model->inputs[index];
         onnxc_value *const input = &session->inputs[index];
         int32_t axis;
+        if (is_state(port)) {
+            continue;
+        }
         onnxc_value_init(input, port, NULL, 0);
         for (axis = 0; axis < port->ndim; axis++) {
             if (port->dims[axis] < 0 && port->symbols[axis] >= 0) {
@@ -137,8 +213,16 @@ int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims) {
         const onnxc_port *const port = &model->outputs[index];
         onnxc_value *const output = &session->outputs[index];
         onnxc_value_init(output, port, NULL, 0);
-        if (!outputs_come_from_alloc(session)) {
+        if (!is_state(port) && !outputs_come_from_alloc(session)) {
             status = grow_output(session, output, port->bytes < 0 ? 0 : (size_t)port->bytes);
+            if (status != ONNXC_OK) {
+                return status;
+            }
+        }
+    }
+    for (index = 0; index < model->input_count; index++) {
+        if (is_state(&model->inputs[index])) {
+            status = set_state(session, index, dims);
             if (status != ONNXC_OK) {
                 return status;
             }
@@ -223,6 +307,14 @@ void onnxc_session_destroy(onnxc_session *session) {
     if (session->outputs != NULL) {
         forget_outputs(session);
     }
+    if (session->inputs != NULL) {
+        uint32_t index;
+        for (index = 0; index < session->model->input_count; index++) {
+            if (is_state(&session->model->inputs[index])) {
+                give_back(session, session->inputs[index].tensor.data, (size_t)session->inputs[index].capacity_bytes);
+            }
+        }
+    }
     give_back(session, session->call.arena, session->call.arena_bytes);
     onnxc_pool_destroy(session->own_pool);
     free(session->inputs);
@@ -259,7 +351,7 @@ static int grow_outputs(onnxc_session *session) {
         onnxc_value *const output = &session->outputs[index];
         size_t bytes;
         int status;
-        if (output->kind != ONNXC_KIND_TENSOR) {
+        if (output->kind != ONNXC_KIND_TENSOR || is_state(&session->model->outputs[index])) {
             continue;
         }
         if (!tensor_bytes(&output->tensor, &bytes)) {
@@ -290,6 +382,9 @@ int onnxc_session_run(onnxc_session *session) {
         if (status == ONNXC_OK) {
             status = session->model->run(session->inputs, session->outputs, &session->call);
         }
+    }
+    if (status == ONNXC_OK) {
+        advance_states(session);
     }
     return status;
 }

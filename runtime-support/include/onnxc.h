@@ -309,8 +309,17 @@ static inline const onnxc_attribute *onnxc_find_attribute(const onnxc_operator *
 
 /* Bits of onnxc_port.flags. */
 enum {
-    ONNXC_PORT_OPTIONAL = 1 /* the value may be ONNXC_KIND_NONE */
+    ONNXC_PORT_OPTIONAL = 1, /* the value may be ONNXC_KIND_NONE */
+    ONNXC_PORT_STATE = 2     /* kept from run to run, see below */
 };
+
+/* A state is an input and an output in one buffer of the caller's: both values have the same data pointer and byte_offset,
+ * and after a run the output's dims are those of the next run's input. Where it grows along an axis, elements lie as if
+ * that axis had its symbol's greatest extent (onnxc_symbol.max), whatever the extent is now: the buffer has room for that
+ * many, and a run writes behind those that are there. strides are NULL all the same. A new state has extent 0 there;
+ * a state that does not grow begins as the caller fills it. */
+#define ONNXC_PORT_STATE_AXIS(flags) ((int)(((flags) >> 4) & 15u) - 1) /* of an input: the axis that grows, or -1 */
+#define ONNXC_PORT_STATE_OUTPUT(flags) ((flags) >> 8)                  /* of an input: the output that is its next value */
 
 /* An input or output of a model, or the element type of a sequence or map. */
 typedef struct onnxc_port {

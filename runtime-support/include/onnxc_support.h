@@ -89,11 +89,15 @@ int onnxc_session_create_on(const onnxc_model *model, const int64_t *dims, onnxc
 int onnxc_session_create_in(const onnxc_model *model, const int64_t *dims, onnxc_pool *pool,
                             const onnxc_memory *memory, onnxc_session **session);
 void onnxc_session_destroy(onnxc_session *session);
-/* Plans again for other values of the symbols; outputs of earlier runs are gone. */
+/* Plans again for other values of the symbols; outputs of earlier runs are gone. States stay unless their size changes;
+ * the symbol of their growing axis is the greatest extent before a run that is planned for. */
 int onnxc_session_set_dims(onnxc_session *session, const int64_t *dims);
 /* Input index as an array of input_count values, already of the right dtype and shape: set tensor.data of each (and
- * dims where the port fixes none) before the run. The session does not own input data. */
+ * dims where the port fixes none) before the run. The session does not own input data, but it has states
+ * (ONNXC_PORT_STATE) of its own, which it hands from run to run. */
 onnxc_value *onnxc_session_inputs(onnxc_session *session);
+/* Begins again: growing states are empty, the others zeros, as in a new session. */
+void onnxc_session_reset(onnxc_session *session);
 /* The outputs of the last successful run, owned by the session and valid until its next run. */
 const onnxc_value *onnxc_session_outputs(const onnxc_session *session);
 /* The call that runs use: set weights, or take parallel_for away. arena, user and fault are the session's. */

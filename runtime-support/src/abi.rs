@@ -37,6 +37,8 @@ pub const VALUE_OWNS_STRINGS: u32 = 4;
 
 /// `ONNXC_PORT_OPTIONAL`.
 pub const PORT_OPTIONAL: u32 = 1;
+/// `ONNXC_PORT_STATE`: kept from run to run, in one buffer with an output.
+pub const PORT_STATE: u32 = 2;
 
 /// `ONNXC_MEMORY_STATIC`.
 pub const MEMORY_STATIC: u32 = 0;
@@ -310,6 +312,7 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn onnxc_session_destroy(session: *mut onnxc_session);
     pub fn onnxc_session_set_dims(session: *mut onnxc_session, dims: *const i64) -> c_int;
+    pub fn onnxc_session_reset(session: *mut onnxc_session);
     pub fn onnxc_session_inputs(session: *mut onnxc_session) -> *mut onnxc_value;
     pub fn onnxc_session_outputs(session: *const onnxc_session) -> *const onnxc_value;
     pub fn onnxc_session_call(session: *mut onnxc_session) -> *mut onnxc_call;

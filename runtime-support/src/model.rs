@@ -43,6 +43,8 @@ pub struct Port {
     pub dims: Option<Vec<Dim>>,
     /// Whether the value may be absent.
     pub optional: bool,
+    /// Whether it is a state that sessions keep from run to run: nobody sets it or gets it.
+    pub state: bool,
 }
 
 /// A named dim of the model and the range it was compiled for, both ends included.
@@ -294,5 +296,6 @@ unsafe fn port(raw: &onnxc_port) -> Result<Port, Error> {
         dtype: DataType::from_onnx(raw.onnx_dtype),
         dims: rank.map(|rank| (0..rank).map(dim).collect()),
         optional: raw.flags & abi::PORT_OPTIONAL != 0,
+        state: raw.flags & abi::PORT_STATE != 0,
     })
 }

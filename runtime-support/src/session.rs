@@ -128,16 +128,24 @@ impl Session {
         self.trace = boxed;
     }
 
-    /// Runs on tensors in the order of the model's inputs.
+    /// Begins again: growing states are empty, the others zeros, as in a new session.
+    pub fn reset(&mut self) {
+        // SAFETY: the session is alive and nothing runs on it.
+        unsafe { abi::onnxc_session_reset(self.raw.as_ptr()) }
+    }
+
+    /// Runs on tensors in the order of the model's inputs, without those that are states.
     pub fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<(), Error> {
-        let expected = self.model.inputs().len();
+        let count = self.model.inputs().len();
+        let expected = self.model.inputs().iter().filter(|port| !port.state).count();
         if inputs.len() != expected {
             return Err(Error::InputCount { expected, actual: inputs.len() });
         }
         self.ran = false;
         // SAFETY: the session has as many input values as the model has inputs, and nothing else refers to them.
-        let values = unsafe { std::slice::from_raw_parts_mut(abi::onnxc_session_inputs(self.raw.as_ptr()), expected) };
-        for (value, input) in values.iter_mut().zip(inputs) {
+        let values = unsafe { std::slice::from_raw_parts_mut(abi::onnxc_session_inputs(self.raw.as_ptr()), count) };
+        let given = values.iter_mut().zip(self.model.inputs()).filter(|(_, port)| !port.state);
+        for ((value, _), input) in given.zip(inputs) {
             set_input(value, input);
         }
         // SAFETY: the inputs' data, shapes and sizes are those of the views, which outlive the run.
@@ -149,7 +157,7 @@ impl Session {
         Ok(())
     }
 
-    /// Output `index` of the last run.
+    /// Output `index` of the last run; states are none that can be had.
     ///
     /// # Panics
     /// When there is no such output, or the last run failed or never was.
@@ -160,7 +168,8 @@ impl Session {
         // SAFETY: the session has as many output values as the model has outputs.
         let value = unsafe { &*abi::onnxc_session_outputs(self.raw.as_ptr()).add(index) };
         let dtype = DataType::from_dlpack(value.tensor.dtype);
-        let (abi::KIND_TENSOR, Some(dtype)) = (value.kind, dtype) else {
+        let state = self.model.outputs()[index].state;
+        let (abi::KIND_TENSOR, Some(dtype), false) = (value.kind, dtype, state) else {
             return Err(Error::NotATensor(index));
         };
         let shape = &value.dims[..value.tensor.ndim as usize];

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use onnxc::driver::{Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, parse_bytes};
+use onnxc::driver::{
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, parse_bytes,
+};
 use onnxc_frontend::import::CustomOperator;
 
 const EXAMPLES: &str = "\
@@ -140,6 +142,7 @@ impl CodegenArgs {
                 .collect(),
             time_passes: self.time_passes,
             perf_map: false,
+            states: Vec::new(),
             checks: Checks::default(),
         }
     }
@@ -160,6 +163,10 @@ pub struct CompileArgs {
     /// Write an intermediate form to OUT or stdout instead of an object
     #[arg(long, value_name = "FORM")]
     pub emit: Option<Emit>,
+    /// Keep an input from run to run, in the caller's one buffer with the output that is its next value: past.*=present.*. A
+    /// cache that grows needs its greatest length: --dim NAME=0..N
+    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
+    pub states: Vec<StatePattern>,
     /// Linker for .so
     #[arg(long, value_name = "PROGRAM")]
     pub linker: Option<PathBuf>,

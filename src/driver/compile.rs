@@ -116,7 +116,12 @@ pub(super) fn lower(
     if small {
         machine.kernel_vector_registers = machine.kernel_vector_registers.min(REGISTERS_OF_SMALL_CODE);
     }
-    let lowering = pipeline::Options { machine, strict, apart, small };
+    let mut states = Vec::new();
+    for pattern in &options.states {
+        let pairs = pattern.pairs(&imported.graph.input_names, &imported.graph.output_names);
+        states.extend(pairs.map_err(Failure::usage)?);
+    }
+    let lowering = pipeline::Options { machine, strict, apart, small, states };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {
@@ -146,6 +151,9 @@ pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> R
     hash.update(target.name());
     for dim in &options.dims {
         hash.update(format!("{}={:?}", dim.name, dim.setting));
+    }
+    for state in &options.states {
+        hash.update(format!("{state:?}"));
     }
     for custom in &options.custom_operators {
         hash.update(format!("{custom:?}"));

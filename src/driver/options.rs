@@ -123,6 +123,54 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "write a number of bytes, such as 4096, 64K or 1M".to_owned())
 }
 
+/// Names of inputs and of the outputs that are their next values: `past_k*=present_k*`. What the `*` of the one stands for,
+/// that of the other does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePattern {
+    input: String,
+    output: String,
+}
+
+impl StatePattern {
+    /// The pairs among these names, by their places.
+    ///
+    /// # Errors
+    /// A message when no input has such a name, or one has no output.
+    pub(super) fn pairs(&self, inputs: &[String], outputs: &[String]) -> Result<Vec<(usize, usize)>, String> {
+        let mut pairs = Vec::new();
+        for (i, input) in inputs.iter().enumerate() {
+            let output = match self.input.split_once('*') {
+                None if *input == self.input => self.output.clone(),
+                Some((before, after)) => {
+                    let middle = input.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+                    let Some(middle) = middle else { continue };
+                    self.output.replacen('*', middle, 1)
+                }
+                None => continue,
+            };
+            match outputs.iter().position(|name| *name == output) {
+                Some(o) => pairs.push((i, o)),
+                None => return Err(format!("the state `{input}` has no next value: no output is called `{output}`")),
+            }
+        }
+        if pairs.is_empty() { Err(format!("no input is called `{}`", self.input)) } else { Ok(pairs) }
+    }
+}
+
+impl FromStr for StatePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "write INPUT=OUTPUT, with one * in both or in neither";
+        let (input, output) = text.split_once('=').ok_or(form)?;
+        let stars = [input, output].map(|name| name.matches('*').count());
+        if input.is_empty() || output.is_empty() || stars[0] != stars[1] || stars[0] > 1 {
+            return Err(form.to_owned());
+        }
+        Ok(Self { input: input.to_owned(), output: output.to_owned() })
+    }
+}
+
 /// Everything that decides what is compiled.
 #[derive(Debug, Clone)]
 pub struct CompileOptions {
@@ -146,6 +194,8 @@ pub struct CompileOptions {
     pub time_passes: bool,
     /// Whether `perf` is told the names of functions that are loaded into this process.
     pub perf_map: bool,
+    /// Inputs that are kept from run to run, each with the output that is its next value.
+    pub states: Vec<StatePattern>,
     /// How an [`Executable`](super::Executable) tests the code that it runs.
     pub checks: Checks,
 }
@@ -181,6 +231,7 @@ impl CompileOptions {
             dump_after: Vec::new(),
             time_passes: false,
             perf_map: false,
+            states: Vec::new(),
             checks: Checks::default(),
         }
     }
@@ -209,6 +260,20 @@ mod tests {
     fn bytes_have_units() {
         assert_eq!(["0", "64K", "3M", "1G"].map(parse_bytes), [Ok(0), Ok(64 << 10), Ok(3 << 20), Ok(1 << 30)]);
         assert!(["", "K", "1k", "-1", "99999999999G"].into_iter().all(|wrong| parse_bytes(wrong).is_err()));
+    }
+
+    #[test]
+    fn states_are_pairs_of_names() {
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let (inputs, outputs) = (names("ids past.0.k past.1.k h"), names("y present.1.k present.0.k h2"));
+        let pairs = |text: &str| text.parse::<StatePattern>().unwrap().pairs(&inputs, &outputs);
+        assert_eq!(pairs("past.*=present.*"), Ok(vec![(1, 2), (2, 1)]));
+        assert_eq!(pairs("h=h2"), Ok(vec![(3, 3)]));
+        assert!(pairs("past.*.k=next.*").unwrap_err().contains("`next.0`"));
+        assert!(pairs("cache=y").unwrap_err().contains("no input is called `cache`"));
+        for wrong in ["h", "=h", "h=", "a*=b", "a**=b*"] {
+            assert!(wrong.parse::<StatePattern>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

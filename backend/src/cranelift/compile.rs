@@ -338,8 +338,15 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
         messages.put_pointer(strings.add(text), 0);
     }
     let mut ports = DataObject::new(symbol("_ports"));
-    for port in program.inputs.iter().chain(&program.outputs) {
-        put_port(&mut ports, port, program.named_symbols(), &mut strings);
+    for (i, port) in program.inputs.iter().enumerate() {
+        // ONNXC_PORT_STATE, the axis that grows and the output.
+        let state = program.states.iter().find(|state| state.input as usize == i);
+        let flags = state.map_or(0, |state| 2 | state.axis.map_or(0, |axis| (axis + 1) << 4) | (state.output << 8));
+        put_port(&mut ports, port, flags, program.named_symbols(), &mut strings);
+    }
+    for (i, port) in program.outputs.iter().enumerate() {
+        let state = program.states.iter().any(|state| state.output as usize == i);
+        put_port(&mut ports, port, if state { 2 } else { 0 }, program.named_symbols(), &mut strings);
     }
     let mut symbols = DataObject::new(symbol("_symbols"));
     for s in program.symbols.iter().take(program.named_symbols()) {
@@ -392,7 +399,7 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     all
 }
 
-fn put_port(object: &mut DataObject, port: &Port, named_symbols: usize, strings: &mut Strings<'_>) {
+fn put_port(object: &mut DataObject, port: &Port, flags: u32, named_symbols: usize, strings: &mut Strings<'_>) {
     let ty = &port.ty;
     let name = strings.add(&port.name);
     object.put_pointer(name, 0).put_u32(1).put_u32(ty.rank() as u32);
@@ -408,7 +415,7 @@ fn put_port(object: &mut DataObject, port: &Port, named_symbols: usize, strings:
     }
     let bytes = ty.static_len().and_then(|n| n.checked_mul(ty.dtype.port_bits().into()));
     let bytes = bytes.map_or(-1, |bits| bits.div_euclid(8) + i64::from(bits % 8 != 0));
-    object.put_u64(bytes as u64).put_u64(0).put(&[0; 4]).put_u32(0);
+    object.put_u64(bytes as u64).put_u64(0).put(&[0; 4]).put_u32(flags);
 }
 
 fn header(program: &Program, target: &Target) -> HeaderModel {

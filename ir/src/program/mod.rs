@@ -304,6 +304,19 @@ pub struct Remark {
     pub text: String,
 }
 
+/// An input and an output that lie in one buffer of the caller's, from run to run.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The number of the input.
+    pub input: u32,
+    /// The number of the output: the input of the next run.
+    pub output: u32,
+    /// The dimension along which a run appends to it. The buffer is laid out for the greatest extent of that dimension.
+    pub axis: Option<u32>,
+    /// The bytes of the buffer.
+    pub bytes: Dim,
+}
+
 /// A lowered model.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
@@ -323,6 +336,8 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Outputs in the model's order.
     pub outputs: Vec<Port>,
+    /// What is kept from run to run.
+    pub states: Vec<State>,
     /// Pairs of dimensions that the model says are equal; tested at entry.
     pub assumptions: Vec<(Dim, Dim)>,
     /// Sizes of tensors that the symbols' ranges allow to be negative, where nothing could be computed; tested at entry.

@@ -10,6 +10,7 @@ pub mod fold_constants;
 pub mod fuse;
 pub mod fuse_elementwise;
 pub mod inline_composites;
+pub mod keep_states;
 pub mod number_strings;
 pub mod pack_weights;
 pub mod pad_convs;

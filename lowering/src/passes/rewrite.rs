@@ -23,8 +23,25 @@ pub struct PassContext {
     pub sizes: HashSet<Symbol>,
     /// Operations that cannot be compiled, one text each; lowering stops after the pass that finds any.
     pub unsupported: Vec<String>,
+    /// Pairs of an input and the output that is its next value, which are to be kept in one buffer.
+    pub wanted_states: Vec<(usize, usize)>,
+    /// Those that are.
+    pub states: Vec<KeptState>,
     /// The ports whose types in the graph are no longer those that the caller sees.
     pub packed: PackedPorts,
+}
+
+/// An input and an output that are one buffer of the caller's.
+#[derive(Clone, Debug)]
+pub struct KeptState {
+    /// The number of the input.
+    pub input: usize,
+    /// The number of the output.
+    pub output: usize,
+    /// The dimension along which runs append to it; `None` where its size does not change.
+    pub axis: Option<u32>,
+    /// What the buffer has room for.
+    pub room: TensorType,
 }
 
 /// Types of ports, by their numbers, that are their memory in the graph: `u8` of rank 1 where elements are less than a byte, pairs
@@ -41,7 +58,16 @@ impl PassContext {
     /// Nothing remarked yet.
     pub fn new(machine: MachineModel) -> PassContext {
         let (sizes, packed) = (HashSet::new(), PackedPorts::default());
-        PassContext { machine, strict: false, remarks: Vec::new(), sizes, unsupported: Vec::new(), packed }
+        PassContext {
+            machine,
+            strict: false,
+            remarks: Vec::new(),
+            sizes,
+            unsupported: Vec::new(),
+            wanted_states: Vec::new(),
+            states: Vec::new(),
+            packed,
+        }
     }
 
     /// Leaves a remark about a node.

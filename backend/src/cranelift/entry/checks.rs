@@ -5,7 +5,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
 
 use super::super::code::{Code, Names, function};
-use super::{Entry, PortValues, at, leave_unless_ok, status};
+use super::{Entry, PortValues, at, eval_size, leave_unless_ok, status};
 
 impl Entry<'_> {
     /// `fail(call, status, output, port, axis, expected, actual) -> status`: writes the fault where one is wanted.
@@ -337,5 +337,35 @@ impl Entry<'_> {
             let none = c.int32(-1);
             c.f.ins().return_(&[none]);
         })
+    }
+
+    /// Checks that states have room and that input and output are one buffer, of which `sizes` has the whole then.
+    pub(super) fn check_states(
+        &self,
+        c: &mut Code<'_>,
+        values_in: Value,
+        call: Value,
+        dims: Value,
+        bases: Value,
+        sizes: Value,
+    ) {
+        use types::I64;
+        for state in &self.program.states {
+            let (input, output) = (state.input as i32, (self.program.inputs.len() + state.output as usize) as i32);
+            let about = PortValues { call, output: c.int32(0), index: c.int32(input) };
+            let (bytes, wrong) = eval_size(c, &state.bytes, dims);
+            self.fail_if(c, wrong, status::SIZE_LIMIT, &about, None, [None; 2]);
+            let capacity = c.load(I64, values_in, input * at::VALUE_BYTES + at::CAPACITY);
+            let given = c.compare_with(IntCC::NotEqual, capacity, 0);
+            let small = c.compare(IntCC::UnsignedLessThan, capacity, bytes);
+            let wrong = c.f.ins().band(given, small);
+            self.fail_if(c, wrong, status::CAPACITY, &about, None, [Some(bytes), Some(capacity)]);
+            let (before, after) = (c.load(I64, bases, input * 8), c.load(I64, bases, output * 8));
+            let differ = c.compare(IntCC::NotEqual, before, after);
+            self.fail_if(c, differ, status::OVERLAP, &about, None, [None; 2]);
+            let none = c.int(0);
+            c.store(bytes, sizes, input * 8);
+            c.store(none, sizes, output * 8);
+        }
     }
 }

@@ -293,6 +293,7 @@ impl Entry<'_> {
                 self.fail_if(c, wrong, status::DIM_RANGE, &about, None, [None, Some(value)]);
             }
             self.check_outputs(c, values_out, call, plain, ports, dims, bases, sizes);
+            self.check_states(c, values_in, call, dims, bases, sizes);
             let (needed, wrong) = self.arena(c, dims, workers);
             self.fail_if(c, wrong, status::SIZE_LIMIT, &about, None, [None; 2]);
             let (arena, arena_bytes) = (c.load(I64, call, at::ARENA), c.load(I64, call, at::ARENA_BYTES));
