@@ -4,7 +4,6 @@
 
 use std::time::Instant;
 
-use crate::cross::cross;
 use crate::examples::examples;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};
