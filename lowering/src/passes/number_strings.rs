@@ -22,6 +22,9 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     if !graph.values.values().any(|value| has_strings(&value.ty)) {
         return;
     }
+    if refuse_arithmetic(graph, cx) {
+        return;
+    }
     let body = graph.body();
     let ports = |graph: &Graph, values: &[Value]| -> Vec<(usize, TensorType)> {
         let types = values.iter().enumerate().filter_map(|(i, &v)| Some((i, graph.ty(v).as_tensor()?.clone())));
@@ -51,6 +54,28 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
         cx.unsupported.push(format!("strings: {error}"));
     }
     graph.commit();
+}
+
+/// Notes the operations that compute with their operands' numbers, which strings only have by accident.
+fn refuse_arithmetic(graph: &Graph, cx: &mut PassContext) -> bool {
+    for data in graph.nodes.values() {
+        let computes = matches!(
+            data.op,
+            Op::Conv(_)
+                | Op::Contract(_)
+                | Op::Reduce { .. }
+                | Op::Window(_)
+                | Op::Cumulate { .. }
+                | Op::Composite { .. }
+        );
+        let of_strings = |v: &Value| graph.ty(*v).as_tensor().is_some_and(|ty| ty.dtype == DType::String);
+        if computes && data.inputs.iter().any(of_strings) {
+            let origin = data.origins.first().map(|&o| &graph.origins[o]);
+            let origin = origin.map_or_else(String::new, |o| format!("{} ({}): ", o.path, o.operator));
+            cx.unsupported.push(format!("{origin}elements of type {}", DType::String));
+        }
+    }
+    !cx.unsupported.is_empty()
 }
 
 fn numbered(dtype: DType) -> DType {
