@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("onnxc-lowering", &["onnxc-ir"]),
     ("onnxc-backend", &["onnxc-ir"]),
     ("onnxc", &["onnxc-ir", "onnxc-frontend", "onnxc-lowering", "onnxc-backend", "onnxc-runtime"]),
+    ("onnxc-python", &["onnxc", "onnxc-runtime"]),
     ("xtask", &[]),
 ];
 

@@ -249,6 +249,14 @@ impl Executable {
         &self.warnings
     }
 
+    /// The compiled model; none where it is interpreted.
+    pub fn model(&self) -> Option<&Model> {
+        match &self.form {
+            Runnable::Native { model, .. } => Some(model),
+            _ => None,
+        }
+    }
+
     /// Sizes and times.
     pub fn stats(&self) -> Stats {
         let arena_bytes = match &self.form {

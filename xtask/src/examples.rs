@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 
-use crate::shell::{Error, Result, cargo, on_path, root, run, run_in};
+use crate::setup;
+use crate::shell::{Error, Result, cargo, on_path, root, run, run_in, run_with};
 
 /// All of them, on this machine and, under qemu, on 64-bit ARM.
 pub fn examples() -> Result<()> {
     rust()?;
-    c()
+    c()?;
+    python()
 }
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
@@ -24,6 +26,23 @@ fn rust() -> Result<()> {
     }
     run("rustup", &["target", "add", ARM])?;
     run_in(&folder, cargo(), &["run", "--locked", "--quiet", "--target", ARM], &env)
+}
+
+/// The Python package: its wheel, installed in `.venv`, and its tests.
+fn python() -> Result<()> {
+    let python = setup::python()?;
+    let wheels = root().join("build/wheels");
+    if wheels.exists() {
+        std::fs::remove_dir_all(&wheels).map_err(|e| Error(format!("{}: {e}", wheels.display())))?;
+    }
+    let arguments =
+        ["-m", "maturin", "build", "--release", "--locked", "-m", "python/Cargo.toml", "-o", "build/wheels"];
+    run(&python, &arguments)?;
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps"];
+    run(&python, &[&install[..], &["--no-index", "--find-links", "build/wheels", "onnxc"]].concat())?;
+    let program = root().join("target/release/onnxc");
+    let env = [("ONNXC_PROGRAM", program.as_os_str())];
+    run_with(&python, &["-m", "unittest", "discover", "-s", "python/tests"], &env)
 }
 
 fn c() -> Result<()> {
