@@ -94,15 +94,7 @@ pub fn write_pb(path: &Path, name: &str, value: &Value) -> Result<(), Failure> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    use std::io::Write;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
-    };
-    write().map_err(|e| Failure::io(path, &e))
+    onnxc_backend::output_file::write(path, bytes).map_err(|e| Failure::io(path, &e))
 }
 
 /// One line about a value: type, shape and range.

@@ -11,5 +11,6 @@ pub mod header;
 pub mod link;
 pub mod loader;
 pub mod object;
+pub mod output_file;
 pub mod target;
 pub mod vector;

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::object::emit::{self, Emitted};
 use crate::object::{ObjectError, ObjectSpec};
+use crate::output_file;
 use crate::target::Target;
 
 /// Why a library could not be linked.
@@ -104,7 +105,7 @@ pub fn shared_library(spec: &ObjectSpec<'_>, path: &Path, linker: Option<&Path>)
     };
     let failed = |source| ObjectError::Write { path: path.to_owned(), source };
     let object = emit::object_beside(spec, path)?;
-    let library = emit::beside(path).map_err(failed)?;
+    let library = output_file::beside(path).map_err(failed)?;
     let arguments = linker.arguments(object.path(), library.path());
     let output = Command::new(&linker.program).env("LC_ALL", "C").args(arguments).output();
     let output = output.map_err(|source| LinkError::Run { linker: linker.program.clone(), source })?;
@@ -114,7 +115,7 @@ pub fn shared_library(spec: &ObjectSpec<'_>, path: &Path, linker: Option<&Path>)
     }
     // Linkers replace the file, so the size is that of what the name now stands for.
     let file_bytes = library.path().metadata().map_err(failed)?.len();
-    emit::persist(library, path).map_err(failed)?;
+    output_file::put(library, path).map_err(failed)?;
     Ok(Emitted { file_bytes, ..emit::emitted(spec, object.as_file()).map_err(failed)? })
 }
 

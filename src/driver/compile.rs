@@ -9,7 +9,7 @@ use onnxc_backend::cranelift::compile::{Compiled, compile};
 use onnxc_backend::object::emit::{archive_file, object_file, text_file};
 use onnxc_backend::object::{ObjectError, symbol_names};
 use onnxc_backend::target::Target;
-use onnxc_backend::{header, link};
+use onnxc_backend::{header, link, output_file};
 use onnxc_frontend::import::{Imported, import as import_model};
 use onnxc_frontend::proto::{ModelFile, map_file};
 use onnxc_ir::program::{Apart, Program, Remark};
@@ -179,7 +179,7 @@ pub(super) fn object_failure(error: &ObjectError, path: &Path) -> Failure {
     Failure::new(FailureKind::Io, Diagnostic::error("I001", error.to_string()).in_file(path))
 }
 
-/// Compiles a model to a file, with a header beside it.
+/// Compiles a model to a file, with a header beside it unless the file is a device.
 pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptions) -> Result<Report, Failure> {
     let started = Instant::now();
     let target = options.target()?;
@@ -201,9 +201,11 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
             }
         };
         let emitted = emitted.map_err(|e| Failure::new(FailureKind::Io, Diagnostic::error("I001", e).in_file(path)))?;
-        let header_path = path.with_file_name(format!("{}.h", prefix_of(path)));
-        let text = header::text(&compiled.header).map_err(|e| object_failure(&e, &header_path))?;
-        text_file(&text, &header_path).map_err(|e| object_failure(&e, &header_path))?;
+        if !output_file::is_stream(path) {
+            let header_path = path.with_file_name(format!("{}.h", prefix_of(path)));
+            let text = header::text(&compiled.header).map_err(|e| object_failure(&e, &header_path))?;
+            text_file(&text, &header_path).map_err(|e| object_failure(&e, &header_path))?;
+        }
         Ok(emitted)
     })?;
     Ok(Report {
@@ -264,12 +266,10 @@ pub fn emit_graph(model: &Path, path: &Path, options: &CompileOptions) -> Result
     let mut beside = path.as_os_str().to_owned();
     beside.push(".constants");
     let beside = Path::new(&beside);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = output_file::beside(beside)?;
         onnxc_ir::tensor::side_file::write(&imported.graph, &mut file)?;
-        file.persist(beside).map_err(|e| e.error)?;
-        Ok(())
+        output_file::put(file, beside)
     };
     write().map_err(|e| Failure::io(beside, &e))?;
     write_text(path, &imported.graph.to_string())

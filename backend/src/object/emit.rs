@@ -1,6 +1,6 @@
 //! Object files, archives and images in memory from a spec.
 //!
-//! Files appear whole or not at all: each is written beside its place under a temporary name and renamed at the end.
+//! Files appear whole or not at all (`output_file.rs`).
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::elf::{self, Layout};
 use super::{ObjectError, ObjectSpec, generic};
+use crate::output_file;
 
 /// The sizes of what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct Emitted {
 pub fn object_file(spec: &ObjectSpec<'_>, path: &Path) -> Result<Emitted, ObjectError> {
     let temporary = object_beside(spec, path)?;
     let emitted = emitted(spec, temporary.as_file()).map_err(|error| failed(path, error))?;
-    persist(temporary, path).map_err(|error| failed(path, error))?;
+    output_file::put(temporary, path).map_err(|error| failed(path, error))?;
     Ok(emitted)
 }
 
@@ -45,13 +46,13 @@ pub fn archive_file(spec: &ObjectSpec<'_>, path: &Path) -> Result<Emitted, Objec
             _ => (ArchiveKind::Gnu, "o"),
         };
         let member = NewArchiveMember::new(bytes, &DEFAULT_OBJECT_READER, format!("{}.{extension}", spec.prefix));
-        let mut archive = beside(path)?;
+        let mut archive = output_file::beside(path)?;
         let mut out = BufWriter::new(archive.as_file_mut());
         write_archive_to_stream(&mut out, &[member], kind, false, Some(false))?;
         out.flush()?;
         drop(out);
         let emitted = emitted(spec, archive.as_file())?;
-        persist(archive, path)?;
+        output_file::put(archive, path)?;
         Ok(emitted)
     };
     write().map_err(|error| failed(path, error))
@@ -75,7 +76,7 @@ pub fn object_image(spec: &ObjectSpec<'_>) -> Result<Mmap, ObjectError> {
 /// The object under a temporary name in the folder of `path`, which disappears with the value.
 pub(crate) fn object_beside(spec: &ObjectSpec<'_>, path: &Path) -> Result<NamedTempFile, ObjectError> {
     let layout = lay_out(spec)?;
-    let mut temporary = beside(path).map_err(|error| failed(path, error))?;
+    let mut temporary = output_file::beside(path).map_err(|error| failed(path, error))?;
     let mut out = WriteErrors { out: BufWriter::new(temporary.as_file_mut()), failed: false };
     let mut write = || {
         out.write_all(&layout.head)?;
@@ -101,36 +102,9 @@ fn lay_out(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
     }
 }
 
-/// A temporary file in the folder of `path`.
-pub(crate) fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnxc-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As a compiler's output has it: the process's umask decides, not the private mode of temporary files.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
-}
-
-/// Puts a finished temporary file in its place.
-pub(crate) fn persist(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
-    temporary.persist(path).map(drop).map_err(|error| error.error)
-}
-
 /// Writes a small file, whole or not at all.
 pub fn text_file(text: &str, path: &Path) -> Result<(), ObjectError> {
-    let write = || {
-        let mut temporary = beside(path)?;
-        temporary.write_all(text.as_bytes())?;
-        persist(temporary, path)
-    };
-    write().map_err(|error| failed(path, error))
+    output_file::write(path, text.as_bytes()).map_err(|error| failed(path, error))
 }
 
 fn failed(path: &Path, source: io::Error) -> ObjectError {
