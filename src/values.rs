@@ -28,6 +28,8 @@ pub enum Tolerance {
     },
     /// The whole tensor: `max|y - ref| <= bound * max|ref|`.
     MaxRelative(f64),
+    /// The whole tensor: `sqrt(mean (y - ref)^2) <= bound * sqrt(mean ref^2)`.
+    RootMeanSquare(f64),
 }
 
 /// How a value differs from its reference.
@@ -113,21 +115,26 @@ pub fn describe(value: &Value) -> String {
 pub fn compare(found: &Value, reference: &Value, tolerance: &Tolerance) -> Result<(), Mismatch> {
     let elementwise = match *tolerance {
         Tolerance::Elementwise { rtol, atol } => data::Tolerance { rtol, atol },
-        // Finite elements are judged by the greatest error below; this finds NaN and infinities out of place.
-        Tolerance::MaxRelative(_) => data::Tolerance { rtol: 0.0, atol: f64::MAX },
+        // Finite elements are judged together below; this finds NaN and infinities out of place.
+        Tolerance::MaxRelative(_) | Tolerance::RootMeanSquare(_) => data::Tolerance { rtol: 0.0, atol: f64::MAX },
     };
     let comparison = data::compare(found, reference, elementwise)
         .map_err(|mismatch| Mismatch { kind: "has another type or shape", text: mismatch.to_string() })?;
     let beyond = |c: &Comparison| match *tolerance {
         Tolerance::MaxRelative(bound) => c.max_error > bound * c.max_reference,
+        Tolerance::RootMeanSquare(bound) => c.squared_errors.sqrt() > bound * c.squared_references.sqrt(),
         Tolerance::Elementwise { .. } => false,
     };
     if !comparison.agrees() {
         return Err(Mismatch { kind: "differs", text: comparison.to_string() });
     }
     if beyond(&comparison) {
-        let text =
-            format!("max error {:e} for a greatest reference of {:e}", comparison.max_error, comparison.max_reference);
+        let Comparison { max_error, max_reference, squared_errors, squared_references, .. } = comparison;
+        let rms = (squared_errors / squared_references).sqrt();
+        let text = format!(
+            "max error {max_error:e} for a greatest reference of {max_reference:e}, root mean square {rms:e} of the \
+             reference's"
+        );
         return Err(Mismatch { kind: "differs", text });
     }
     Ok(())

@@ -37,14 +37,19 @@ const MODELS: &[&str] = &[
 const DYNAMIC_MODELS: &[&str] =
     &["bert_base_dyn", "gpt2_kv_dyn", "gru_tagger_dyn", "llama70m_dyn_dynamo", "t5s_dec_dyn", "t5s_enc_dyn"];
 
-/// Models whose activations are rounded to 8 bits on the way, with the greatest difference that is accepted. Where a sum
-/// lies near the middle between two steps, its last bit decides which one it becomes: between its own levels of
-/// optimization ONNX Runtime's answers differ by 0.76% and 7.7% of the greatest output.
-const ROUNDING_MODELS: &[(&str, &str)] = &[("bert_dynint8", "8e-2"), ("resnet50_qdq", "8e-3")];
+/// Models whose activations are rounded to 8 bits on the way, with the root-mean-square error that is accepted, relative to
+/// the reference's. Where a value lies near the middle between two steps its last bit decides which one it becomes, and 12
+/// layers of bert, which take their steps from the data, amplify that into noise: one unit in the last place of the weights
+/// changes ONNX Runtime's own answer by 1.9% to 2.6% in this measure (5.6% to 8.6% in the worst of 768 elements, a maximum
+/// that has no bound worth naming). That is the noise of two such models against each other; the reference is 2.0% from
+/// the model without rounded activations, compiled code 1.8% to 2.0%. The scales of resnet50 are constants and its output
+/// has a last step of 0.76% of its maximum, which is how far ONNX Runtime's levels of optimization are apart.
+const ROUNDING_MODELS: &[(&str, &str)] = &[("bert_dynint8", "3e-2"), ("resnet50_qdq", "1.1e-2")];
 
 /// Models that the interpreters run too: their multiply-accumulates are at most this many.
 const INTERPRETED_MACS: u64 = 400_000_000;
 const MAX_RELATIVE: &str = "1e-4";
+const EXACT: [&str; 2] = ["--max-rel", MAX_RELATIVE];
 const ONNXC: &str = env!("CARGO_BIN_EXE_onnxc");
 
 fn manifest() -> &'static Path {
@@ -94,14 +99,14 @@ fn compare_outputs(found: &Path, reference: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// `onnxc test` on the model's folder.
-fn command_line(name: &str, engine: &str, max_relative: &str) -> Result<(), Failed> {
+/// `onnxc test` on the model's folder; `tolerance` is an option and its bound.
+fn command_line(name: &str, engine: &str, tolerance: [&str; 2]) -> Result<(), Failed> {
     let timeout = if engine == "native" { "120" } else { "60" };
     succeed(Command::new(ONNXC).arg("test").arg(model_dir(name)?).args([
         "--jobs",
         "1",
-        "--max-rel",
-        max_relative,
+        tolerance[0],
+        tolerance[1],
         "--engine",
         engine,
         "--timeout",
@@ -198,21 +203,20 @@ fn main() {
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
     let mut trials = Vec::new();
     for &name in MODELS {
-        let test = move || command_line(name, "native", MAX_RELATIVE);
+        let test = move || command_line(name, "native", EXACT);
         trials.push(Trial::test(format!("command_line::{name}"), test));
         trials.push(Trial::test(format!("c_program::{name}"), move || c_program(name)));
         trials.push(Trial::test(format!("guarded::{name}"), move || guarded(name)));
         if macs(name) <= INTERPRETED_MACS {
-            trials
-                .push(Trial::test(format!("interpreter::{name}"), move || command_line(name, "interp", MAX_RELATIVE)));
+            trials.push(Trial::test(format!("interpreter::{name}"), move || command_line(name, "interp", EXACT)));
         }
     }
-    for &(name, max_relative) in ROUNDING_MODELS {
-        let test = move || command_line(name, "native", max_relative);
+    for &(name, bound) in ROUNDING_MODELS {
+        let test = move || command_line(name, "native", ["--rms-rel", bound]);
         trials.push(Trial::test(format!("command_line::{name}"), test));
     }
     for &name in DYNAMIC_MODELS {
-        let test = move || command_line(name, "native", MAX_RELATIVE);
+        let test = move || command_line(name, "native", EXACT);
         trials.push(Trial::test(format!("command_line::{name}"), test));
         trials.push(Trial::test(format!("guarded::{name}"), move || guarded(name)));
     }

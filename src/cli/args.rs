@@ -315,6 +315,9 @@ pub struct TestArgs {
     /// Tolerance relative to the largest reference element of each output, instead of rtol and atol
     #[arg(long, value_name = "X", conflicts_with_all = ["rtol", "atol"])]
     pub max_rel: Option<f64>,
+    /// Tolerance of each output's root-mean-square error, relative to the reference's root mean square
+    #[arg(long, value_name = "X", conflicts_with_all = ["rtol", "atol", "max_rel"])]
+    pub rms_rel: Option<f64>,
     /// Only cases whose path contains this
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,

@@ -165,6 +165,9 @@ fn tolerance(dir: &Path, args: &TestArgs) -> Tolerance {
     if let Some(bound) = args.max_rel {
         return Tolerance::MaxRelative(bound);
     }
+    if let Some(bound) = args.rms_rel {
+        return Tolerance::RootMeanSquare(bound);
+    }
     let own: Json = std::fs::read_to_string(dir.join("data.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())

@@ -44,6 +44,10 @@ pub struct Comparison {
     pub max_error: f64,
     /// Greatest finite `|ref|`.
     pub max_reference: f64,
+    /// Sum of `(y - ref)^2` over the elements where both are finite.
+    pub squared_errors: f64,
+    /// Sum of `ref^2` over the finite elements of the reference.
+    pub squared_references: f64,
     /// The worst element beyond the tolerance; None where all agree.
     pub worst: Option<Worst>,
 }
@@ -134,10 +138,12 @@ impl Comparison {
             self.elements += 1;
             if error.is_finite() {
                 self.max_error = self.max_error.max(error);
+                self.squared_errors += error * error;
             }
             let magnitude = magnitude(&expected);
             if magnitude.is_finite() {
                 self.max_reference = self.max_reference.max(magnitude);
+                self.squared_references += magnitude * magnitude;
             }
             if error <= allowed {
                 continue;

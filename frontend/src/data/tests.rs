@@ -204,6 +204,7 @@ fn agreement_is_numpys() {
     }
     let found = run(&[1.0, 2.0, 9.0, 4.0], &[1.0, 3.0, 1.0, 4.0]);
     assert_eq!((found.elements, found.mismatches, found.max_error, found.max_reference), (4, 2, 8.0, 4.0));
+    assert_eq!((found.squared_errors, found.squared_references), (65.0, 27.0));
     assert_eq!(found.worst.unwrap().index, [2]);
     let matrix = |last| DataValue::Sequence(vec![DataValue::Tensor(f32s(&[2, 3], &[0.0, 0.0, 0.0, 0.0, last, 0.0]))]);
     let worst = compare(&matrix(1.0), &matrix(0.0), tolerance).unwrap().worst.unwrap();
