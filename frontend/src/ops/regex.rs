@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn wrong_and_huge_patterns_are_refused() {
-        for pattern in ["(", "a)(b", r"(a)\1", "a**", "["] {
+        for pattern in ["(", "a)(b", r"(a)\1", "*a", "["] {
             assert!(matches!(automaton(pattern), Err(PatternError::Syntax(_))), "{pattern}");
         }
         assert!(matches!(automaton(r"(?:\pL{40}x|y){40}.*z.{60}"), Err(PatternError::Size(_))));
