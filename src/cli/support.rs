@@ -11,11 +11,19 @@ use super::args::SupportArgs;
 
 /// Runs the command.
 pub fn run(args: &SupportArgs) -> Result<u8, Failure> {
+    let names: Vec<&str> = SUPPORT_SOURCES.iter().filter_map(|(path, _)| path.strip_prefix("csrc/")).collect();
+    let below: Vec<String> = names.iter().map(|name| format!("${{sourcedir}}/{name}")).collect();
+    let placeholders = [
+        ("@VERSION@", env!("CARGO_PKG_VERSION").to_owned()),
+        ("@SOURCES@", names.join(" ")),
+        ("@SOURCES_BELOW_SOURCEDIR@", below.join(" ")),
+    ];
     for (path, text) in SUPPORT_SOURCES.iter().chain(&PACKAGE_FILES) {
         let place = args.out.join(installed(path));
         let folder = place.parent().expect("a file lies in a folder");
         fs::create_dir_all(folder).map_err(|error| Failure::io(folder, &error))?;
-        driver::write_text(&place, &text.replace("@VERSION@", env!("CARGO_PKG_VERSION")))?;
+        let text = placeholders.iter().fold((*text).to_owned(), |text, (name, value)| text.replace(name, value));
+        driver::write_text(&place, &text)?;
     }
     Ok(0)
 }
