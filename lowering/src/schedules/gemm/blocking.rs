@@ -106,6 +106,29 @@ impl Blocking {
         };
         Blocking { tile_rows, vectors, lines, rows, fixed, chunk, blocks, run }
     }
+
+    /// Cuts for numbers of rows that a run may bring and that are too few for the tiles of `cut`: tiles of some of its
+    /// strips side by side. None where the number is known.
+    pub fn of_few_rows(gemm: &Gemm, panels: &Panels, cut: &Blocking, lanes: u16) -> Vec<Blocking> {
+        if gemm.rows.as_const().is_some() || !matches!(panels, Panels::Stored) {
+            return Vec::new();
+        }
+        let wider = |rows: i64| {
+            let vectors = vectors_of_few(rows, gemm, lanes);
+            let whole = vectors > cut.vectors && vectors % cut.vectors == 0;
+            whole.then(|| Blocking {
+                tile_rows: rows,
+                vectors,
+                lines: 1,
+                rows,
+                fixed: 0,
+                chunk: None,
+                blocks: 1,
+                run: 1,
+            })
+        };
+        (1..CHAINS).filter_map(wider).collect()
+    }
 }
 
 impl Blocking {

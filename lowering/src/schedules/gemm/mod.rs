@@ -138,10 +138,12 @@ pub fn schedule(
     let sums = (staged || cut.blocks > 1)
         .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * widest) as u64)));
 
-    let body = |vectors: i64| Body {
+    let few = Blocking::of_few_rows(gemm, panels, &cut, lanes);
+    let body = |cut, known, vectors: i64| Body {
         gemm,
         operands,
-        cut: &cut,
+        cut,
+        known,
         extents: &extents,
         columns,
         panel: panel_buffer,
@@ -151,7 +153,9 @@ pub fn schedule(
         vectors,
         nr: vectors * i64::from(lanes),
     };
-    let wide = body(cut.vectors);
+    let known = gemm.rows.as_const();
+    let wide = body(&cut, known, cut.vectors);
+    let few: Vec<Body<'_>> = few.iter().map(|cut| body(cut, Some(cut.rows), cut.vectors)).collect();
     k.tasks(|k, task| {
         let at = k.unflatten(task, &dims);
         let (outer, [line_block, row_block, run]) = at.split_last_chunk().expect("three blocks end the grid");
@@ -164,20 +168,24 @@ pub fn schedule(
         let rows = range(k, *row_block, cut.rows, rows);
         let (first, end) = range(k, *run, cut.run, strip_bound);
         let task = Task { outer, line_dims: &line_dims, lines, rows };
-        let strip = |k: &mut GroupKernel<'_>, body: &Body<'_>, number: Index| {
-            let column = k.b.imul(number, nr);
-            body.strip(k, &task, column);
-        };
-        let Some(last) = last else {
-            k.each(first, end, 1, |k, number| strip(k, &wide, number.into()));
-            return;
-        };
-        let whole = k.b.isub(strip_bound, 1);
+        let whole = if last.is_some() { k.b.isub(strip_bound, 1) } else { strip_bound };
         let wide_end = k.b.imin(end, whole);
-        k.each(first, wide_end, 1, |k, number| strip(k, &wide, number.into()));
+        k.each(first, wide_end, 1, |k, number| {
+            let taken = strips_of_few(k, &few, &task, (number.into(), whole), nr);
+            let alone = k.b.index_compare(CmpOp::Eq, taken, 0);
+            let strip = |k: &mut GroupKernel<'_>| {
+                let column = k.b.imul(number, nr);
+                wide.strip(k, &task, column);
+            };
+            if few.is_empty() { strip(k) } else { k.when(alone, strip) }
+        });
+        let Some(last) = last else { return };
         let from = k.b.imax(first, whole);
-        let rest = body(last * panel / i64::from(lanes));
-        k.each(from, end, 1, |k, number| strip(k, &rest, number.into()));
+        let rest = body(&cut, known, last * panel / i64::from(lanes));
+        k.each(from, end, 1, |k, number| {
+            let column = k.b.imul(number, nr);
+            rest.strip(k, &task, column);
+        });
     });
     k.finish(product(&grid), flops)
 }
@@ -192,6 +200,39 @@ fn last_strip(panels: i64, wide: i64) -> Option<i64> {
     }
 }
 
+/// Where a run brings so few rows that the sums of a tile would wait for each other, the first of some strips in a row
+/// is computed together with the others, which have nothing to do then. Gives 1 if the strip belongs to such, else 0.
+fn strips_of_few(
+    k: &mut GroupKernel<'_>,
+    few: &[Body<'_>],
+    task: &Task<'_>,
+    (number, whole): (Index, Index),
+    nr: i64,
+) -> Index {
+    let (one, none) = (k.b.val(Index::Const(1)), k.b.val(Index::Const(0)));
+    let rows = k.b.isub(task.rows.1, task.rows.0);
+    let mut taken = Index::Const(0);
+    for body in few {
+        let strips = body.nr / nr;
+        let group = k.b.idiv(number, strips);
+        let first = k.b.imul(group, strips);
+        let end = k.b.iadd(first, strips);
+        let complete = k.b.index_compare(CmpOp::Le, end, whole);
+        let complete = k.b.select(complete, one, none);
+        let fits = k.b.index_compare(CmpOp::Eq, rows, body.cut.rows);
+        let belongs = k.b.select(fits, complete, none);
+        let leads = k.b.index_compare(CmpOp::Eq, number, first);
+        let leads = k.b.select(leads, belongs, none);
+        let leads = k.b.index_compare(CmpOp::Eq, leads, 1);
+        k.when(leads, |k| {
+            let column = k.b.imul(group, body.nr);
+            body.strip(k, task, column);
+        });
+        taken = k.b.iadd(taken, belongs);
+    }
+    taken
+}
+
 /// The part of the result that a task computes.
 struct Task<'a> {
     outer: &'a [Index],
@@ -200,13 +241,16 @@ struct Task<'a> {
     rows: (Index, Index),
 }
 
-/// A tile's place: coordinates around its rows, its first row, its first column, and where its sums lie in scratch.
+/// A tile's place: coordinates around its rows, its first row, its first column, where its sums lie in scratch, and which
+/// it is of how many that share the work of fetching.
 struct Tile {
     around: Vec<Index>,
     row: Index,
     rows: i64,
     column: Index,
     sums: Index,
+    number: Index,
+    of: Index,
 }
 
 /// Rows of a number that a run decides, spread evenly over tiles: `larger` of `size + 1` rows and `smaller` of `size`.
@@ -214,6 +258,7 @@ struct Spread {
     size: Index,
     larger: Index,
     smaller: Index,
+    tiles: Index,
 }
 
 impl Spread {
@@ -226,19 +271,18 @@ impl Spread {
         let size = k.b.idiv(rows, tiles);
         let whole = k.b.imul(size, tiles);
         let larger = k.b.isub(rows, whole);
-        Spread { size, larger, smaller: k.b.isub(tiles, larger) }
+        Spread { size, larger, smaller: k.b.isub(tiles, larger), tiles }
     }
 
-    /// How many of the rows lie in tiles of `rows`.
-    fn rows_in_tiles_of(&self, k: &mut GroupKernel<'_>, rows: i64) -> Index {
+    /// How many tiles have so many rows.
+    fn tiles_of(&self, k: &mut GroupKernel<'_>, rows: i64) -> Index {
         let none = k.b.val(Index::Const(0));
         let (larger, smaller) = (k.b.val(self.larger), k.b.val(self.smaller));
         let is_larger = k.b.index_compare(CmpOp::Eq, self.size, rows - 1);
         let is_smaller = k.b.index_compare(CmpOp::Eq, self.size, rows);
         let others = k.b.select(is_smaller, smaller, none);
         let tiles = k.b.select(is_larger, larger, others);
-        let tiles = k.b.index(tiles);
-        k.b.imul(tiles, rows)
+        k.b.index(tiles)
     }
 }
 
@@ -266,6 +310,8 @@ struct Body<'a> {
     gemm: &'a Gemm,
     operands: &'a dyn Operands,
     cut: &'a Blocking,
+    /// Rows of a line, if they are known where this body runs.
+    known: Option<i64>,
     extents: &'a [Index],
     columns: Index,
     panel: Option<Buffer>,
@@ -388,32 +434,43 @@ impl Body<'_> {
         let mr = self.cut.tile_rows;
         // Whole tiles and what is left. Where the number of rows is not known, there is a tile of each size, and the rows
         // are spread evenly over as few as there can be: so many of one size, and the others of one row less.
-        let known = self.gemm.rows.as_const();
-        let spread = known.is_none().then(|| Spread::new(k, lo, hi, mr));
-        let sizes: Vec<i64> = known.map_or_else(|| (1..=mr).rev().collect(), |rows| vec![mr, rows % mr]);
+        let spread = self.known.is_none().then(|| Spread::new(k, lo, hi, mr));
+        let sizes: Vec<i64> = self.known.map_or_else(|| (1..=mr).rev().collect(), |rows| vec![mr, rows % mr]);
         k.each(task.lines.0, task.lines.1, 1, |k, line| {
             let within = k.b.isub(line, task.lines.0);
             let base = k.b.imul(within, self.cut.rows);
             let coords = k.unflatten(line, task.line_dims);
             let around: Vec<Index> = task.outer.iter().copied().chain(coords).collect();
-            let mut from = lo;
+            let (mut from, mut before) = (lo, Index::Const(0));
             for rows in sizes.iter().copied().filter(|&rows| rows > 0) {
-                let full = match &spread {
-                    Some(spread) => spread.rows_in_tiles_of(k, rows),
+                let count = match &spread {
+                    Some(spread) => spread.tiles_of(k, rows),
                     None => {
                         let left = k.b.isub(hi, from);
-                        let full = k.b.idiv(left, rows);
-                        k.b.imul(full, rows)
+                        k.b.idiv(left, rows)
                     }
                 };
+                let full = k.b.imul(count, rows);
                 let to = k.b.iadd(from, full);
                 k.each(from, to, rows, |k, row| {
                     let position = k.b.isub(row, lo);
                     let position = k.b.iadd(base, position);
                     let sums = k.b.imul(position, self.nr);
-                    body(k, &Tile { around: around.clone(), row: row.into(), rows, column, sums });
+                    let (number, of) = match &spread {
+                        Some(spread) => {
+                            let within = k.b.isub(row, from);
+                            let within = k.b.idiv(within, rows);
+                            (k.b.iadd(before, within), spread.tiles)
+                        }
+                        None => {
+                            let of = (self.cut.lines * self.cut.rows / mr).max(1);
+                            (k.b.idiv(sums, self.nr * mr), Index::Const(of))
+                        }
+                    };
+                    body(k, &Tile { around: around.clone(), row: row.into(), rows, column, sums, number, of });
                 });
                 from = to;
+                before = k.b.iadd(before, count);
             }
         });
     }
@@ -493,22 +550,22 @@ impl Body<'_> {
         let (row, within) = match depth.fetch {
             Fetch::Nothing => return,
             Fetch::Near(ahead) => (k.b.iadd(here, ahead), Index::Const(0)),
-            // The only tile of a product of few rows goes at the speed of memory.
-            Fetch::Next { .. } if tile.rows != self.cut.tile_rows && self.gemm.rows.as_const().is_none() => {
-                (k.b.iadd(here, NEAR), Index::Const(0))
-            }
-            Fetch::Next { .. } if tile.rows != self.cut.tile_rows => return,
+            // What is left over shares no work; of tiles spread evenly, all do.
+            Fetch::Next { .. } if tile.rows != self.cut.tile_rows && self.known.is_some() => return,
             Fetch::Next { ahead, steps } => {
-                let tiles = (self.cut.lines * self.cut.rows / self.cut.tile_rows).max(1);
+                let share = |k: &mut GroupKernel<'_>, all: i64| {
+                    let padded = k.b.iadd(tile.of, all - 1);
+                    k.b.idiv(padded, tile.of)
+                };
+                let (rows, elements) = (share(k, steps), share(k, panel));
                 let mut begin = depth.fixed.clone();
                 begin.extend(depth.range.map(|(lo, _)| lo));
                 begin.resize(self.extents.len(), Index::Const(0));
                 let begin = self.flat(k, &begin);
-                let number = k.b.idiv(tile.sums, self.nr * self.cut.tile_rows);
-                let first = k.b.imul(number, ceil_div(steps, tiles));
+                let first = k.b.imul(tile.number, rows);
                 let row = k.b.iadd(begin, first);
                 let step = k.b.isub(here, begin);
-                (k.b.iadd(row, ahead), k.b.imul(step, ceil_div(panel, tiles)))
+                (k.b.iadd(row, ahead), k.b.imul(step, elements))
             }
         };
         let buffer = k.input(stored);
