@@ -345,6 +345,56 @@ impl Target {
         wide_isa(self.features)
     }
 
+    /// What the kind of processor is called among others of its architecture: `avx2`, or `baseline` for the least.
+    pub fn kind(&self) -> &'static str {
+        best_record(self.arch(), self.features).name.split_once('-').map_or("baseline", |(_, kind)| kind)
+    }
+
+    /// The targets that one object can serve beside this one: the named processors of its architecture that can more, each
+    /// more than the ones before it. None but on x86-64, where a program can ask what the processor can.
+    pub fn variants(&self) -> Vec<Target> {
+        let able = RECORDS.iter().filter(|record| record.arch == self.arch() && self.arch() == Arch::X86);
+        let all = able.map(|record| {
+            let mut features = self.features;
+            record.features.iter().for_each(|&feature| features.insert(feature));
+            let machine = machine_of(best_record(record.arch, features), features);
+            let target = Self { name: String::new(), triple: self.triple.clone(), features, machine };
+            let base = if is_plain_linux(&self.triple) { record.name.to_owned() } else { self.triple.to_string() };
+            target.named(&base, best_record(record.arch, features))
+        });
+        all.filter(|target| target.features != self.features).collect()
+    }
+
+    /// What a processor must say about itself to run code for the target where it runs code for `base`: bits of
+    /// `ECX` of leaf 1 of `cpuid`, of `EBX` and `ECX` of leaf 7, of `ECX` of leaf 0x80000001, and of `XCR0`, which is what the
+    /// system saves.
+    pub fn processor_bits(&self, base: &Target) -> [u32; 5] {
+        let mut words = [0; 5];
+        for feature in self.features.iter().filter(|&feature| !base.features.has(feature)) {
+            let bits: [u32; 5] = match feature {
+                Feature::V2 => [1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23, 0, 0, 0, 0],
+                // With OSXSAVE, without which XCR0 cannot be read.
+                Feature::Avx => [1 << 27 | 1 << 28, 0, 0, 0, 0x6],
+                Feature::Avx2 => [0, 1 << 5, 0, 0, 0],
+                Feature::Fma => [1 << 12, 0, 0, 0, 0],
+                Feature::F16c => [1 << 29, 0, 0, 0, 0],
+                Feature::Bmi => [0, 1 << 3 | 1 << 8, 0, 1 << 5, 0],
+                // F, DQ, CD, BW and VL.
+                Feature::Avx512 => [0, 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31, 0, 0, 0xe6],
+                Feature::Avx512Vnni => [0, 0, 1 << 11, 0, 0],
+                Feature::Avx512Bf16
+                | Feature::Dotprod
+                | Feature::I8mm
+                | Feature::Fp16
+                | Feature::Bf16
+                | Feature::Lse
+                | Feature::V => unreachable!("no named x86-64 processor has it"),
+            };
+            words.iter_mut().zip(bits).for_each(|(word, bits)| *word |= bits);
+        }
+        words
+    }
+
     /// Resolves a target name: `native`, a record's name or a full triple, each with any number of `+feature`.
     ///
     /// ```
@@ -689,6 +739,22 @@ mod tests {
         assert!(!baseline.machine().has_fma);
         assert!(baseline.cranelift_settings().all(|setting| !setting.contains("avx")));
         assert_eq!(*baseline.machine(), MachineModel::BASELINE);
+    }
+
+    #[test]
+    fn variants_are_the_more_able_processors_and_what_tells_them() {
+        let names =
+            |name| Target::parse(name).unwrap().variants().iter().map(|t| t.name().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names("x86_64"), ["x86_64-avx2", "x86_64-avx512"]);
+        assert_eq!(names("x86_64-avx2"), ["x86_64-avx512"]);
+        assert!(names("x86_64-avx512").is_empty() && names("aarch64").is_empty());
+        let base = Target::parse("x86_64-pc-windows-gnu").unwrap();
+        let variants = base.variants();
+        assert!(variants.iter().all(|t| t.triple() == base.triple() && Target::parse(t.name()).unwrap() == *t));
+        assert_eq!(variants.iter().map(Target::kind).collect::<Vec<_>>(), ["avx2", "avx512"]);
+        assert_eq!(variants[0].processor_bits(&base), [0x3800_1000, 0x128, 0, 0x20, 0x6]);
+        assert_eq!(variants[1].processor_bits(&base), [0x3800_1000, 0xd003_0128, 0x800, 0x20, 0xe6]);
+        assert_eq!(variants[1].processor_bits(&variants[0]), [0, 0xd003_0000, 0x800, 0, 0xe6]);
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn load_program(program: &Program) -> LoadedModel {
         ConstantSource::Bytes(bytes) => Ok(bytes.clone()),
         _ => unreachable!("the program has only bytes"),
     };
-    let compiled = compile(program, &target, [7; 32], &evaluate).unwrap();
+    let compiled = compile(program, std::slice::from_ref(&target), [7; 32], &evaluate).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.o");
     emit::object_file(&compiled.spec, &path).unwrap();

@@ -10,6 +10,7 @@ pub mod pipeline;
 pub mod plan_memory;
 pub mod program;
 pub mod schedules;
+mod variants;
 
 /// Why a graph cannot be lowered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,13 +5,15 @@ use onnxc_ir::program::{Apart, Program};
 use onnxc_ir::tensor::{Graph, Op};
 
 use crate::passes::rewrite::PassContext;
-use crate::{LowerError, passes, program};
+use crate::{LowerError, passes, program, variants};
 
 /// What the caller decides about lowering.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The machine to schedule for.
     pub machine: MachineModel,
+    /// More able machines, each more than the ones before it, and what they are called: the program gets a variant for each.
+    pub variants: Vec<(String, MachineModel)>,
     /// Only what an operation's definition rounds is rounded: no Winograd, and subnormal numbers stay.
     pub strict: bool,
     /// A layout for tests instead of the dense one.
@@ -25,7 +27,7 @@ pub struct Options {
 impl Options {
     /// The default rules for a machine.
     pub fn new(machine: MachineModel) -> Options {
-        Options { machine, strict: false, apart: None, small: false, states: Vec::new() }
+        Options { machine, variants: Vec::new(), strict: false, apart: None, small: false, states: Vec::new() }
     }
 }
 
@@ -84,16 +86,31 @@ pub fn run_passes(
     options: &Options,
     mut observe: impl FnMut(&str, &Graph),
 ) -> Result<PassContext, LowerError> {
-    let mut cx = PassContext::new(options.machine.clone());
+    let mut cx = context(options, &options.machine);
+    run_list(graph, &mut cx, PASSES, &mut observe)?;
+    Ok(cx)
+}
+
+fn context(options: &Options, machine: &MachineModel) -> PassContext {
+    let mut cx = PassContext::new(machine.clone());
     cx.strict = options.strict || options.small;
     cx.wanted_states.clone_from(&options.states);
+    cx
+}
+
+fn run_list(
+    graph: &mut Graph,
+    cx: &mut PassContext,
+    passes: &[Pass],
+    observe: &mut dyn FnMut(&str, &Graph),
+) -> Result<(), LowerError> {
     let body = graph.body();
-    for (name, pass) in PASSES {
+    for (name, pass) in passes {
         // Each branch and loop body is a graph of its own to a pass: regions are closed.
         let mut waiting = vec![body];
         while let Some(region) = waiting.pop() {
             graph.body = Some(region);
-            pass(graph, &mut cx);
+            pass(graph, cx);
             let ops = graph.regions[region].nodes.iter().map(|&n| &graph.nodes[n].op);
             waiting.extend(ops.filter(|op| matches!(op, Op::If { .. } | Op::Loop { .. })).flat_map(Op::regions));
         }
@@ -105,20 +122,40 @@ pub fn run_passes(
         }
         observe(name, graph);
         if !cx.unsupported.is_empty() {
-            return Err(LowerError::Unsupported { nodes: cx.unsupported });
+            return Err(LowerError::Unsupported { nodes: std::mem::take(&mut cx.unsupported) });
         }
     }
-    Ok(cx)
+    Ok(())
 }
 
 /// Lowers a graph. `observe` is called after each pass with its name.
 ///
 /// # Errors
 /// Everything in the graph that cannot be compiled.
-pub fn lower(mut graph: Graph, options: &Options, observe: impl FnMut(&str, &Graph)) -> Result<Program, LowerError> {
-    let cx = run_passes(&mut graph, options, observe)?;
-    let mut program = program::lower(graph, &options.machine, &cx.packed, &cx.states, options.apart)?;
-    program.remarks.splice(0..0, cx.remarks);
+pub fn lower(
+    mut graph: Graph,
+    options: &Options,
+    mut observe: impl FnMut(&str, &Graph),
+) -> Result<Program, LowerError> {
+    let (mut program, remarks) = if let [.., (_, widest)] = &options.variants[..] {
+        // The variants read the same weights: how those are stored is decided once, for the most able machine.
+        let (last, shared) = PASSES.split_last().expect("there are passes");
+        let mut cx = context(options, widest);
+        run_list(&mut graph, &mut cx, shared, &mut observe)?;
+        let mut programs = Vec::with_capacity(options.variants.len() + 1);
+        for machine in std::iter::once(&options.machine).chain(options.variants.iter().map(|(_, machine)| machine)) {
+            let mut graph = graph.clone();
+            cx.machine = machine.clone();
+            run_list(&mut graph, &mut cx, std::slice::from_ref(last), &mut observe)?;
+            programs.push(program::lower(graph, machine, &cx.packed, &cx.states, options.apart)?);
+        }
+        let names = std::iter::once("baseline").chain(options.variants.iter().map(|(name, _)| name.as_str()));
+        (variants::merge(programs, names), cx.remarks)
+    } else {
+        let cx = run_passes(&mut graph, options, observe)?;
+        (program::lower(graph, &options.machine, &cx.packed, &cx.states, options.apart)?, cx.remarks)
+    };
+    program.remarks.splice(0..0, remarks);
     program.flushes_subnormals = !options.strict;
     Ok(program)
 }

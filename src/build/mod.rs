@@ -32,6 +32,7 @@ pub struct Model {
     name: Option<String>,
     dims: Vec<DimBinding>,
     target: Option<String>,
+    multiversion: bool,
     fp: FloatMode,
     budget: Budget,
     opt_level: OptLevel,
@@ -118,6 +119,7 @@ impl Model {
             name: None,
             dims: Vec::new(),
             target: None,
+            multiversion: false,
             fp: FloatMode::Default,
             budget: Budget::default(),
             opt_level: OptLevel::Speed(2),
@@ -139,6 +141,13 @@ impl Model {
     /// Compiles for another target than the crate's, as `--target` takes it, such as a processor with more features.
     pub fn target(mut self, target: impl Into<String>) -> Self {
         self.target = Some(target.into());
+        self
+    }
+
+    /// Carries code for the more able processors of the target's architecture too, of which the processor decides at the first
+    /// run: on x86-64 baseline, AVX2 and AVX-512 over the same weights.
+    pub fn multiversion(mut self) -> Self {
+        self.multiversion = true;
         self
     }
 
@@ -191,6 +200,7 @@ impl Model {
         };
         let options = CompileOptions {
             target: self.target.clone().unwrap_or_else(|| target::target_of(&cargo.target, &cargo.features)),
+            multiversion: self.multiversion,
             dims: self.dims.clone(),
             fp: self.fp,
             budget: self.budget,

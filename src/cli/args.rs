@@ -14,6 +14,8 @@ Examples:
   onnxc model.onnx -o model.o                      object file and model.h for this machine
   onnxc model.onnx -o model.o --target aarch64     the same for 64-bit ARM
   onnxc model.onnx -o libmodel.so                  shared library
+  onnxc model.onnx -o model.o --target x86_64 --multiversion
+                                                   baseline, AVX2 and AVX-512 in one object
   onnxc model.onnx --emit loop-ir                  show the kernels before code generation
   onnxc model.onnx --emit contract                 memory, stack, code and operations, as JSON
   onnxc run model.onnx --inputs x.npy --output-dir out
@@ -90,6 +92,10 @@ pub struct CodegenArgs {
     /// CPU to compile for: `native`, a name of `onnxc targets`, or a triple, each with +FEATURE
     #[arg(long, value_name = "TARGET", default_value = "native")]
     pub target: String,
+    /// Carry code for the more able processors of the target's architecture too, and let the processor decide at the first run;
+    /// with --target x86_64: baseline, AVX2 and AVX-512 over the same weights
+    #[arg(long)]
+    pub multiversion: bool,
     /// Fix a named dimension, or bound it: batch=1, seq=1..512. The length of a sequence input is set under the input's name,
     /// and whether an optional input is there: 1 or 0
     #[arg(long = "dim", value_name = "NAME=N|A..B")]
@@ -126,6 +132,8 @@ impl CodegenArgs {
     pub fn options(&self, name: &str) -> CompileOptions {
         CompileOptions {
             target: self.target.clone(),
+            multiversion: self.multiversion,
+            variant: None,
             name: name.to_string(),
             dims: self.dims.clone(),
             custom_operators: self.custom_operators.clone(),
@@ -284,6 +292,9 @@ pub struct BenchArgs {
     /// Worker threads; 0 means one per CPU
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
+    /// Run this variant of --multiversion, whatever the processor: baseline, avx2 or avx512
+    #[arg(long, value_name = "VARIANT", requires = "multiversion")]
+    pub variant: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -352,6 +363,9 @@ pub struct TestArgs {
     /// Run every case twice, on memory that is full of ones and of 0xA5 bytes before; the results must be the same
     #[arg(long)]
     pub poison: bool,
+    /// Run this variant of --multiversion, whatever the processor: baseline, avx2 or avx512
+    #[arg(long, value_name = "VARIANT", requires = "multiversion", conflicts_with = "runner")]
+    pub variant: Option<String>,
     /// Print failures only in the closing line
     #[arg(short, long)]
     pub quiet: bool,

@@ -80,6 +80,7 @@ fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
     let case = TestCase::read(dir, args)?;
     let mut options = args.codegen.options("model");
     options.dims.extend(case.dims.iter().cloned());
+    options.variant.clone_from(&args.variant);
     options.checks = Checks { guard: args.guard, poison: args.poison };
     let mut executable = Executable::load(&dir.join("model.onnx"), args.engine.into(), 1, &options).map_err(failed)?;
     for data_set in &case.data_sets {

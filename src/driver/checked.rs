@@ -39,12 +39,12 @@ struct Laid {
 
 impl Checked {
     /// Compiles and loads the model in the layouts that the checks need.
-    pub fn load(path: &Path, target: &Target, checks: Checks, options: &CompileOptions) -> Result<Checked, Failure> {
+    pub fn load(path: &Path, targets: &[Target], checks: Checks, options: &CompileOptions) -> Result<Checked, Failure> {
         let apart = |at_end| Some(Apart { page: guard::page(), at_end });
         let layouts = if checks.guard { vec![apart(true), apart(false)] } else { vec![None] };
         let layouts = layouts.into_iter().map(|apart| {
-            let program = lower(import(path, options)?, target, apart, options)?;
-            let (model, weights) = load_native(path, target, &program, options)?;
+            let program = lower(import(path, options)?, targets, apart, options)?;
+            let (model, weights) = load_native(path, targets, &program, options)?;
             if let (Some(_), Some(first)) = (apart, weights) {
                 fence_weights(&program, first as usize)?;
             }

@@ -104,24 +104,29 @@ pub(super) fn warnings(imported: &Imported) -> Vec<Diagnostic> {
 /// The vector registers that schedules are told of where code is to be small: tiles of one or two rows, unrolled.
 const REGISTERS_OF_SMALL_CODE: u32 = 8;
 
-/// Lowers a model; `apart` is a layout for tests.
+/// Lowers a model for its target, or for several as variants of one program; `apart` is a layout for tests.
 pub(super) fn lower(
     imported: Imported,
-    target: &Target,
+    targets: &[Target],
     apart: Option<Apart>,
     options: &CompileOptions,
 ) -> Result<Program, Failure> {
     let (strict, small) = (options.fp == FloatMode::Strict, options.opt_level == OptLevel::Size);
-    let mut machine = target.machine().clone();
-    if small {
-        machine.kernel_vector_registers = machine.kernel_vector_registers.min(REGISTERS_OF_SMALL_CODE);
-    }
+    let machine = |target: &Target| {
+        let mut machine = target.machine().clone();
+        if small {
+            machine.kernel_vector_registers = machine.kernel_vector_registers.min(REGISTERS_OF_SMALL_CODE);
+        }
+        machine
+    };
+    let variants = targets[1..].iter().map(|target| (target.kind().to_owned(), machine(target))).collect();
+    let machine = machine(&targets[0]);
     let mut states = Vec::new();
     for pattern in &options.states {
         let pairs = pattern.pairs(&imported.graph.input_names, &imported.graph.output_names);
         states.extend(pairs.map_err(Failure::usage)?);
     }
-    let lowering = pipeline::Options { machine, strict, apart, small, states };
+    let lowering = pipeline::Options { machine, variants, strict, apart, small, states };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {
@@ -139,16 +144,16 @@ pub(super) fn lower(
 pub fn check(model: &Path, options: &CompileOptions) -> Result<Vec<Diagnostic>, Failure> {
     let imported = import(model, options)?;
     let warnings = warnings(&imported);
-    lower(imported, &options.target()?, None, options)?;
+    lower(imported, &options.targets()?, None, options)?;
     Ok(warnings)
 }
 
 /// Identifies a model and what was asked of the compiler.
-pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> Result<[u8; 32], Failure> {
+pub(super) fn hash(model: &Path, targets: &[Target], options: &CompileOptions) -> Result<[u8; 32], Failure> {
     let bytes = map_file(model).map_err(|e| failures::load(&e, model))?;
     let mut hash = Sha256::new();
     hash.update(&bytes);
-    hash.update(target.name());
+    targets.iter().for_each(|target| hash.update(target.name()));
     for dim in &options.dims {
         hash.update(format!("{}={:?}", dim.name, dim.setting));
     }
@@ -165,12 +170,12 @@ pub(super) fn hash(model: &Path, target: &Target, options: &CompileOptions) -> R
 /// Compiles a program and hands it on; constants are evaluated while it is written.
 pub(super) fn with_compiled<T>(
     program: &Program,
-    target: &Target,
+    targets: &[Target],
     hash: [u8; 32],
     write: impl FnOnce(&Compiled<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let evaluate = |constant| io::Result::Ok(constant_bytes(&program.constants, constant).bytes);
-    let compiled = compile(program, target, hash, &evaluate)
+    let compiled = compile(program, targets, hash, &evaluate)
         .map_err(|e| Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", e.to_string())))?;
     write(&compiled)
 }
@@ -182,15 +187,15 @@ pub(super) fn object_failure(error: &ObjectError, path: &Path) -> Failure {
 /// Compiles a model to a file, with a header beside it unless the file is a device.
 pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptions) -> Result<Report, Failure> {
     let started = Instant::now();
-    let target = options.target()?;
+    let targets = options.targets()?;
     let imported = import(model, options)?;
     let warnings = warnings(&imported);
     let external_files = imported.external_files.clone();
-    let program = lower(imported, &target, None, options)?;
-    let hash = hash(model, &target, options)?;
+    let program = lower(imported, &targets, None, options)?;
+    let hash = hash(model, &targets, options)?;
     let mut remarks = program.remarks.clone();
     let interface = Interface::of(&program);
-    let emitted = with_compiled(&program, &target, hash, |compiled| {
+    let emitted = with_compiled(&program, &targets, hash, |compiled| {
         remarks.extend(compiled.remarks.iter().cloned());
         check_budget(&options.budget, &interface, &compiled.spec)?;
         let (path, emitted) = match *output {
@@ -210,7 +215,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     })?;
     Ok(Report {
         warnings,
-        target: target.name().to_owned(),
+        target: targets.iter().map(Target::name).collect::<Vec<_>>().join(", "),
         code_bytes: emitted.code_bytes,
         weight_bytes: emitted.weight_bytes,
         interface,
@@ -226,8 +231,8 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
     if form == Form::TensorIr {
         return Ok(imported.graph.to_string());
     }
-    let target = options.target()?;
-    let program = lower(imported, &target, None, options)?;
+    let targets = options.targets()?;
+    let program = lower(imported, &targets, None, options)?;
     let mut text = String::new();
     match form {
         Form::TensorIr => unreachable!("answered above"),
@@ -237,22 +242,22 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
             }
         }
         Form::Program => text = program.to_string(),
-        Form::Clif => text = onnxc_backend::cranelift::compile::clif(&program, &target),
+        Form::Clif => text = onnxc_backend::cranelift::compile::clif(&program, &targets),
         Form::Asm => {
-            text = onnxc_backend::cranelift::compile::assembly(&program, &target)
+            text = onnxc_backend::cranelift::compile::assembly(&program, &targets)
                 .map_err(|e| Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", e.to_string())))?;
         }
         Form::Header => {
-            let hash = hash(model, &target, options)?;
-            text = with_compiled(&program, &target, hash, |compiled| {
+            let hash = hash(model, &targets, options)?;
+            text = with_compiled(&program, &targets, hash, |compiled| {
                 header::text(&compiled.header).map_err(|e| object_failure(&e, model))
             })?;
         }
         Form::Contract => {
-            let hash = hash(model, &target, options)?;
-            let value = with_compiled(&program, &target, hash, |compiled| {
+            let hash = hash(model, &targets, options)?;
+            let value = with_compiled(&program, &targets, hash, |compiled| {
                 check_budget(&options.budget, &Interface::of(&program), &compiled.spec)?;
-                Ok(contract(&program, &compiled.spec, &target, hash, options))
+                Ok(contract(&program, compiled, &targets, hash, options))
             })?;
             text = format!("{value:#}\n");
         }

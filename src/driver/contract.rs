@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use onnxc_backend::cranelift::compile::Compiled;
 use onnxc_backend::object::ObjectSpec;
 use onnxc_backend::target::Target;
 use onnxc_ir::dim::Dim;
@@ -15,12 +16,13 @@ use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 /// The contract as JSON, the same for equal models, options and compilers.
 pub(super) fn contract(
     program: &Program,
-    spec: &ObjectSpec<'_>,
-    target: &Target,
+    compiled: &Compiled<'_>,
+    targets: &[Target],
     hash: [u8; 32],
     options: &CompileOptions,
 ) -> Value {
-    let interface = Interface::of(program);
+    let (spec, interface) = (&compiled.spec, Interface::of(program));
+    let variant = |(target, bytes): (&Target, &u64)| json!({ "target": target.name(), "kind": target.kind(), "kernel_code_bytes": bytes });
     let hash = hash.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -38,7 +40,8 @@ pub(super) fn contract(
             "fp": match options.fp { FloatMode::Default => "default", FloatMode::Strict => "strict" },
             "opt_level": options.opt_level.to_string(),
         },
-        "target": target.name(),
+        "target": targets[0].name(),
+        "variants": targets.iter().zip(&compiled.variant_code).map(variant).collect::<Vec<_>>(),
         "prefix": interface.prefix,
         "hash": hash,
         "inputs": interface.inputs.iter().map(port).collect::<Vec<_>>(),
@@ -56,7 +59,7 @@ pub(super) fn contract(
         "code_bytes": spec.code_bytes(),
         "data_bytes": spec.data.iter().map(|object| object.bytes.len() as u64).sum::<u64>(),
         "weight_bytes": program.weight_bytes,
-        "flops": flops(program),
+        "flops": flops(program, &program.steps),
         "undefined_symbols": spec.undefined_symbols(),
     })
 }
@@ -70,14 +73,16 @@ fn extent(extent: &Extent) -> Value {
 
 /// Floating-point operations of one run: a number, an expression over the dims, or null where data decides how often a
 /// kernel runs, or a function of the user's does part of the work.
-fn flops(program: &Program) -> Value {
+fn flops(program: &Program, steps: &[Step]) -> Value {
     let mut all = Dim::constant(0);
-    for step in &program.steps {
+    for step in steps {
         match step {
             Step::Launch(launch) => match &all + &launch.flops {
                 Ok(sum) => all = sum,
                 Err(_) => return Value::Null,
             },
+            // The variants compute the same, but for a few operations that their schedules add: the first one counts.
+            Step::Dispatch { lists } => return lists.first().map_or(Value::Null, |list| flops(program, list)),
             Step::If { .. } | Step::Loop { .. } | Step::Call(_) | Step::Strings { .. } => return Value::Null,
             Step::Copy { .. }
             | Step::Bind { .. }

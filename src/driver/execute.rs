@@ -88,6 +88,7 @@ pub(super) fn step_info(program: &Program, step: &Step) -> StepInfo {
         Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
         Step::Append { .. } | Step::Move { .. } => ("memory", Some(0)),
         Step::Strings { function, .. } => (function.symbol(), Some(0)),
+        Step::Dispatch { .. } => ("dispatch", Some(0)),
         Step::If { .. } => ("branch", Some(0)),
         Step::Loop { .. } => ("loop", Some(0)),
     };
@@ -164,15 +165,30 @@ pub(super) fn run_failure(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Run, Diagnostic::error("R001", message))
 }
 
+/// Answers for the processor which variant runs.
+fn choose_variant(loaded: &LoadedModel, prefix: &str, name: &str, targets: &[Target]) -> Result<(), Failure> {
+    let kinds: Vec<&str> = std::iter::once("baseline").chain(targets[1..].iter().map(Target::kind)).collect();
+    let cell = loaded.symbol(&format!("{prefix}__variant"));
+    let (Some(number), Some(cell)) = (kinds.iter().position(|kind| *kind == name), cell) else {
+        return Err(Failure::usage(format!("--variant {name}: there are {} with --multiversion", kinds.join(", "))));
+    };
+    if !targets[number].runs_on_host() {
+        return Err(Failure::usage(format!("this machine cannot run code for {}", targets[number].name())));
+    }
+    // SAFETY: the object keeps a word of this name in memory that can be written, aligned, and nothing runs yet.
+    unsafe { cell.cast_mut().cast::<u32>().write(number as u32 + 1) };
+    Ok(())
+}
+
 /// Compiles a program and loads it. Gives the address of its weights too, if it has some.
 pub(super) fn load_native(
     path: &Path,
-    target: &Target,
+    targets: &[Target],
     program: &Program,
     options: &CompileOptions,
 ) -> Result<(Model, Option<*const u8>), Failure> {
-    let hash = hash(path, target, options)?;
-    with_compiled(program, target, hash, |compiled| {
+    let hash = hash(path, targets, options)?;
+    with_compiled(program, targets, hash, |compiled| {
         let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
         let loaded = LoadedModel::load(image.into(), &string_functions()).map_err(|e| run_failure(e.to_string()))?;
         if options.perf_map {
@@ -181,6 +197,9 @@ pub(super) fn load_native(
         let prefix = &compiled.spec.prefix;
         let descriptor = loaded.symbol(prefix).ok_or_else(|| run_failure("the object has no descriptor"))?;
         let weights = loaded.symbol(&format!("{prefix}_weights"));
+        if let Some(name) = &options.variant {
+            choose_variant(&loaded, prefix, name, targets)?;
+        }
         // SAFETY: the object was made here for this machine and its loader keeps it mapped.
         let model = unsafe { Model::from_raw(descriptor.cast(), Arc::new(loaded)) };
         Ok((model.map_err(|e| run_failure(e.to_string()))?, weights))
@@ -203,23 +222,27 @@ impl Executable {
         let form = match engine {
             Engine::TensorInterpreter => Runnable::Graph(Box::new(imported.graph)),
             Engine::LoopInterpreter => {
-                let program = lower(imported, &options.target()?, None, options)?;
+                let program = lower(imported, &options.targets()?, None, options)?;
                 verify_steps(&program).map_err(|e| run_failure(e.to_string()))?;
                 let weights = weight_section(&program, |constants, c| Ok::<_, Failure>(constant_bytes(constants, c)))?;
                 Runnable::Program { program: Box::new(program), weights }
             }
             Engine::Native => {
-                let target = options.target()?;
-                if !target.runs_on_host() {
-                    let message = format!("this machine cannot run code for {}", target.name());
+                let targets = options.targets()?;
+                if !targets[0].runs_on_host() {
+                    let message = format!("this machine cannot run code for {}", targets[0].name());
                     return Err(Failure::usage(message));
                 }
                 if options.checks.any() {
-                    Runnable::Checked(Checked::load(path, &target, options.checks, options)?)
+                    if options.multiversion {
+                        let message = "--guard and --poison test one target at a time: leave --multiversion out";
+                        return Err(Failure::usage(message));
+                    }
+                    Runnable::Checked(Checked::load(path, &targets, options.checks, options)?)
                 } else {
-                    let program = lower(imported, &target, None, options)?;
+                    let program = lower(imported, &targets, None, options)?;
                     steps = program.all_steps().into_iter().map(|step| step_info(&program, step)).collect();
-                    let (model, _) = load_native(path, &target, &program, options)?;
+                    let (model, _) = load_native(path, &targets, &program, options)?;
                     (stats.code_bytes, stats.weight_bytes) = (model.code_bytes(), model.weight_bytes());
                     Runnable::Native { model, session: None, threads }
                 }

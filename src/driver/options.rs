@@ -176,6 +176,10 @@ impl FromStr for StatePattern {
 pub struct CompileOptions {
     /// As `--target` takes it.
     pub target: String,
+    /// Whether the object carries code for the more able processors of the target's architecture too.
+    pub multiversion: bool,
+    /// Which of the variants an [`Executable`](super::Executable) runs, by its name, instead of what the processor decides.
+    pub variant: Option<String>,
     /// Prefix of every symbol: a C identifier.
     pub name: String,
     /// Settings of named dimensions.
@@ -222,6 +226,8 @@ impl CompileOptions {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             target: "native".to_string(),
+            multiversion: false,
+            variant: None,
             name: name.into(),
             dims: Vec::new(),
             custom_operators: Vec::new(),
@@ -237,9 +243,23 @@ impl CompileOptions {
     }
 
     /// The target by its name.
-    pub(super) fn target(&self) -> Result<Target, Failure> {
+    fn target(&self) -> Result<Target, Failure> {
         Target::parse(&self.target)
             .map_err(|error| Failure::new(FailureKind::Usage, Diagnostic::error("C001", error.to_string())))
+    }
+
+    /// The target, and those of the other variants that the object carries.
+    pub(super) fn targets(&self) -> Result<Vec<Target>, Failure> {
+        let target = self.target()?;
+        let mut targets = vec![target];
+        if self.multiversion {
+            targets.extend(targets[0].variants());
+            if targets.len() == 1 {
+                let message = format!("--multiversion: no named processor can more than {}", targets[0].name());
+                return Err(Failure::usage(format!("{message}; the least for x86-64 is `--target x86_64`")));
+            }
+        }
+        Ok(targets)
     }
 
     /// What the frontend needs of it.

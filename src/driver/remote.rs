@@ -54,10 +54,10 @@ impl RemoteModel {
         let imported = import(model, options)?;
         let (inputs, _) = ports(&imported)?;
         let structures = [imported.inputs.clone(), imported.outputs.clone()];
-        let target = options.target()?;
-        let program = lower(imported, &target, None, options)?;
-        let hash = hash(model, &target, options)?;
-        with_compiled(&program, &target, hash, |compiled| {
+        let targets = options.targets()?;
+        let program = lower(imported, &targets, None, options)?;
+        let hash = hash(model, &targets, options)?;
+        with_compiled(&program, &targets, hash, |compiled| {
             object_file(&compiled.spec, object).map_err(|e| object_failure(&e, object))
         })?;
         let step = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use target_lexicon::BinaryFormat;
 
 use super::code::Names;
-use super::entry::{Entry, MAX_RANK};
+use super::entry::{Entry, MAX_RANK, processor_words, variant_cell};
 use super::kernel::{KernelOptions, translate};
 use super::operators::{external_symbols, operators};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
@@ -70,46 +70,58 @@ pub struct Compiled<'a> {
     pub spec: ObjectSpec<'a>,
     /// What the header says.
     pub header: HeaderModel,
+    /// Bytes of the kernels of each target.
+    pub variant_code: Vec<u64>,
     /// Kernels whose code is not as wide as the target allows, and why.
     pub remarks: Vec<Remark>,
 }
 
-/// Compiles a program. `hash` identifies the source model and the options.
+/// Compiles a program for its target, or one target for each of its variants, of which the first is what the host program
+/// is compiled for. `hash` identifies the source model and the options.
 pub fn compile<'a>(
     program: &'a Program,
-    target: &'a Target,
+    targets: &'a [Target],
     hash: [u8; 32],
     evaluate: &'a Evaluate<'a>,
 ) -> Result<Compiled<'a>, CompileError> {
     if let Some(port) = program.inputs.iter().chain(&program.outputs).find(|p| p.ty.rank() > MAX_RANK) {
         return Err(CompileError::Rank { name: port.name.clone(), rank: port.ty.rank() });
     }
-    let isa = instruction_set(target)?;
+    assert_eq!(targets.len(), program.variants.len().max(1), "there is a target for each variant");
+    let target = &targets[0];
+    let isas = targets.iter().map(instruction_set).collect::<Result<Vec<OwnedTargetIsa>, _>>()?;
+    let isa = &isas[0];
     let prefix = &program.name;
     let names: Vec<String> = program
         .kernels
         .iter()
         .map(|(i, kernel)| format!("{prefix}_k{}_{}", i.index(), sanitized(&kernel.name)))
         .collect();
-    let kernels: Vec<&Kernel> = program.kernels.values().collect();
+    let kernels: Vec<(usize, &Kernel)> =
+        program.kernels.iter().map(|(number, kernel)| (program.variant_of[number] as usize, kernel)).collect();
     let compiled: Result<Vec<(CompiledFunction, Option<vector::Unsupported>)>, CompileError> = kernels
         .par_iter()
         .zip(&names)
-        .map(|(kernel, name)| compile_kernel(kernel, name, target, &*isa, program))
+        .map(|(&(variant, kernel), name)| compile_kernel(kernel, name, &targets[variant], &*isas[variant], program))
         .collect();
     let (mut functions, lacks): (Vec<CompiledFunction>, Vec<_>) = compiled?.into_iter().unzip();
-    let remarks = kernels.iter().zip(lacks).filter_map(|(kernel, lack)| {
+    let mut variant_code = vec![0; targets.len()];
+    kernels.iter().zip(&functions).for_each(|((variant, _), f)| variant_code[*variant] += f.code.len() as u64);
+    let remarks = kernels.iter().zip(lacks).filter_map(|((_, kernel), lack)| {
         let text = format!("`{}`: code for 128 bits: {}", kernel.name, lack?);
         Some(Remark { pass: "codegen", origin: kernel.name.clone(), text })
     });
     let remarks = remarks.collect();
-    let entry = Entry { isa: &*isa, program, kernels: &names, symbols: program.named_symbols() };
+    let entry = Entry { isa: &**isa, program, kernels: &names, targets, symbols: program.named_symbols() };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
         .functions()
         .into_par_iter()
-        .map(|host| finish(&host.name, host.global, host.function, &host.names, &*isa))
+        .map(|host| finish(&host.name, host.global, host.function, &host.names, &**isa))
         .collect();
     functions.extend(host?);
+    if !program.variants.is_empty() {
+        functions.push(processor_words(prefix));
+    }
 
     let mut weights = Weights::new(format!("{prefix}_weights"));
     for weight in &program.weights {
@@ -127,7 +139,10 @@ pub fn compile<'a>(
     }
     weights.len = program.weight_bytes;
     let code_bytes = functions.iter().map(|f| f.code.len() as u64).sum();
-    let data = descriptors(program, target, hash, code_bytes);
+    let mut data = descriptors(program, target, hash, code_bytes);
+    if !program.variants.is_empty() {
+        data.push(variant_cell(prefix));
+    }
     let spec = ObjectSpec {
         target,
         prefix: prefix.clone(),
@@ -136,15 +151,16 @@ pub fn compile<'a>(
         weights: (!program.weights.is_empty()).then_some(weights),
         externals: external_symbols(program),
     };
-    Ok(Compiled { spec, header: header(program, target), remarks })
+    Ok(Compiled { spec, header: header(program, targets), variant_code, remarks })
 }
 
 /// Cranelift's IR of the kernels.
-pub fn clif(program: &Program, target: &Target) -> String {
-    let Ok(isa) = instruction_set(target) else { return String::new() };
-    let options = KernelOptions::of(target);
+pub fn clif(program: &Program, targets: &[Target]) -> String {
     let mut text = String::new();
-    for kernel in program.kernels.values() {
+    for (number, kernel) in &program.kernels {
+        let target = &targets[program.variant_of[number] as usize];
+        let Ok(isa) = instruction_set(target) else { return String::new() };
+        let options = KernelOptions::of(target);
         let legal = legalize(kernel, &Caps::default());
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         text.push_str(&format!("; {}\n{}\n", kernel.name, function.display()));
@@ -153,11 +169,13 @@ pub fn clif(program: &Program, target: &Target) -> String {
 }
 
 /// Assembly of the kernels.
-pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileError> {
-    let isa = instruction_set(target)?;
-    let options = KernelOptions::of(target);
+pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, CompileError> {
+    let isas = targets.iter().map(instruction_set).collect::<Result<Vec<OwnedTargetIsa>, _>>()?;
     let mut text = String::new();
-    for kernel in program.kernels.values() {
+    for (number, kernel) in &program.kernels {
+        let variant = program.variant_of[number] as usize;
+        let (target, isa) = (&targets[variant], &isas[variant]);
+        let options = KernelOptions::of(target);
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
         let legal = legalize(kernel, &Caps::default());
         if let Some(isa) = target.wide_isa()
@@ -169,7 +187,7 @@ pub fn assembly(program: &Program, target: &Target) -> Result<String, CompileErr
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         let mut context = Context::for_function(function);
         context.set_disasm(true);
-        context.compile(&*isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;
+        context.compile(&**isa, &mut ControlPlane::default()).map_err(|e| fail(format!("{:?}", e.inner)))?;
         let code = context.compiled_code().and_then(|c| c.vcode.clone()).unwrap_or_default();
         text.push_str(&format!("# {} (128 bits)\n{code}\n", kernel.name));
     }
@@ -418,7 +436,9 @@ fn put_port(object: &mut DataObject, port: &Port, flags: u32, named_symbols: usi
     object.put_u64(bytes as u64).put_u64(0).put(&[0; 4]).put_u32(flags);
 }
 
-fn header(program: &Program, target: &Target) -> HeaderModel {
+fn header(program: &Program, targets: &[Target]) -> HeaderModel {
+    let carried: Vec<&str> = targets[1..].iter().map(Target::name).collect();
+    let note = || format!("Carries code for {} too: the processor decides which of it runs.", carried.join(" and "));
     let port = |port: &Port| HeaderPort {
         name: port.name.clone(),
         what: {
@@ -428,7 +448,7 @@ fn header(program: &Program, target: &Target) -> HeaderModel {
     };
     HeaderModel {
         prefix: program.name.clone(),
-        target: target.name().to_owned(),
+        target: targets[0].name().to_owned(),
         inputs: program.inputs.iter().map(port).collect(),
         outputs: program.outputs.iter().map(port).collect(),
         symbols: program
@@ -437,6 +457,6 @@ fn header(program: &Program, target: &Target) -> HeaderModel {
             .take(program.named_symbols())
             .map(|s| program.symbols.name(s).to_owned())
             .collect(),
-        notes: Vec::new(),
+        notes: if carried.is_empty() { Vec::new() } else { vec![note()] },
     }
 }

@@ -59,10 +59,11 @@ struct Definition {
 const TEXT: usize = 0;
 const RODATA: usize = 1;
 const RELRO: usize = 2;
-const EH_FRAME: usize = 3;
-const STACK_NOTE: usize = 4;
+const DATA: usize = 3;
+const EH_FRAME: usize = 4;
+const STACK_NOTE: usize = 5;
 /// Stands for the weights' section, whose contents are elsewhere.
-const WEIGHTS: usize = 5;
+const WEIGHTS: usize = 6;
 
 /// Lays out the object.
 pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
@@ -75,9 +76,9 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
 
     // Names and indices. Empty sections are left out, so their indices are not consecutive.
     writer.reserve_null_section_index();
-    let mut section_names: [Option<StringId>; 6] = [None; 6];
-    let mut rela_names: [Option<StringId>; 6] = [None; 6];
-    let mut indices = [SectionIndex(0); 6];
+    let mut section_names: [Option<StringId>; 7] = [None; 7];
+    let mut rela_names: [Option<StringId>; 7] = [None; 7];
+    let mut indices = [SectionIndex(0); 7];
     let present =
         |index: usize| index == STACK_NOTE || sections.get(index).is_some_and(|section| !section.bytes.is_empty());
     for (index, section) in sections.iter().enumerate().filter(|(index, _)| present(*index)) {
@@ -111,8 +112,8 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
         st_value: 0,
         st_size: 0,
     }];
-    let mut section_symbols = [0; 6];
-    for index in [TEXT, RODATA, RELRO].into_iter().filter(|&index| present(index)) {
+    let mut section_symbols = [0; 7];
+    for index in [TEXT, RODATA, RELRO, DATA].into_iter().filter(|&index| present(index)) {
         section_symbols[index] = writer.reserve_symbol_index(Some(indices[index])).0;
         table.push(Sym {
             name: None,
@@ -215,7 +216,7 @@ pub(super) fn layout(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
 
     // Offsets.
     writer.reserve_file_header();
-    let mut offsets = [0; 6];
+    let mut offsets = [0; 7];
     for (index, section) in sections.iter().enumerate().filter(|(index, _)| present(*index)) {
         offsets[index] = writer.reserve(section.bytes.len(), section.align as usize);
     }
@@ -320,6 +321,7 @@ fn contents<'a>(spec: &'a ObjectSpec<'_>, arch: Arch) -> (Vec<Section<'a>>, Symb
         Section::new(".rela.text", alloc | exec),
         Section::new(".rela.rodata", alloc),
         Section::new(".rela.data.rel.ro", alloc | write),
+        Section::new(".rela.data", alloc | write),
         Section::new(".rela.eh_frame", alloc),
         Section::new(".rela.note.GNU-stack", 0),
     ];
@@ -334,7 +336,11 @@ fn contents<'a>(spec: &'a ObjectSpec<'_>, arch: Arch) -> (Vec<Section<'a>>, Symb
         symbols.push((function.name.as_str(), definition));
     }
     for object in &spec.data {
-        let section = if object.relocations.is_empty() { RODATA } else { RELRO };
+        let section = match (object.writable, object.relocations.is_empty()) {
+            (true, _) => DATA,
+            (false, true) => RODATA,
+            (false, false) => RELRO,
+        };
         let place = Place { section, align: object.align, filler: 0, kind: elf::STT_OBJECT };
         let definition = append(&mut sections, place, &object.bytes, &object.relocations, object.global);
         symbols.push((object.name.as_str(), definition));

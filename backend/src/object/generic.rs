@@ -29,8 +29,11 @@ pub(super) fn write(spec: &ObjectSpec<'_>) -> Result<Vec<u8>, ObjectError> {
         pending.extend(function.relocations.iter().map(|reloc| (section, offset, reloc)));
     }
     for data in &spec.data {
-        let constant = data.relocations.is_empty();
-        let standard = if constant { StandardSection::ReadOnlyData } else { StandardSection::ReadOnlyDataWithRel };
+        let standard = match (data.writable, data.relocations.is_empty()) {
+            (true, _) => StandardSection::Data,
+            (false, true) => StandardSection::ReadOnlyData,
+            (false, false) => StandardSection::ReadOnlyDataWithRel,
+        };
         let section = object.section_id(standard);
         let symbol = object.add_symbol(symbol(&data.name, SymbolKind::Data, data.global));
         let offset = object.add_symbol_data(symbol, section, &data.bytes, u64::from(data.align));

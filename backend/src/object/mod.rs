@@ -83,9 +83,9 @@ pub enum Unwind {
     Frame(Vec<(u32, CallFrameInstruction)>),
 }
 
-/// Read-only data: a descriptor, a table, a string.
+/// Data: a descriptor, a table, a string.
 ///
-/// Objects without relocations go to `.rodata`, others to `.data.rel.ro`.
+/// Objects without relocations go to `.rodata`, others to `.data.rel.ro`; what a run may write goes to `.data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataObject {
     /// The symbol.
@@ -98,12 +98,15 @@ pub struct DataObject {
     pub align: u32,
     /// In any order.
     pub relocations: Vec<Relocation>,
+    /// Whether code writes to it.
+    pub writable: bool,
 }
 
 impl DataObject {
     /// An empty local object aligned to 8 bytes, to be filled by the methods below.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), global: false, bytes: Vec::new(), align: 8, relocations: Vec::new() }
+        let (bytes, relocations) = (Vec::new(), Vec::new());
+        Self { name: name.into(), global: false, bytes, align: 8, relocations, writable: false }
     }
 
     /// A NUL-terminated string.
@@ -117,6 +120,12 @@ impl DataObject {
     /// Makes the object visible outside.
     pub fn exported(mut self) -> Self {
         self.global = true;
+        self
+    }
+
+    /// Lets code write to the object.
+    pub fn writable(mut self) -> Self {
+        self.writable = true;
         self
     }
 
@@ -160,7 +169,7 @@ pub struct ObjectSpec<'a> {
     pub prefix: String,
     /// The code, in the order in which it is laid out.
     pub functions: Vec<CompiledFunction>,
-    /// Read-only data, in the order in which it is laid out.
+    /// Data other than weights, in the order in which it is laid out.
     pub data: Vec<DataObject>,
     /// Embedded weights.
     pub weights: Option<Weights<'a>>,

@@ -355,6 +355,13 @@ impl<'a> Run<'a> {
                 }
                 *next += body.iter().map(Step::count).sum::<usize>();
             }
+            // A processor that runs Loop IR as it stands can do what the first variant asks for.
+            Step::Dispatch { lists } => {
+                let mut at = *next;
+                let first = lists.first().map_or(&[][..], |list| list);
+                self.steps(first, &mut at, memory, shapes, flat)?;
+                *next += lists.iter().flatten().map(Step::count).sum::<usize>();
+            }
             Step::Append { slot, from, bytes, used, .. } => {
                 let (bytes, used) = (self.size(bytes)?, self.size(used)?);
                 let from = self.binding(number, from, bytes, memory)?;

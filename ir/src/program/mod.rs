@@ -5,6 +5,9 @@
 //! symbols, whose values the entry function takes from the inputs' shapes. The last symbols of a program may be bound by
 //! steps instead: sizes that data decides. What mentions one comes after the step that binds it; a tensor of such a size
 //! lies in a slot, memory that the run allocates and releases.
+//! Where a program has variants for several kinds of processor, each is a list of steps in one [`Step::Dispatch`], with
+//! kernels of its own. They share ports, symbols, constants and the weight section; arena, scratch and slots are those of
+//! the greatest.
 //! Invariant: no two tensors that are alive at one time overlap; unless they are laid out [`Apart`], arena offsets and
 //! weight offsets are multiples of 64 bytes.
 
@@ -14,7 +17,7 @@ mod print;
 mod tests;
 pub mod verify;
 
-use cranelift_entity::{EntityRef, PrimaryMap, entity_impl};
+use cranelift_entity::{EntityRef, PrimaryMap, SecondaryMap, entity_impl};
 use smallvec::{SmallVec, smallvec};
 
 use crate::dim::{Dim, DimError, Symbol, Symbols};
@@ -144,6 +147,12 @@ pub enum Step {
         /// The ONNX nodes that it stands for.
         origins: Origins,
     },
+    /// Runs the list of the last of the program's variants that the processor can run. It is the only step of the program's own
+    /// list.
+    Dispatch {
+        /// One list for each variant, each a whole run.
+        lists: Vec<Vec<Step>>,
+    },
     /// Puts elements behind those that a slot has, with more memory where it is full. The slot is empty before the first.
     Append {
         /// Which slot.
@@ -222,7 +231,7 @@ impl Step {
             | Step::Loop { origins, .. }
             | Step::Strings { origins, .. }
             | Step::State { origins, .. } => origins,
-            Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } => &[],
+            Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } | Step::Dispatch { .. } => &[],
         }
     }
 
@@ -231,6 +240,7 @@ impl Step {
         match self {
             Step::If { then, otherwise, .. } => smallvec![&then[..], &otherwise[..]],
             Step::Loop { body, .. } => smallvec![&body[..]],
+            Step::Dispatch { lists } => lists.iter().map(|list| &list[..]).collect(),
             Step::Launch(_)
             | Step::Call(_)
             | Step::Copy { .. }
@@ -346,6 +356,11 @@ pub struct Program {
     pub flushes_subnormals: bool,
     /// Kernels; several launches may share one.
     pub kernels: PrimaryMap<KernelRef, Kernel>,
+    /// What the kinds of processor are called that the program has a list of steps for, each more able than the ones before
+    /// it. None where there is one kind only, and no [`Step::Dispatch`].
+    pub variants: Vec<String>,
+    /// The number of the variant that a kernel belongs to.
+    pub variant_of: SecondaryMap<KernelRef, u32>,
     /// What to do.
     pub steps: Vec<Step>,
     /// The constants, referred to by `weights` and by each other.

@@ -126,6 +126,13 @@ impl Program {
                     self.write_steps(f, body, depth + 1)?;
                     writeln!(f, "{indent}}}")?;
                 }
+                Step::Dispatch { lists } => {
+                    for (name, list) in self.variants.iter().zip(lists) {
+                        writeln!(f, "{indent}variant {name} {{")?;
+                        self.write_steps(f, list, depth + 1)?;
+                        writeln!(f, "{indent}}}")?;
+                    }
+                }
                 Step::Append { slot, from, bytes, used, origins } => {
                     let (from, bytes, used) = (self.place(from), self.dim(bytes), self.dim(used));
                     let origins = self.origins(origins);

@@ -39,7 +39,7 @@ fn check(program: &Program, with_kernels: bool) -> Result<(), VerifyError> {
     let bound = program.symbols.iter().take(program.named_symbols()).collect();
     let slots = vec![false; program.slots as usize];
     let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
-    let mut v = Verifier { program, problems: Vec::new(), bound, slots, stated };
+    let mut v = Verifier { program, problems: Vec::new(), bound, slots, stated, variant: 0 };
     v.ports();
     v.weights();
     if with_kernels {
@@ -65,6 +65,8 @@ struct Verifier<'p> {
     slots: Vec<bool>,
     /// Which outputs have a shape.
     stated: Vec<bool>,
+    /// The variant whose steps are looked at.
+    variant: u32,
 }
 
 impl Verifier<'_> {
@@ -165,6 +167,20 @@ impl Verifier<'_> {
                 let appended = |slot: usize| self.appends(body, slot as u32);
                 if (0..slots.len()).any(|i| self.slots[i] && !slots[i] && !appended(i)) {
                     self.fail(format!("{what}: an iteration leaves memory behind"));
+                }
+            }
+            Step::Dispatch { lists } => {
+                if lists.len() != program.variants.len() || !matches!(program.steps[..], [Step::Dispatch { .. }]) {
+                    self.fail(format!("step {number}: {} variants are not all there is", lists.len()));
+                }
+                let before = (self.bound.clone(), self.slots.clone(), self.stated.clone());
+                for (variant, list) in lists.iter().enumerate() {
+                    (self.bound, self.slots, self.stated) = before.clone();
+                    self.variant = variant as u32;
+                    self.steps(list, next);
+                    if !self.stated.iter().all(|&stated| stated) {
+                        self.fail(format!("step {number}: variant {variant} leaves outputs without a shape"));
+                    }
                 }
             }
             Step::Append { slot, from, bytes, used, origins } => {
@@ -337,6 +353,9 @@ impl Verifier<'_> {
             return;
         };
         let what = format!("step {number}: launch of `{}`", kernel.name);
+        if program.variant_of[launch.kernel] != self.variant {
+            self.fail(format!("{what}: the kernel is for another variant"));
+        }
         let arguments: Vec<_> = kernel.arguments().collect();
         if launch.buffers.len() != arguments.len() || launch.params.len() != kernel.params.len() {
             let (b, p) = (launch.buffers.len(), launch.params.len());

@@ -235,7 +235,8 @@ impl Entry<'_> {
             | Step::Strings { .. }
             | Step::Copy { .. }
             | Step::If { .. }
-            | Step::Loop { .. } => {
+            | Step::Loop { .. }
+            | Step::Dispatch { .. } => {
                 unreachable!("these are no steps about sizes")
             }
             Step::Assign { sizes } => {

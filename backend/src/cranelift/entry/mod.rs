@@ -6,6 +6,7 @@
 mod calls;
 mod checks;
 mod data;
+mod dispatch;
 mod steps;
 mod strings;
 
@@ -16,7 +17,10 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::program::{Program, Step};
 use onnxc_ir::tensor::TensorType;
 
+pub use dispatch::{processor_words, variant_cell};
+
 use super::code::{Code, DimCode, Names, function};
+use crate::target::Target;
 
 /// Statuses of the C ABI.
 mod status {
@@ -136,6 +140,8 @@ pub struct Entry<'a> {
     pub program: &'a Program,
     /// The symbol of each kernel.
     pub kernels: &'a [String],
+    /// The targets of the program's variants, or the one target.
+    pub targets: &'a [Target],
     /// How many symbols the descriptor has: those that the inputs' shapes bind.
     pub symbols: usize,
 }
@@ -165,6 +171,9 @@ impl Entry<'_> {
             }
         }
         add(self.symbol("_execute"), false, self.execute());
+        if !self.program.variants.is_empty() {
+            add(self.symbol("_choose"), false, self.choose());
+        }
         add(self.symbol("plan"), true, self.plan());
         add(self.symbol("run"), true, self.run());
         if self.program.steps_fail() {

@@ -164,6 +164,22 @@ impl Entry<'_> {
                         c.f.ins().jump(top, &[next.into()]);
                         c.f.switch_to_block(after);
                     }
+                    Step::Dispatch { lists } => {
+                        let variant = c.call(&self.symbol("_choose"), true, Some(types::I32), &[]);
+                        let variant = variant.expect("choose gives a number");
+                        let after = c.f.create_block();
+                        for (n, list) in lists.iter().enumerate() {
+                            let (here, next) = (c.f.create_block(), c.f.create_block());
+                            let chosen = c.compare_with(IntCC::Equal, variant, n as i64);
+                            c.f.ins().brif(chosen, here, &[], next, &[]);
+                            c.f.switch_to_block(here);
+                            self.run_list(c, &list_name(number, n), list.len(), frame);
+                            c.f.ins().jump(after, &[]);
+                            c.f.switch_to_block(next);
+                        }
+                        c.f.ins().jump(after, &[]);
+                        c.f.switch_to_block(after);
+                    }
                     Step::Strings { function, inputs, output, .. } => {
                         self.strings_step(c, *function, inputs, output, number, frame, &memory);
                     }
