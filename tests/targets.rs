@@ -11,14 +11,14 @@ use object::{Object, ObjectSection, ObjectSymbol};
 const PREFIX: &str = "the_compiled_model";
 
 /// Compiles mobilenet_v2 for a target into a folder.
-fn compile(target: &str, folder: &Path) -> PathBuf {
+fn compile(target: &str, options: &[&str], folder: &Path) -> PathBuf {
     let zoo = std::env::var_os("ONNXC_ZOO")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/zoo"), PathBuf::from);
     let model = zoo.join("mobilenet_v2/model.onnx");
     assert!(model.is_file(), "{}: no model there; run `cargo xtask setup`", model.display());
     let object = folder.join("model.o");
     let arguments = ["--name", PREFIX, "--target", target, "-o"];
-    succeed(Command::new(env!("CARGO_BIN_EXE_onnxc")).arg(model).args(arguments).arg(&object));
+    succeed(Command::new(env!("CARGO_BIN_EXE_onnxc")).arg(model).args(arguments).arg(&object).args(options));
     object
 }
 
@@ -30,9 +30,11 @@ fn succeed(command: &mut Command) {
 
 #[test]
 fn mach_o_objects_link() {
-    for (target, arch) in [("aarch64-apple-darwin", "arm64"), ("x86_64-apple-darwin", "x86_64")] {
+    let fat: &[&str] = &["--multiversion"];
+    let intel = ("x86_64-apple-darwin", "x86_64");
+    for ((target, arch), options) in [(("aarch64-apple-darwin", "arm64"), &[][..]), (intel, &[]), (intel, fat)] {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let object = compile(target, folder.path());
+        let object = compile(target, options, folder.path());
         let library = folder.path().join("model.dylib");
         let arguments = ["-flavor", "darwin", "-arch", arch, "-platform_version", "macos", "12.0", "12.0", "-dylib"];
         let undefined = ["-undefined", "dynamic_lookup", "-o"];
@@ -53,7 +55,7 @@ fn bare_metal_needs_the_memory_functions_at_most() {
         [("aarch64-unknown-none", "aarch64-linux-gnu-gcc"), ("x86_64-unknown-none", "x86_64-linux-gnu-gcc")]
     {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let object = compile(target, folder.path());
+        let object = compile(target, &[], folder.path());
         let bytes = std::fs::read(&object).expect("the object is there");
         let file = object::File::parse(&*bytes).expect("the object is ELF");
         for symbol in file.symbols().filter(|s| s.is_undefined() && s.name() != Ok("")) {
@@ -109,7 +111,7 @@ fn decode(word: u32) -> Kind {
 fn inner_loops_of_products_keep_neon_busy() {
     const STACK_POINTER: u32 = 31;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let bytes = std::fs::read(compile("aarch64", folder.path())).expect("the object is there");
+    let bytes = std::fs::read(compile("aarch64", &[], folder.path())).expect("the object is there");
     let file = object::File::parse(&*bytes).expect("the object is ELF");
     let text = file.section_by_name(".text").expect("the object has code").data().expect("the code is there");
     let code: Vec<Kind> =

@@ -17,24 +17,42 @@ struct Cross {
     target: &'static str,
     runner: &'static str,
     compiler: &'static str,
+    options: &'static [&'static str],
 }
 
 const TARGETS: &[Cross] = &[
     // The baseline on a processor that has nothing beyond it: an instruction too many is a SIGILL.
-    Cross { target: "aarch64", runner: "qemu-aarch64-static -cpu cortex-a72", compiler: "aarch64-linux-gnu-gcc" },
+    Cross {
+        target: "aarch64",
+        runner: "qemu-aarch64-static -cpu cortex-a72",
+        compiler: "aarch64-linux-gnu-gcc",
+        options: &[],
+    },
     Cross {
         target: "aarch64-dotprod",
         runner: "qemu-aarch64-static -cpu neoverse-n1",
         compiler: "aarch64-linux-gnu-gcc",
+        options: &[],
     },
-    Cross { target: "riscv64", runner: "qemu-riscv64-static -cpu rv64", compiler: "riscv64-linux-gnu-gcc" },
+    Cross {
+        target: "riscv64",
+        runner: "qemu-riscv64-static -cpu rv64",
+        compiler: "riscv64-linux-gnu-gcc",
+        options: &[],
+    },
     Cross {
         target: "riscv64-v",
         runner: "qemu-riscv64-static -cpu rv64,v=true,vlen=256",
         compiler: "riscv64-linux-gnu-gcc",
+        options: &[],
     },
-    Cross { target: "x86_64-pc-windows-gnu", runner: "wine", compiler: "x86_64-w64-mingw32-gcc" },
-    Cross { target: "x86_64-pc-windows-msvc", runner: "wine", compiler: "x86_64-w64-mingw32-gcc" },
+    Cross {
+        target: "x86_64-pc-windows-gnu",
+        runner: "wine",
+        compiler: "x86_64-w64-mingw32-gcc",
+        options: &["--multiversion"],
+    },
+    Cross { target: "x86_64-pc-windows-msvc", runner: "wine", compiler: "x86_64-w64-mingw32-gcc", options: &[] },
 ];
 
 /// Runs what can be run here, on targets whose name contains `filter`.
@@ -53,6 +71,7 @@ pub fn cross(filter: &str) -> Result<()> {
         for arguments in [&["build/cross"][..], &[model.as_str(), "--max-rel", "1e-4", "--timeout", "300"]] {
             let mut command = vec!["run", "--release", "--locked", "--quiet", "--bin", "onnxc", "--", "test"];
             command.extend(["--quiet", "--target", cross.target, "--runner", cross.runner]);
+            command.extend(cross.options);
             command.extend(arguments);
             if run(cargo(), &command).is_err() {
                 failures.push(cross.target);
