@@ -15,8 +15,15 @@ fn main() {
 mod support_library {
     use std::path::Path;
 
-    const SOURCES: [&str; 6] =
-        ["csrc/memory.c", "csrc/pool.c", "csrc/session.c", "csrc/status.c", "csrc/strings.c", "csrc/strings_numbers.c"];
+    const SOURCES: [&str; 7] = [
+        "csrc/memory.c",
+        "csrc/pool.c",
+        "csrc/session.c",
+        "csrc/status.c",
+        "csrc/strings.c",
+        "csrc/strings_numbers.c",
+        "csrc/weights.c",
+    ];
     const TEST_MODEL: &str = "tests/model/fake.c";
 
     pub fn compile() {

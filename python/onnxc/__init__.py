@@ -9,6 +9,7 @@ fresh NumPy arrays, into which the model writes.
 """
 
 import ctypes
+import hashlib
 import itertools
 import os
 import threading
@@ -52,17 +53,25 @@ def compile(path, *, target="native", dims=None, fp="default", opt_level=2):
     return Model(loaded.descriptor, loaded)
 
 
-def load(path, name=None):
-    """A model from a shared library that `onnxc m.onnx -o m.so` wrote; `name` is the prefix, if it is not the stem."""
+def load(path, name=None, weights=None):
+    """A model from a shared library that `onnxc m.onnx -o m.so` wrote; `name` is the prefix, if it is not the stem.
+
+    `weights` is the file that `--weights external` wrote, if it is not where it was written. It is mapped, and its
+    length and hash must be those that the model states."""
     path = os.path.abspath(os.fspath(path))
-    if name is None:
-        name = os.path.splitext(os.path.basename(path))[0].removeprefix("lib")
+    stem = os.path.splitext(os.path.basename(path))[0].removeprefix("lib")
+    name = stem if name is None else name
+    if weights is None:
+        weights = os.path.join(os.path.dirname(path), f"{stem}.weights")
     library = ctypes.CDLL(path)
     try:
         descriptor = abi.Descriptor.in_dll(library, name)
     except ValueError:
         raise ValueError(f"{path} has no model named {name}") from None
-    return Model(ctypes.addressof(descriptor), library)
+    model = Model(ctypes.addressof(descriptor), library)
+    if descriptor.flags & abi.EXTERNAL_WEIGHTS:
+        model._map_weights(os.fspath(weights))
+    return model
 
 
 class Model:
@@ -77,6 +86,16 @@ class Model:
         self.inputs = tuple(self._port(raw.inputs[i]) for i in range(raw.input_count))
         self.outputs = tuple(self._port(raw.outputs[i]) for i in range(raw.output_count))
         self._local = threading.local()
+        self._weights = None
+
+    def _map_weights(self, path):
+        raw = self._raw
+        if os.path.getsize(path) == raw.weight_bytes:
+            mapped = np.memmap(path, np.uint8, "r")
+            if hashlib.sha256(mapped).digest() == ctypes.string_at(raw.weights_hash, 32):
+                self._weights = mapped
+                return
+        raise ValueError(f"{path} does not hold the weights of {self.name}")
 
     def _port(self, raw):
         name = raw.name.decode()
@@ -146,6 +165,8 @@ class Model:
         arena = getattr(self._local, "arena", None)
         call = abi.Call(struct_size=ctypes.sizeof(abi.Call), abi_version=abi.ABI_VERSION, max_workers=1)
         call.fault = ctypes.pointer(fault)
+        if self._weights is not None:
+            call.weights, call.weights_bytes = self._weights.ctypes.data, self._weights.nbytes
         heap = {}
         if raw.memory == abi.MEMORY_DATA:
             call.alloc, call.release = _heap(heap)

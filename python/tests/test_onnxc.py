@@ -4,6 +4,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import tracemalloc
 import unittest
 
 import numpy as np
@@ -65,6 +66,35 @@ class Tests(unittest.TestCase):
         np.testing.assert_array_equal(second["difference"], x - 1)
         self.assertFalse(np.shares_memory(first["sum"], second["sum"]))
 
+    def test_no_input_and_no_output_is_copied(self):
+        """What the model is called with is the addresses of the caller's arrays and of those that it gets back."""
+        m = onnxc.compile(self.add([1 << 18]))
+        x, y = np.ones(1 << 18, np.float32), np.ones(1 << 18, np.float32)
+        raw_run, seen = m._raw.run, []
+
+        class Spy:
+            def __getattr__(self, name):
+                return getattr(raw, name)
+
+            def run(self, values_in, values_out, call):
+                for values in (values_in, values_out):
+                    seen.append([v.tensor.data for v in (onnxc.abi.Value * 2).from_address(values)])
+                return raw_run(values_in, values_out, call)
+
+        raw, m._raw = m._raw, Spy()
+        borrowed = Borrowed(y)
+        outputs = m.run(x, borrowed)
+        self.assertEqual(seen[0], [x.ctypes.data, y.ctypes.data])
+        self.assertEqual(seen[1], [outputs["sum"].ctypes.data, outputs["difference"].ctypes.data])
+        self.assertTrue((outputs["sum"] == 2).all())
+        # Less memory than one more copy of a tensor is taken in a run.
+        m._raw = raw
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        m.run(x, borrowed)
+        _, peak = tracemalloc.get_traced_memory()
+        self.assertLess(peak, 2 * x.nbytes + x.nbytes // 2)
+
     def test_wrong_inputs_are_named(self):
         m = onnxc.compile(self.add(["n", 3]))
         ones = lambda *shape: np.ones(shape, np.float32)
@@ -124,6 +154,29 @@ class Tests(unittest.TestCase):
         np.testing.assert_array_equal(m.run(np.float32([1, 2]), np.float32([3, 4]))["sum"], [4, 6])
         with self.assertRaisesRegex(ValueError, "no model named other"):
             onnxc.load(library, "other")
+
+    def test_weights_in_a_file_of_their_own(self):
+        program = os.environ.get("ONNXC_PROGRAM")
+        if program is None:
+            self.skipTest("ONNXC_PROGRAM does not say where onnxc is")
+        library, digits = os.path.join(self.folder.name, "libdigits.so"), os.path.join(DIGITS, "digits.onnx")
+        command = [program, digits, "-o", library, "--dim", "batch=1", "--weights", "external"]
+        subprocess.run(command, check=True)
+        image = np.random.default_rng(1).random((1, 1, 8, 8), np.float32)
+        scores = onnxc.load(library).run(image)
+        np.testing.assert_array_equal(scores, onnxc.compile(digits, dims={"batch": 1}, target="native").run(image))
+        weights = os.path.join(self.folder.name, "digits.weights")
+        spoiled = np.fromfile(weights, np.uint8)
+        spoiled[1000] ^= 1
+        other = os.path.join(self.folder.name, "other.weights")
+        for wrong in (spoiled, spoiled[:-1]):
+            wrong.tofile(other)
+            with self.assertRaisesRegex(ValueError, "does not hold the weights of digits"):
+                onnxc.load(library, weights=other)
+        os.rename(weights, other)
+        with self.assertRaises(FileNotFoundError):
+            onnxc.load(library)
+        np.testing.assert_array_equal(onnxc.load(library, weights=other).run(image), scores)
 
 
 if __name__ == "__main__":

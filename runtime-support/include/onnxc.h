@@ -182,7 +182,8 @@ typedef struct onnxc_call {
     onnxc_alloc_fn alloc;               /* needed by data models only, both or none */
     onnxc_release_fn release;
     onnxc_trace_fn trace;
-    const void *weights; /* models with external weights: the mapped file, aligned to ONNXC_ALIGN */
+    const void *weights; /* models with external weights: the mapped file, aligned to ONNXC_ALIGN. Runs check address and
+                            length; who maps it checks once that it hashes to onnxc_model.weights_hash (SHA-256) */
     uint64_t weights_bytes;
     onnxc_fault *fault; /* NULL, or where to write details of a failure */
     void *stream;       /* GPU objects: the CUstream to run on, NULL for the default one */
@@ -241,13 +242,14 @@ typedef struct onnxc_call {
     X(ONNXC_DEVICE_FAILED, -36, "the GPU driver reported an error")                                           \
     X(ONNXC_NOT_TENSORS, -37, "the model has ports that are not tensors, or sizes that depend on data")       \
     X(ONNXC_THREADS, -38, "threads could not be started")                                                     \
-    X(ONNXC_PORT_INDEX, -39, "there is no port of this index")
+    X(ONNXC_PORT_INDEX, -39, "there is no port of this index")                                                \
+    X(ONNXC_WEIGHTS_FILE, -40, "the file of the external weights cannot be opened or mapped")
 
 typedef enum onnxc_status {
 #define ONNXC_STATUS_ENUMERATOR(name, value, message) name = value,
     ONNXC_STATUSES(ONNXC_STATUS_ENUMERATOR)
 #undef ONNXC_STATUS_ENUMERATOR
-    ONNXC_STATUS_LAST = -39
+    ONNXC_STATUS_LAST = -40
 } onnxc_status;
 
 /* ---------------------------------------------------------------------------------------------- your operators */

@@ -107,6 +107,26 @@ private:
     std::unique_ptr<onnxc_pool, Destroy> pool_;
 };
 
+/* The file of weights of a model that was compiled with `--weights external`; see onnxc_weights_open. */
+class Weights {
+public:
+    Weights(const onnxc_model &model, const std::string &path) : weights_(new onnxc_weights{nullptr, 0}) {
+        if (const int status = onnxc_weights_open(&model, path.c_str(), weights_.get()); status != ONNXC_OK) {
+            throw Error(status, path + ": " + onnxc_status_message(status));
+        }
+    }
+    const onnxc_weights &get() const { return *weights_; }
+
+private:
+    struct Close {
+        void operator()(onnxc_weights *weights) const {
+            onnxc_weights_close(weights);
+            delete weights;
+        }
+    };
+    std::unique_ptr<onnxc_weights, Close> weights_;
+};
+
 /* A model with memory of its own. One thread at a time may use it; sessions of one model run at the same time. */
 class Session {
 public:
@@ -128,6 +148,13 @@ public:
     }
 
     const onnxc_model &model() const { return *model_; }
+
+    /* Weights of this model that outlive the session. */
+    void set_weights(const Weights &weights) {
+        onnxc_call &call = *onnxc_session_call(session_.get());
+        call.weights = weights.get().data;
+        call.weights_bytes = weights.get().bytes;
+    }
 
     /* Plans again for other values of the symbols; inputs and outputs are to be set and read again. */
     void set_dims(const std::vector<std::int64_t> &dims) {

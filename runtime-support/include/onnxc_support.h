@@ -27,6 +27,23 @@ void onnxc_heap_release(void *user, void *pointer, size_t bytes);
 /* Gives back what run allocated for value (ONNXC_VALUE_OWNS_*), items included, and clears those fields. */
 void onnxc_value_release(onnxc_value *value, const onnxc_call *call);
 
+/* ------------------------------------------------------------------------------------------------------- weights */
+
+/* The weights of a model that was compiled with `--weights external`. */
+typedef struct onnxc_weights {
+    const void *data; /* for onnxc_call.weights and weights_bytes; NULL when nothing is open */
+    uint64_t bytes;
+} onnxc_weights;
+
+/* Maps the file read-only and compares its length and SHA-256 with the model's, which reads all of it once. The file is
+ * to stay as it is while it is open: replace it by renaming another to its name. ONNXC_WEIGHTS_FILE: it cannot be opened
+ * or mapped; ONNXC_WEIGHTS: it is not this model's, or the model has its weights embedded. */
+int onnxc_weights_open(const onnxc_model *model, const char *path, onnxc_weights *weights);
+/* No run may be under way. NULL is allowed. */
+void onnxc_weights_close(onnxc_weights *weights);
+/* The same comparison for memory from elsewhere, such as flash: 0, or ONNXC_WEIGHTS. */
+int onnxc_weights_check(const onnxc_model *model, const void *data, uint64_t bytes);
+
 /* ------------------------------------------------------------------------------------------------------- strings */
 
 /* What a model gives to the functions on strings that it calls. */
@@ -100,7 +117,7 @@ onnxc_value *onnxc_session_inputs(onnxc_session *session);
 void onnxc_session_reset(onnxc_session *session);
 /* The outputs of the last successful run, owned by the session and valid until its next run. */
 const onnxc_value *onnxc_session_outputs(const onnxc_session *session);
-/* The call that runs use: set weights, or take parallel_for away. arena, user and fault are the session's. */
+/* The call that runs use: set weights and weights_bytes, or take parallel_for away. arena, user and fault are the session's. */
 onnxc_call *onnxc_session_call(onnxc_session *session);
 /* Reports steps to trace with this user from now on; NULL stops it. */
 void onnxc_session_set_trace(onnxc_session *session, onnxc_trace_fn trace, void *user);

@@ -265,6 +265,16 @@ pub struct onnxc_memory {
 }
 
 #[cfg(feature = "sessions")]
+/// External weights that are open.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct onnxc_weights {
+    pub data: *const c_void,
+    pub bytes: u64,
+}
+
+#[cfg(feature = "sessions")]
 /// The support library's pool of threads, behind a pointer.
 #[repr(C)]
 pub struct onnxc_pool {
@@ -287,6 +297,9 @@ unsafe extern "C" {
     pub fn onnxc_heap_alloc(user: *mut c_void, bytes: usize, align: usize) -> *mut c_void;
     pub fn onnxc_heap_release(user: *mut c_void, pointer: *mut c_void, bytes: usize);
     pub fn onnxc_value_release(value: *mut onnxc_value, call: *const onnxc_call);
+    pub fn onnxc_weights_open(model: *const onnxc_model, path: *const c_char, weights: *mut onnxc_weights) -> c_int;
+    pub fn onnxc_weights_close(weights: *mut onnxc_weights);
+    pub fn onnxc_weights_check(model: *const onnxc_model, data: *const c_void, bytes: u64) -> c_int;
     pub fn onnxc_pool_create(workers: c_int, pool: *mut *mut onnxc_pool) -> c_int;
     pub fn onnxc_pool_destroy(pool: *mut onnxc_pool);
     pub fn onnxc_pool_workers(pool: *const onnxc_pool) -> c_int;

@@ -33,6 +33,8 @@ mod status;
 mod strings;
 #[cfg(feature = "sessions")]
 mod tensor;
+#[cfg(feature = "sessions")]
+mod weights;
 
 pub use dtype::{DataType, Element};
 #[cfg(feature = "sessions")]
@@ -49,6 +51,8 @@ pub use status::Status;
 pub use strings::STRING_FUNCTIONS;
 #[cfg(feature = "sessions")]
 pub use tensor::TensorView;
+#[cfg(feature = "sessions")]
+pub use weights::Weights;
 
 /// The text of `onnxc.h`, which a generated header needs beside it.
 pub const HEADER: &str = include_str!("../include/onnxc.h");
@@ -63,7 +67,7 @@ pub const PACKAGE_FILES: [(&str, &str); 4] = [
 ];
 
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
-pub const SUPPORT_SOURCES: [(&str, &str); 8] = [
+pub const SUPPORT_SOURCES: [(&str, &str); 9] = [
     ("include/onnxc.h", HEADER),
     ("include/onnxc_support.h", include_str!("../include/onnxc_support.h")),
     ("csrc/memory.c", include_str!("../csrc/memory.c")),
@@ -72,4 +76,5 @@ pub const SUPPORT_SOURCES: [(&str, &str); 8] = [
     ("csrc/status.c", include_str!("../csrc/status.c")),
     ("csrc/strings.c", include_str!("../csrc/strings.c")),
     ("csrc/strings_numbers.c", include_str!("../csrc/strings_numbers.c")),
+    ("csrc/weights.c", include_str!("../csrc/weights.c")),
 ];

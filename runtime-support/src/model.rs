@@ -214,6 +214,14 @@ impl Model {
         self.raw().weight_bytes
     }
 
+    /// What the file of external weights hashes to (SHA-256); `None` where the weights are embedded.
+    pub fn weights_hash(&self) -> Option<[u8; 32]> {
+        let model = self.raw();
+        let external = model.flags & abi::MODEL_EXTERNAL_WEIGHTS != 0 && !model.weights_hash.is_null();
+        // SAFETY: a pointer of a descriptor that is not null has 32 bytes behind it, by the promise of `from_raw`.
+        external.then(|| unsafe { model.weights_hash.cast::<[u8; 32]>().read() })
+    }
+
     /// The bytes of arena that a run needs for these values of the symbols and this many workers.
     pub fn plan(&self, dims: &[i64], workers: usize) -> Result<usize, Error> {
         self.check_symbol_count(dims)?;

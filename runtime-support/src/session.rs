@@ -12,6 +12,7 @@ use crate::model::Model;
 use crate::pool::Pool;
 use crate::status::Status;
 use crate::tensor::TensorView;
+use crate::weights::Weights;
 
 /// Told of a step's begin (`true`) and end (`false`): an index into [`Model::steps`].
 pub type Trace = Box<dyn FnMut(usize, bool) + Send>;
@@ -34,6 +35,8 @@ pub struct Session {
     ran: bool,
     /// As `trace`, and dropped after the session.
     _allocator: Option<Box<Box<dyn Allocator>>>,
+    /// Mapped as long as the session may read it.
+    weights: Option<Arc<Weights>>,
     /// Dropped after the session: fields drop after `Drop::drop`.
     _pool: Option<Arc<Pool>>,
 }
@@ -57,9 +60,15 @@ impl Session {
         // SAFETY: the model is checked, has a dim per symbol, and outlives the session as the pool does.
         let status = unsafe { abi::onnxc_session_create_on(model.raw(), dims.as_ptr(), pool_pointer, &mut raw) };
         match NonNull::new(raw) {
-            Some(raw) if status == 0 => {
-                Ok(Self { raw, model: model.clone(), trace: None, ran: false, _allocator: None, _pool: pool })
-            }
+            Some(raw) if status == 0 => Ok(Self {
+                raw,
+                model: model.clone(),
+                trace: None,
+                ran: false,
+                weights: None,
+                _allocator: None,
+                _pool: pool,
+            }),
             _ => Err(Error::status(status)),
         }
     }
@@ -84,9 +93,15 @@ impl Session {
         let status = unsafe { abi::onnxc_session_create_in(model.raw(), dims.as_ptr(), no_pool, &memory, &mut raw) };
         let model = model.clone();
         match NonNull::new(raw) {
-            Some(raw) if status == 0 => {
-                Ok(Self { raw, model, trace: None, ran: false, _allocator: Some(allocator), _pool: None })
-            }
+            Some(raw) if status == 0 => Ok(Self {
+                raw,
+                model,
+                trace: None,
+                ran: false,
+                weights: None,
+                _allocator: Some(allocator),
+                _pool: None,
+            }),
             _ => Err(Error::status(status)),
         }
     }
@@ -103,6 +118,25 @@ impl Session {
         // SAFETY: one dim per symbol.
         let status = unsafe { abi::onnxc_session_set_dims(self.raw.as_ptr(), dims.as_ptr()) };
         if status == 0 { Ok(()) } else { Err(Error::status(status)) }
+    }
+
+    /// Gives the session the weights of a model that has them in a file of their own.
+    ///
+    /// # Errors
+    /// [`Status::Weights`] where they are another model's.
+    pub fn set_weights(&mut self, weights: Arc<Weights>) -> Result<(), Error> {
+        if !weights.belong_to(&self.model) {
+            return Err(Error::status(Status::Weights.code()));
+        }
+        let raw = weights.raw();
+        // SAFETY: the session's call lives as long as the session, and nothing runs on it.
+        unsafe {
+            let call = abi::onnxc_session_call(self.raw.as_ptr());
+            (*call).weights = raw.data;
+            (*call).weights_bytes = raw.bytes;
+        }
+        self.weights = Some(weights);
+        Ok(())
     }
 
     /// The bytes of the arena.

@@ -85,6 +85,7 @@ statuses! {
     NotTensors = -37, "the model has ports that are not tensors, or sizes that depend on data",
     Threads = -38, "threads could not be started",
     PortIndex = -39, "there is no port of this index",
+    WeightsFile = -40, "the file of the external weights cannot be opened or mapped",
 }
 
 impl fmt::Display for Status {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use onnxc::driver::{
-    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, parse_bytes,
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, WeightPlacement, parse_bytes,
 };
 use onnxc_frontend::import::CustomOperator;
 
@@ -151,6 +151,7 @@ impl CodegenArgs {
             time_passes: self.time_passes,
             perf_map: false,
             states: Vec::new(),
+            weights: WeightPlacement::Embedded,
             checks: Checks::default(),
         }
     }
@@ -175,6 +176,10 @@ pub struct CompileArgs {
     /// cache that grows needs its greatest length: --dim NAME=0..N
     #[arg(long = "state", value_name = "INPUT=OUTPUT")]
     pub states: Vec<StatePattern>,
+    /// Where the weights are: in OUT, or in a file of their own beside it, whose name ends in .weights. The program maps it
+    /// and hands it to every run
+    #[arg(long, value_name = "PLACE", default_value = "embed")]
+    pub weights: WeightsArg,
     /// Linker for .so
     #[arg(long, value_name = "PROGRAM")]
     pub linker: Option<PathBuf>,
@@ -195,6 +200,24 @@ pub struct CompileArgs {
     pub verbose: bool,
     #[command(flatten)]
     pub codegen: CodegenArgs,
+}
+
+/// `--weights` as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// In the object
+    Embed,
+    /// In a file beside it
+    External,
+}
+
+impl From<WeightsArg> for WeightPlacement {
+    fn from(arg: WeightsArg) -> Self {
+        match arg {
+            WeightsArg::Embed => WeightPlacement::Embedded,
+            WeightsArg::External => WeightPlacement::External,
+        }
+    }
 }
 
 /// Intermediate forms.

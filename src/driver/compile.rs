@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use onnxc_backend::cranelift::compile::{Compiled, compile};
-use onnxc_backend::object::emit::{archive_file, object_file, text_file};
+use onnxc_backend::cranelift::compile::{Compiled, WeightPlacement, compile_with};
+use onnxc_backend::object::emit::{archive_file, object_file, text_file, weights_file};
 use onnxc_backend::object::{ObjectError, symbol_names};
 use onnxc_backend::target::Target;
 use onnxc_backend::{header, link, output_file};
@@ -56,6 +56,15 @@ pub enum Output<'a> {
         /// With which linker; a usual one by default.
         linker: Option<&'a Path>,
     },
+}
+
+impl Output<'_> {
+    /// Where the code goes; header and external weights lie beside it.
+    fn path(&self) -> &Path {
+        match *self {
+            Output::Object(path) | Output::Archive(path) | Output::SharedLibrary { path, .. } => path,
+        }
+    }
 }
 
 /// What was made.
@@ -164,20 +173,24 @@ pub(super) fn hash(model: &Path, targets: &[Target], options: &CompileOptions) -
         hash.update(format!("{custom:?}"));
     }
     hash.update([options.opt_level.to_string().as_bytes()[0] - b'0', options.fp as u8]);
+    if options.weights == WeightPlacement::External {
+        hash.update("external weights");
+    }
     Ok(hash.finalize().into())
 }
 
-/// Compiles a program and hands it on; constants are evaluated while it is written.
+/// Compiles a program and hands it on; constants are evaluated while they are written.
 pub(super) fn with_compiled<T>(
     program: &Program,
     targets: &[Target],
     hash: [u8; 32],
-    write: impl FnOnce(&Compiled<'_>) -> Result<T, Failure>,
+    placement: WeightPlacement,
+    write: impl FnOnce(&mut Compiled<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let evaluate = |constant| io::Result::Ok(constant_bytes(&program.constants, constant).bytes);
-    let compiled = compile(program, targets, hash, &evaluate)
+    let mut compiled = compile_with(program, targets, hash, &evaluate, placement)
         .map_err(|e| Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", e.to_string())))?;
-    write(&compiled)
+    write(&mut compiled)
 }
 
 pub(super) fn object_failure(error: &ObjectError, path: &Path) -> Failure {
@@ -195,9 +208,20 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let hash = hash(model, &targets, options)?;
     let mut remarks = program.remarks.clone();
     let interface = Interface::of(&program);
-    let emitted = with_compiled(&program, &targets, hash, |compiled| {
+    let emitted = with_compiled(&program, &targets, hash, options.weights, |compiled| {
         remarks.extend(compiled.remarks.iter().cloned());
         check_budget(&options.budget, &interface, &compiled.spec)?;
+        let weights_path = output.path().with_file_name(format!("{}.weights", prefix_of(output.path())));
+        let mut weights = None;
+        if let Some(external) = &compiled.external {
+            if output_file::is_stream(output.path()) {
+                return Err(Failure::usage("--weights external: nothing lies beside a device or a pipe"));
+            }
+            let mut digest = Sha256::new();
+            let file = weights_file(external, &weights_path, &mut digest);
+            weights = Some(file.map_err(|e| object_failure(&e, &weights_path))?);
+            compiled.set_weights_hash(digest.finalize().into());
+        }
         let (path, emitted) = match *output {
             Output::Object(path) => (path, object_file(&compiled.spec, path).map_err(|e| e.to_string())),
             Output::Archive(path) => (path, archive_file(&compiled.spec, path).map_err(|e| e.to_string())),
@@ -211,13 +235,16 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
             let text = header::text(&compiled.header).map_err(|e| object_failure(&e, &header_path))?;
             text_file(&text, &header_path).map_err(|e| object_failure(&e, &header_path))?;
         }
+        if let Some(weights) = weights {
+            weights.persist().map_err(|e| object_failure(&e, &weights_path))?;
+        }
         Ok(emitted)
     })?;
     Ok(Report {
         warnings,
         target: targets.iter().map(Target::name).collect::<Vec<_>>().join(", "),
         code_bytes: emitted.code_bytes,
-        weight_bytes: emitted.weight_bytes,
+        weight_bytes: program.weight_bytes,
         interface,
         external_files,
         seconds: started.elapsed().as_secs_f64(),
@@ -249,15 +276,21 @@ pub fn emit(model: &Path, form: Form, options: &CompileOptions) -> Result<String
         }
         Form::Header => {
             let hash = hash(model, &targets, options)?;
-            text = with_compiled(&program, &targets, hash, |compiled| {
+            text = with_compiled(&program, &targets, hash, options.weights, |compiled| {
                 header::text(&compiled.header).map_err(|e| object_failure(&e, model))
             })?;
         }
         Form::Contract => {
             let hash = hash(model, &targets, options)?;
-            let value = with_compiled(&program, &targets, hash, |compiled| {
+            let value = with_compiled(&program, &targets, hash, options.weights, |compiled| {
                 check_budget(&options.budget, &Interface::of(&program), &compiled.spec)?;
-                Ok(contract(&program, compiled, &targets, hash, options))
+                let mut weights_hash = None;
+                if let Some(external) = &compiled.external {
+                    let mut digest = Sha256::new();
+                    external.stream(&mut digest).map_err(|e| Failure::io(model, &e))?;
+                    weights_hash = Some(digest.finalize().into());
+                }
+                Ok(contract(&program, compiled, &targets, hash, weights_hash, options))
             })?;
             text = format!("{value:#}\n");
         }

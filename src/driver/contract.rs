@@ -19,14 +19,17 @@ pub(super) fn contract(
     compiled: &Compiled<'_>,
     targets: &[Target],
     hash: [u8; 32],
+    weights_hash: Option<[u8; 32]>,
     options: &CompileOptions,
 ) -> Value {
     let (spec, interface) = (&compiled.spec, Interface::of(program));
     let variant = |(target, bytes): (&Target, &u64)| json!({ "target": target.name(), "kind": target.kind(), "kernel_code_bytes": bytes });
-    let hash = hash.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    });
+    let hex = |hash: [u8; 32]| {
+        hash.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    };
     let port = |port: &InterfacePort| {
         let dims: Vec<Value> = port.dims.iter().map(extent).collect();
         json!({ "name": port.name, "dtype": port.dtype.name(), "dims": dims })
@@ -43,7 +46,7 @@ pub(super) fn contract(
         "target": targets[0].name(),
         "variants": targets.iter().zip(&compiled.variant_code).map(variant).collect::<Vec<_>>(),
         "prefix": interface.prefix,
-        "hash": hash,
+        "hash": hex(hash),
         "inputs": interface.inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": interface.outputs.iter().map(port).collect::<Vec<_>>(),
         "symbols": interface.symbols.iter().map(symbol).collect::<Vec<_>>(),
@@ -59,6 +62,8 @@ pub(super) fn contract(
         "code_bytes": spec.code_bytes(),
         "data_bytes": spec.data.iter().map(|object| object.bytes.len() as u64).sum::<u64>(),
         "weight_bytes": program.weight_bytes,
+        "weights": if weights_hash.is_some() { "external" } else { "embed" },
+        "weights_hash": weights_hash.map(hex),
         "flops": flops(program, &program.steps),
         "undefined_symbols": spec.undefined_symbols(),
     })

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use onnxc_backend::cranelift::compile::WeightPlacement;
 use onnxc_backend::loader::{HostSymbol, LoadedModel};
 use onnxc_backend::object::emit::object_image;
 use onnxc_backend::target::Target;
@@ -188,7 +189,7 @@ pub(super) fn load_native(
     options: &CompileOptions,
 ) -> Result<(Model, Option<*const u8>), Failure> {
     let hash = hash(path, targets, options)?;
-    with_compiled(program, targets, hash, |compiled| {
+    with_compiled(program, targets, hash, WeightPlacement::Embedded, |compiled| {
         let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
         let loaded = LoadedModel::load(image.into(), &string_functions()).map_err(|e| run_failure(e.to_string()))?;
         if options.perf_map {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use onnxc_frontend::import::{CustomOperator, DimSetting, ImportOptions};
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+use onnxc_backend::cranelift::compile::WeightPlacement;
 use onnxc_backend::target::Target;
 
 /// Which implementation executes a model.
@@ -200,6 +201,8 @@ pub struct CompileOptions {
     pub perf_map: bool,
     /// Inputs that are kept from run to run, each with the output that is its next value.
     pub states: Vec<StatePattern>,
+    /// Where a compiled file has its weights; a model that is loaded in memory has them embedded.
+    pub weights: WeightPlacement,
     /// How an [`Executable`](super::Executable) tests the code that it runs.
     pub checks: Checks,
 }
@@ -238,6 +241,7 @@ impl CompileOptions {
             time_passes: false,
             perf_map: false,
             states: Vec::new(),
+            weights: WeightPlacement::Embedded,
             checks: Checks::default(),
         }
     }

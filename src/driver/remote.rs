@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use onnxc_backend::cranelift::compile::status_messages;
+use onnxc_backend::cranelift::compile::{WeightPlacement, status_messages};
 use onnxc_backend::header::ABI_HEADER;
 use onnxc_backend::object::emit::object_file;
 use onnxc_frontend::data::DataValue;
@@ -57,7 +57,7 @@ impl RemoteModel {
         let targets = options.targets()?;
         let program = lower(imported, &targets, None, options)?;
         let hash = hash(model, &targets, options)?;
-        with_compiled(&program, &targets, hash, |compiled| {
+        with_compiled(&program, &targets, hash, WeightPlacement::Embedded, |compiled| {
             object_file(&compiled.spec, object).map_err(|e| object_failure(&e, object))
         })?;
         let step = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);

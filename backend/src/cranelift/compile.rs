@@ -64,10 +64,22 @@ pub enum CompileError {
 /// Evaluates a constant's bytes, when they are written.
 pub type Evaluate<'a> = dyn Fn(Constant) -> io::Result<Bytes> + Sync + 'a;
 
+/// Where a compiled model has its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WeightPlacement {
+    /// In the object.
+    #[default]
+    Embedded,
+    /// In a file of their own, which the caller of the model maps.
+    External,
+}
+
 /// A program as code.
 pub struct Compiled<'a> {
     /// What goes into the object.
     pub spec: ObjectSpec<'a>,
+    /// What goes into a file of its own: its bytes have to be hashed, see [`Compiled::set_weights_hash`].
+    pub external: Option<Weights<'a>>,
     /// What the header says.
     pub header: HeaderModel,
     /// Bytes of the kernels of each target.
@@ -76,13 +88,41 @@ pub struct Compiled<'a> {
     pub remarks: Vec<Remark>,
 }
 
+impl Compiled<'_> {
+    /// States what the file of the external weights hashes to, so that the model's caller can tell it from others.
+    ///
+    /// # Panics
+    /// When the weights are embedded.
+    pub fn set_weights_hash(&mut self, hash: [u8; 32]) {
+        let name = weights_hash_symbol(&self.spec.prefix);
+        let object = self.spec.data.iter_mut().find(|object| object.name == name);
+        object.expect("models with external weights have a place for their hash").bytes = hash.to_vec();
+    }
+}
+
+fn weights_hash_symbol(prefix: &str) -> String {
+    format!("{prefix}__weights_hash")
+}
+
 /// Compiles a program for its target, or one target for each of its variants, of which the first is what the host program
 /// is compiled for. `hash` identifies the source model and the options.
+/// The weights go into the object.
 pub fn compile<'a>(
     program: &'a Program,
     targets: &'a [Target],
     hash: [u8; 32],
     evaluate: &'a Evaluate<'a>,
+) -> Result<Compiled<'a>, CompileError> {
+    compile_with(program, targets, hash, evaluate, WeightPlacement::Embedded)
+}
+
+/// As [`compile`], with the weights where they are asked for.
+pub fn compile_with<'a>(
+    program: &'a Program,
+    targets: &'a [Target],
+    hash: [u8; 32],
+    evaluate: &'a Evaluate<'a>,
+    placement: WeightPlacement,
 ) -> Result<Compiled<'a>, CompileError> {
     if let Some(port) = program.inputs.iter().chain(&program.outputs).find(|p| p.ty.rank() > MAX_RANK) {
         return Err(CompileError::Rank { name: port.name.clone(), rank: port.ty.rank() });
@@ -112,7 +152,9 @@ pub fn compile<'a>(
         Some(Remark { pass: "codegen", origin: kernel.name.clone(), text })
     });
     let remarks = remarks.collect();
-    let entry = Entry { isa: &**isa, program, kernels: &names, targets, symbols: program.named_symbols() };
+    let external_weights = placement == WeightPlacement::External && !program.weights.is_empty();
+    let symbols = program.named_symbols();
+    let entry = Entry { isa: &**isa, program, kernels: &names, targets, symbols, external_weights };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
         .functions()
         .into_par_iter()
@@ -139,19 +181,33 @@ pub fn compile<'a>(
     }
     weights.len = program.weight_bytes;
     let code_bytes = functions.iter().map(|f| f.code.len() as u64).sum();
-    let mut data = descriptors(program, target, hash, code_bytes);
+    let mut data = descriptors(program, target, hash, code_bytes, external_weights);
+    if external_weights {
+        let mut hash = DataObject::new(weights_hash_symbol(prefix));
+        hash.put(&[0; 32]);
+        data.push(hash);
+    }
     if !program.variants.is_empty() {
         data.push(variant_cell(prefix));
     }
+    let weights = (!program.weights.is_empty()).then_some(weights);
+    let (embedded, external) = if external_weights { (None, weights) } else { (weights, None) };
     let spec = ObjectSpec {
         target,
         prefix: prefix.clone(),
         functions,
         data,
-        weights: (!program.weights.is_empty()).then_some(weights),
+        weights: embedded,
         externals: external_symbols(program),
     };
-    Ok(Compiled { spec, header: header(program, targets), variant_code, remarks })
+    let mut header = header(program, targets);
+    if external.is_some() {
+        header.notes.push(format!(
+            "Weights: {} bytes in a file of their own, which onnxc_call.weights is to name in memory.",
+            program.weight_bytes
+        ));
+    }
+    Ok(Compiled { spec, external, header, variant_code, remarks })
 }
 
 /// Cranelift's IR of the kernels.
@@ -346,7 +402,13 @@ impl Strings<'_> {
 }
 
 /// The model's descriptor and what it points to.
-fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u64) -> Vec<DataObject> {
+fn descriptors(
+    program: &Program,
+    target: &Target,
+    hash: [u8; 32],
+    code_bytes: u64,
+    external_weights: bool,
+) -> Vec<DataObject> {
     let prefix = &program.name;
     let symbol = |suffix: &str| format!("{prefix}_{suffix}");
     let mut strings = Strings { prefix, objects: Vec::new() };
@@ -391,7 +453,9 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
     model.put_u32(ABI_VERSION as u32).put_u32(192);
     model.put_pointer(name, 0).put(&hash);
     // ONNXC_MEMORY_STATIC, _DIMS, _DATA.
-    model.put_u32(if program.allocates() { 2 } else { u32::from(!fixed) }).put_u32(0);
+    model.put_u32(if program.allocates() { 2 } else { u32::from(!fixed) });
+    // ONNXC_MODEL_EXTERNAL_WEIGHTS.
+    model.put_u32(external_weights.into());
     model.put_u32(program.inputs.len() as u32).put_u32(program.outputs.len() as u32);
     model.put_pointer(symbol("_ports"), 0).put_pointer(symbol("_ports"), program.inputs.len() as i64 * 144);
     model.put_u32(program.named_symbols() as u32).put_u32(all_steps.len() as u32);
@@ -405,7 +469,13 @@ fn descriptors(program: &Program, target: &Target, hash: [u8; 32], code_bytes: u
             model.put_pointer(symbol(entry), 0);
         }
     }
-    model.put_pointer(target_name, 0).put_u64(0).put_u64(0);
+    model.put_pointer(target_name, 0);
+    if external_weights {
+        model.put_pointer(weights_hash_symbol(prefix), 0);
+    } else {
+        model.put_u64(0);
+    }
+    model.put_u64(0);
     debug_assert_eq!(model.bytes.len(), 192);
     let operators = operators(program, &mut strings);
     let mut all = strings.objects;

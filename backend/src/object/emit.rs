@@ -12,6 +12,7 @@ use target_lexicon::BinaryFormat;
 use tempfile::NamedTempFile;
 
 use super::elf::{self, Layout};
+use super::weights::Weights;
 use super::{ObjectError, ObjectSpec, generic};
 use crate::output_file;
 
@@ -105,6 +106,55 @@ fn lay_out(spec: &ObjectSpec<'_>) -> Result<Layout, ObjectError> {
 /// Writes a small file, whole or not at all.
 pub fn text_file(text: &str, path: &Path) -> Result<(), ObjectError> {
     output_file::write(path, text.as_bytes()).map_err(|error| failed(path, error))
+}
+
+/// A file that is written and not yet in its place; without [`PendingFile::persist`] it disappears.
+#[derive(Debug)]
+pub struct PendingFile<'p> {
+    temporary: NamedTempFile,
+    path: &'p Path,
+}
+
+impl PendingFile<'_> {
+    /// Puts the file in its place.
+    pub fn persist(self) -> Result<(), ObjectError> {
+        output_file::put(self.temporary, self.path).map_err(|error| failed(self.path, error))
+    }
+}
+
+/// Writes weights to a file of their own, and each of their bytes to `digest` too.
+pub fn weights_file<'p>(
+    weights: &Weights<'_>,
+    path: &'p Path,
+    digest: &mut dyn Write,
+) -> Result<PendingFile<'p>, ObjectError> {
+    weights.check()?;
+    let mut temporary = output_file::beside(path).map_err(|error| failed(path, error))?;
+    let mut out = WriteErrors { out: BufWriter::new(temporary.as_file_mut()), failed: false };
+    let streamed = weights.stream(&mut Both(&mut out, digest)).and_then(|()| out.flush());
+    match streamed {
+        Ok(()) => {}
+        Err(error) if out.failed => return Err(failed(path, error)),
+        Err(error) => return Err(ObjectError::Weights(error)),
+    }
+    drop(out);
+    Ok(PendingFile { temporary, path })
+}
+
+/// Writes to the first and hands what that took to the second.
+struct Both<'w>(&'w mut dyn Write, &'w mut dyn Write);
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.write_all(&bytes[..written])?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.1.flush()
+    }
 }
 
 fn failed(path: &Path, source: io::Error) -> ObjectError {

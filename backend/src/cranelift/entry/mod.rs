@@ -45,6 +45,7 @@ mod status {
     pub const ARENA_SIZE: i32 = -19;
     pub const NEED_ALLOC: i32 = -20;
     pub const NO_MEMORY: i32 = -21;
+    pub const WEIGHTS: i32 = -22;
     pub const FLAGS: i32 = -23;
     pub const DATA_SHAPE: i32 = -26;
     pub const SIZE_LIMIT: i32 = -28;
@@ -79,6 +80,8 @@ mod at {
     pub const ALLOC: i32 = 48;
     pub const RELEASE: i32 = 56;
     pub const TRACE: i32 = 64;
+    pub const WEIGHTS: i32 = 72;
+    pub const WEIGHTS_BYTES: i32 = 80;
     pub const FAULT: i32 = 88;
     pub const CALL_BYTES: i64 = 104;
 
@@ -144,6 +147,8 @@ pub struct Entry<'a> {
     pub targets: &'a [Target],
     /// How many symbols the descriptor has: those that the inputs' shapes bind.
     pub symbols: usize,
+    /// Whether the caller has the weights, in memory that the call names.
+    pub external_weights: bool,
 }
 
 impl Entry<'_> {
@@ -485,6 +490,18 @@ impl Entry<'_> {
         let flags = c.load(I32, call, at::FLAGS);
         let unknown = c.compare_with(IntCC::NotEqual, flags, 0);
         c.leave_with(unknown, status::FLAGS);
+        if self.external_weights {
+            // Whether these are the model's weights is for who opens the file to say: no run hashes them.
+            let (weights, bytes) = (c.load(types::I64, call, at::WEIGHTS), c.load(types::I64, call, at::WEIGHTS_BYTES));
+            let null = c.compare_with(IntCC::Equal, weights, 0);
+            let low = c.int(63);
+            let low = c.f.ins().band(weights, low);
+            let crooked = c.compare_with(IntCC::NotEqual, low, 0);
+            let others = c.compare_with(IntCC::NotEqual, bytes, self.program.weight_bytes as i64);
+            let wrong = c.f.ins().bor(null, crooked);
+            let wrong = c.f.ins().bor(wrong, others);
+            c.leave_with(wrong, status::WEIGHTS);
+        }
     }
 
     /// `run(in, out, call) -> status`.

@@ -14,6 +14,8 @@ pub(super) struct Memory {
     pub(super) arena: Value,
     pub(super) dims: Value,
     pub(super) slots: Value,
+    /// Where the caller has the weights; none where the object has them.
+    pub(super) weights: Option<Value>,
 }
 
 impl Entry<'_> {
@@ -84,7 +86,11 @@ impl Entry<'_> {
             let arena = c.load(I64, frame, at::FRAME_ARENA);
             let dims = c.load(I64, frame, at::FRAME_DIMS);
             let slots = c.load(I64, frame, at::FRAME_SLOTS);
-            let memory = Memory { bases, arena, dims, slots };
+            let weights = self.external_weights.then(|| {
+                let call = c.load(I64, frame, at::FRAME_CALL);
+                c.load(I64, call, at::WEIGHTS)
+            });
+            let memory = Memory { bases, arena, dims, slots, weights };
             let launches = steps.iter().filter_map(|(_, s)| if let Step::Launch(l) = s { Some(l) } else { None });
             let most_buffers = launches.clone().map(|l| l.buffers.len()).max().unwrap_or(0);
             let most_params = launches.map(|l| l.params.len()).max().unwrap_or(0);
@@ -204,7 +210,7 @@ impl Entry<'_> {
             Place::Output(i) => c.load(types::I64, memory.bases, (self.program.inputs.len() as i32 + *i as i32) * 8),
             Place::Slot(i) => c.load(types::I64, memory.slots, *i as i32 * at::SLOT_BYTES as i32),
             Place::Weights(offset) => {
-                let weights = c.symbol(&self.symbol("weights"), false);
+                let weights = memory.weights.unwrap_or_else(|| c.symbol(&self.symbol("weights"), false));
                 c.add(weights, *offset as i64)
             }
             Place::Arena(offset) => match offset.as_const() {
