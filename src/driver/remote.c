@@ -3,10 +3,11 @@
  *     program INPUTS OUTPUTS FIRST
  *
  * It serves `onnxc test --runner`, which links it with the models of a batch and with a table of them, and compares the
- * outputs on the host. It needs nothing but the C library. Both files are little-endian, as all targets are.
+ * outputs on the host. It needs nothing but the C library, and what models that work on strings call. Both files are
+ * little-endian, as all targets are.
  *
  * INPUTS, for each run: u32 number, u32 model, u32 count of inputs; for each: i32 ONNX type, i32 rank, i64 dims, u64 bytes,
- * then the bytes. OUTPUTS, for each run from FIRST on, written when it has ended: u32 number, i32 status, u32 step of a
+ * then the bytes: of strings their places in the text, and the text. OUTPUTS, for each run from FIRST on, written when it has ended: u32 number, i32 status, u32 step of a
  * failure, u32 count of outputs; for each the same as for an input. A crash loses the run in which it happens. */
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,9 @@
 #include <string.h>
 
 #include "onnxc.h"
+
+/* ONNX's number of the type. */
+enum { ONNX_STRING = 8 };
 
 extern const onnxc_model *const onnxc_remote_models[];
 extern const uint32_t onnxc_remote_model_count;
@@ -95,6 +99,13 @@ static int read_input(FILE *file, const onnxc_port *port, onnxc_value *value) {
     value->tensor.data = allocate(bytes);
     value->capacity_bytes = bytes;
     if (!read_exactly(file, value->tensor.data, bytes)) fail("the inputs end early");
+    if (dtype == ONNX_STRING) {
+        const size_t places = tensor_bytes(value);
+        if (places > bytes) fail("an input lacks strings");
+        value->capacity_bytes = places;
+        value->string_bytes = (char *)value->tensor.data + places;
+        value->string_used = bytes - places;
+    }
     return dtype == port->onnx_dtype;
 }
 
@@ -148,12 +159,15 @@ static void write_outputs(FILE *file, uint32_t number, int status, const onnxc_f
     put_u32(file, (uint32_t)fault->step);
     put_u32(file, count);
     for (i = 0; i < count; i++) {
-        const uint64_t bytes = tensor_bytes(&outputs[i]);
+        const uint64_t elements = tensor_bytes(&outputs[i]);
+        const uint64_t text = model->outputs[i].onnx_dtype == ONNX_STRING ? outputs[i].string_used : 0;
+        const uint64_t bytes = elements + text;
         put_u32(file, (uint32_t)model->outputs[i].onnx_dtype);
         put_u32(file, (uint32_t)outputs[i].tensor.ndim);
         put(file, outputs[i].dims, sizeof(int64_t) * (size_t)outputs[i].tensor.ndim);
         put(file, &bytes, sizeof bytes);
-        put(file, (const char *)outputs[i].tensor.data + outputs[i].tensor.byte_offset, bytes);
+        put(file, (const char *)outputs[i].tensor.data + outputs[i].tensor.byte_offset, elements);
+        put(file, outputs[i].string_bytes, text);
     }
     if (fflush(file) != 0) fail("cannot write the outputs");
 }
@@ -186,7 +200,10 @@ int main(int argc, char **argv) {
             write_outputs(out, number, status, &fault, model, outputs);
         }
         for (i = 0; i < count; i++) release(inputs[i].tensor.data);
-        for (i = 0; i < model->output_count; i++) release(outputs[i].tensor.data);
+        for (i = 0; i < model->output_count; i++) {
+            release(outputs[i].tensor.data);
+            if (outputs[i].flags & ONNXC_VALUE_OWNS_STRINGS) release(outputs[i].string_bytes);
+        }
         free(inputs);
         free(outputs);
     }

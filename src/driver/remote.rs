@@ -16,14 +16,20 @@ use onnxc_backend::object::emit::object_file;
 use onnxc_frontend::data::DataValue;
 use onnxc_frontend::import::Structure;
 use onnxc_frontend::proto::{TensorData, dtype_from_onnx, dtype_to_onnx};
+use onnxc_ir::dtype::DType;
+use onnxc_ir::strings;
+use onnxc_ir::tensor::TensorBytes;
+use onnxc_runtime::SUPPORT_SOURCES;
 
 use super::compile::{hash, import, lower, object_failure, with_compiled};
 use super::execute::{PortInfo, ports, run_failure, tensors_of, values_of};
 use super::options::CompileOptions;
-use crate::diagnostics::{Diagnostic, Failure, FailureKind};
+use crate::diagnostics::Failure;
 use crate::values::{Value, to_tensor_bytes};
 
 const PROGRAM: &str = include_str!("remote.c");
+/// The sources of what models that work on strings call.
+const STRING_SOURCES: [&str; 2] = ["strings.c", "strings_numbers.c"];
 const INPUTS: &str = "inputs.bin";
 const OUTPUTS: &str = "outputs.bin";
 
@@ -34,6 +40,8 @@ pub struct RemoteModel {
     steps: Vec<String>,
     object: PathBuf,
     prefix: String,
+    /// Whether it calls the support library's functions on strings.
+    strings: bool,
 }
 
 /// What a run on the other machine gave.
@@ -62,7 +70,8 @@ impl RemoteModel {
         })?;
         let step = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
         let steps = program.all_steps().iter().map(|s| s.origins().first().map(step).unwrap_or_default()).collect();
-        Ok(RemoteModel { inputs, structures, steps, object: object.to_owned(), prefix: options.name.clone() })
+        let (object, prefix, strings) = (object.to_owned(), options.name.clone(), program.string_slots.is_some());
+        Ok(RemoteModel { inputs, structures, steps, object, prefix, strings })
     }
 
     /// Appends a run of model number `model` on these inputs to the program's input file.
@@ -73,10 +82,7 @@ impl RemoteModel {
         }
         let mut record: Vec<u8> = [run, model, tensors.len() as u32].iter().flat_map(|n| n.to_le_bytes()).collect();
         for (value, port) in tensors.iter().zip(&self.inputs) {
-            let tensor = to_tensor_bytes(value, port).map_err(|_| {
-                let message = format!("input `{}` is no tensor of numbers; only those travel to a runner", port.name);
-                Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", message))
-            })?;
+            let tensor = to_tensor_bytes(value, port)?;
             record.extend(dtype_to_onnx(tensor.dtype).to_le_bytes());
             record.extend((tensor.shape.len() as u32).to_le_bytes());
             record.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
@@ -137,7 +143,13 @@ fn answer(bytes: &mut &[u8]) -> Option<Answer> {
         let dims: Vec<i64> = (0..rank).map(|_| long(bytes)).collect::<Option<_>>()?;
         let length = usize::try_from(long(bytes)?).ok()?;
         let elements = take(bytes, length)?.to_vec().into();
-        tensors.push(TensorData::dense(dtype, dims, elements).ok()?);
+        tensors.push(if dtype == DType::String {
+            let tensor = TensorBytes { dtype, shape: dims.into(), bytes: elements };
+            strings::unpacked(&tensor)?;
+            tensor.into()
+        } else {
+            TensorData::dense(dtype, dims, elements).ok()?
+        });
     }
     let step = usize::try_from(step).unwrap_or(usize::MAX);
     Some(Answer { run: run as u32, status, step, tensors })
@@ -169,6 +181,12 @@ impl RemoteProgram {
         }
         program.write("onnxc.h", ABI_HEADER.as_bytes())?;
         program.write("remote.c", PROGRAM.as_bytes())?;
+        for (path, text) in SUPPORT_SOURCES {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            if name == "onnxc_support.h" || STRING_SOURCES.contains(&name) {
+                program.write(name, text.as_bytes())?;
+            }
+        }
         let output = program.compile(&["-std=c11", "-O1", "-c", "remote.c", "-o", "remote.o"])?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
@@ -205,6 +223,9 @@ impl RemoteProgram {
         let mut arguments: Vec<std::ffi::OsString> = Vec::new();
         arguments.extend(["-std=c11", "remote.o", "table.c"].map(Into::into));
         arguments.extend(models.iter().map(|m| m.object.clone().into_os_string()));
+        if models.iter().any(|m| m.strings) {
+            arguments.extend(STRING_SOURCES.map(Into::into));
+        }
         arguments.extend(["-o".into(), name.into()]);
         let output = self.compile(&arguments)?;
         let text = || String::from_utf8_lossy(&output.stderr).trim().to_owned();
