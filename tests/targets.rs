@@ -75,6 +75,51 @@ fn bare_metal_needs_the_memory_functions_at_most() {
     }
 }
 
+/// Bytes of machine code of an object file.
+fn code_bytes(object: &Path) -> u64 {
+    let bytes = std::fs::read(object).expect("the object is there");
+    let file = object::File::parse(&*bytes).expect("it is an object");
+    file.sections().filter(|section| section.kind() == object::SectionKind::Text).map(|section| section.size()).sum()
+}
+
+/// `cargo xtask sizes` shows what this prints.
+#[test]
+fn sizes_of_the_support_library_and_of_a_small_network() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let object = folder.path().join("part.o");
+    let mut library = 0;
+    let mut sources: Vec<PathBuf> = std::fs::read_dir(manifest.join("runtime-support/csrc"))
+        .expect("the sources are there")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .collect();
+    sources.sort();
+    for source in sources {
+        let name = source.file_name().expect("a file has a name").to_string_lossy().into_owned();
+        succeed(
+            Command::new("aarch64-linux-gnu-gcc")
+                .args(["-std=c11", "-Os", "-c", "-I"])
+                .arg(manifest.join("runtime-support/include"))
+                .arg(&source)
+                .arg("-o")
+                .arg(&object),
+        );
+        let bytes = code_bytes(&object);
+        println!("{bytes:6} bytes of code on aarch64: {name}");
+        library += if name.starts_with("strings") { 0 } else { bytes };
+    }
+    println!("{library:6} bytes of code on aarch64: the support library but for strings");
+    assert!((2048..=16 << 10).contains(&library), "{library} bytes");
+    for (target, level) in [("aarch64", "-O2"), ("aarch64", "-Os"), ("x86_64", "-O2"), ("x86_64-avx512", "-O2")] {
+        let digits = manifest.join("examples/embed-rust/digits.onnx");
+        let arguments = ["--dim", "batch=1", "--target", target, level, "-o"];
+        succeed(Command::new(env!("CARGO_BIN_EXE_onnxc")).arg(digits).args(arguments).arg(&object));
+        let bytes = code_bytes(&object);
+        println!("{bytes:6} bytes of code on {target} {level}: the digits' network");
+        assert!((2048..=32 << 10).contains(&bytes), "{bytes} bytes for {target}");
+    }
+}
+
 /// What an instruction of A64 is, as far as the loops of matrix products go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::cross::cross;
 use crate::examples::examples;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};
@@ -18,6 +19,7 @@ pub fn ci() -> Result<()> {
     setup()?;
     test()?;
     examples()?;
+    cross("", true)?;
     println!("ci: {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -37,6 +39,12 @@ pub fn lint() -> Result<()> {
 pub fn test() -> Result<()> {
     run(cargo(), &["test", "--workspace", "--release", "--locked", "--no-fail-fast"])?;
     run(cargo(), &["test", "-p", "onnxc-runtime", "--all-features", "--test", "linked", "--release", "--locked"])
+}
+
+/// What `tests/targets.rs` measures of sizes.
+pub fn sizes() -> Result<()> {
+    let test = ["test", "--release", "--locked", "--quiet", "--test", "targets", "sizes", "--", "--nocapture"];
+    run(cargo(), &test)
 }
 
 /// Writes `tests/conformance/snapshot.txt` from what the suite does now.

@@ -25,7 +25,8 @@ fn rust() -> Result<()> {
         return Err(Error(format!("rustup is needed for the standard library of {ARM}")));
     }
     run("rustup", &["target", "add", ARM])?;
-    run_in(&folder, cargo(), &["run", "--locked", "--quiet", "--target", ARM], &env)
+    run_in(&folder, cargo(), &["run", "--locked", "--quiet", "--target", ARM], &env)?;
+    run_in(&folder, cargo(), &["test", "--locked", "--target", ARM], &env)
 }
 
 /// The Python package: its wheel, installed in `.venv`, and its tests.

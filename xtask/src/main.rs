@@ -22,7 +22,9 @@ cargo xtask TASK
   lint     rustfmt --check and clippy with warnings denied
   test     every test, once `setup` has run
   examples build and run the programs of examples/, also for 64-bit ARM under qemu
-  cross    a part of the ONNX suite and a model on each other target whose emulator is there, or on those named
+  cross    a part of the ONNX suite and a model on each other target whose emulator is there, or on those whose names
+           contain what follows; with --quick, what CI has time for
+  sizes    print bytes of code: the support library on 64-bit ARM, the network of examples/embed-rust
   bless    run the ONNX suite and write its snapshot anew
   operators  write docs/OPERATORS.md anew
   zoo      grow the named benchmark models, or all (4 GB), into build/zoo
@@ -36,8 +38,10 @@ fn main() -> ExitCode {
         ["lint"] => ci::lint(),
         ["test"] => ci::test(),
         ["examples"] => examples::examples(),
-        ["cross"] => cross::cross(""),
-        ["cross", target] => cross::cross(target),
+        ["cross"] => cross::cross("", false),
+        ["cross", "--quick"] => cross::cross("", true),
+        ["cross", target] => cross::cross(target, false),
+        ["sizes"] => ci::sizes(),
         ["bless"] => ci::bless(),
         ["operators"] => ci::operators(),
         ["bench", arguments @ ..] => bench::bench(arguments),
