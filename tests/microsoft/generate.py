@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-FAMILIES = ["generation", "misc", "quantized", "transformer"]
+FAMILIES = ["experts", "generation", "misc", "quantized", "transformer"]
 OPSET = 21
 
 
@@ -47,7 +47,7 @@ class Suite:
     def __call__(self, op, name, inputs, *, const=(), outputs=1, reference=None, rtol=1e-4, atol=1e-5,
                  domain="com.microsoft", onnx_opset=OPSET, symbols=None, types=None, **attributes):
         """A model of one node. `None` among the inputs is an absent one; those whose numbers are in `const` are
-        initializers. `outputs` is their number, or their names with "" for those that are left out. `reference` replaces
+        initializers, and sparse tensors are, whose values have the name of the input. `outputs` is their number, or their names with "" for those that are left out. `reference` replaces
         ONNX Runtime where it has no kernel. `symbols` gives inputs dimensions by name: {0: ["n", 3]}. `types` gives outputs types that ONNX Runtime cannot
         infer."""
         place = os.path.join(op, name)
@@ -55,7 +55,9 @@ class Suite:
             return
         names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
         results = [f"y{i}" for i in range(outputs)] if isinstance(outputs, int) else outputs
-        tensors = {i: tensor(value, names[i]) for i, value in enumerate(inputs) if value is not None}
+        sparse = [value for value in inputs if isinstance(value, onnx.SparseTensorProto)]
+        dense = lambda value: value is not None and not isinstance(value, onnx.SparseTensorProto)
+        tensors = {i: tensor(value, names[i]) for i, value in enumerate(inputs) if dense(value)}
         for i, proto in tensors.items():
             proto.name = names[i]
         given = [i for i in tensors if i not in const]
@@ -70,6 +72,7 @@ class Suite:
             [helper.make_tensor_value_info(names[i], tensors[i].data_type, shape(i)) for i in given],
             [output(y) for y in results if y],
             [proto for i, proto in tensors.items() if i in const],
+            sparse_initializer=sparse,
         )
         opsets = [helper.make_opsetid("", onnx_opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -109,7 +109,47 @@ def searches(add, op, extra):
     add(op, "full", [PROMPT, one(5)], eos_token_id=NEVER, **base)
 
 
+def beams(add):
+    """Beams of one prompt and of several; ONNX Runtime compares scores of several prompts with each other when it decides
+    whether one is done, so that only early stopping and sequences without an end are the same there."""
+    op, most = "BeamSearch", one(12)
+    base = dict(const=set(range(1, 10)), decoder=decoder(), pad_token_id=PAD, outputs=2)
+
+    def case(name, prompt=PROMPT, beams=3, returned=2, length=most, least=one(1), penalty=1.0, repetition=1.0,
+             words=None, first=None, mask=None, end=NEVER, **extra):
+        inputs = [prompt, length, least, one(beams), one(returned), one(penalty, f32), one(repetition, f32), words, first, mask]
+        while inputs[-1] is None:
+            inputs.pop()
+        add(op, name, inputs, eos_token_id=end, **{**base, **extra})
+
+    words = np.ones(WORDS, i32)
+    words[[8, 9]] = 0
+    rows = np.ones((2, WORDS), i32)
+    rows[0, 8], rows[1, [8, 9]] = 0, 0
+    case("plain")
+    case("one_beam", beams=1, returned=1)
+    case("padded", prompt=PADDED)
+    case("one_result", beams=4, returned=1)
+    case("all_results", beams=4, returned=4)
+    case("penalty", penalty=2.0, returned=3)
+    case("no_penalty", penalty=0.0)
+    for end in [1, 4, 8, 11]:
+        case(f"one_prompt_end_{end}", prompt=PROMPT[:1], end=end, returned=3)
+        case(f"one_prompt_penalty_end_{end}", prompt=PROMPT[1:], end=end, returned=3, penalty=0.5)
+        case(f"early_end_{end}", end=end, returned=3, early_stopping=1)
+    case("least_length", prompt=PROMPT[:1], end=8, least=one(9))
+    case("repetition", repetition=1.5)
+    case("rows_of_2", no_repeat_ngram_size=2)
+    case("words", words=words)
+    case("first_words", first=rows)
+    case("mask", mask=np.array([[1, 0, 1, 1], [1, 1, 1, 1]], i32))
+    case("other_first_decoder", init_decoder=decoder(4))
+    case("length_at_run_time", prompt=PROMPT[:1], end=8, penalty=1.5, least=one(6), const={3, 4})
+    case("one_step", length=one(5))
+
+
 def cases(add):
+    beams(add)
     searches(add, "GreedySearch", {})
     # So small a share of the probability leaves one token to chance.
     sure = dict(top_p=0.001)

@@ -17,6 +17,8 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
         .limited("2, 4 and 8 bits; computed in f32 whatever `accuracy_level` allows; no weights that are packed for a processor."),
     row("MatMulBnb4", (3, 3), matmul_bnb4)
         .limited("`transB` 1."),
+    row("MatMulFpQ4", (3, 3), matmul_fp_q4)
+        .limited("Blocks of 32 (`blk_quant_type` 0 and 1)."),
     row("GatherBlockQuantized", (3, 4), gather_blocks),
 ];
 
@@ -235,6 +237,99 @@ fn matmul_bnb4(cx: &mut NodeContext<'_>) -> OpResult {
     let weights = cx.b.mul(fractions, absmax)?;
     let weights = cx.b.reshape(weights, &[Dim::from(n), Dim::from(k)])?;
     product(cx, a, weights, None)
+}
+
+/// A matrix product with weights of 4 bits that lie column by column in blocks of 32 numbers, each behind its scale and
+/// zero point: the first 16 numbers of a block are the low halves of its bytes, the others the high halves.
+fn matmul_fp_q4(cx: &mut NodeContext<'_>) -> OpResult {
+    const BLOCK: i64 = 32;
+    let (a, blob, sizes) = (cx.input(0)?, cx.input(1)?, cx.known_i64s(2)?);
+    let &[k, n] = &sizes[..] else { return cx.invalid("the shape of the weights is not that of a matrix") };
+    let zero_bytes = match cx.int("blk_quant_type", 1) {
+        0 => 0,
+        1 => 1,
+        other => return cx.unsupported(format!("weights of type {other} (attribute `blk_quant_type`)")),
+    };
+    if !(1..=i64::from(i32::MAX)).contains(&k) || !(1..=i64::from(i32::MAX)).contains(&n) {
+        return cx.invalid(format!("weights of shape [{k}, {n}]"));
+    }
+    let dims = |sizes: &[i64]| sizes.iter().map(|&n| Dim::from(n)).collect::<Shape>();
+    let (blocks, head) = ((k + BLOCK - 1) / BLOCK, 4 + zero_bytes);
+    let b = &mut cx.b;
+    let bytes = b.reshape(blob, &dims(&[n, blocks, head + BLOCK / 2]))?;
+    let mut byte = |at: i64, count: i64| b.slice_axis(bytes, 2, &Dim::from(at), &Dim::from(count), 1);
+    let scale = [byte(0, 1)?, byte(1, 1)?, byte(2, 1)?, byte(3, 1)?];
+    let (zero, packed) = (byte(4, zero_bytes)?, byte(head, BLOCK / 2)?);
+    let scale = b.map(&scale, |e| {
+        let mut bits = e.number(DType::U32, 0.0)?;
+        for i in 0..4 {
+            let (byte, shift) = (e.arg(i), e.number(DType::U32, f64::from(8 * i))?);
+            let byte = e.cast(DType::U32, byte);
+            let byte = e.binary(BinaryOp::Shl, byte, shift);
+            bits = e.or(bits, byte);
+        }
+        Ok(e.bitcast(DType::F32, bits))
+    })?;
+    let packed = b.unsqueeze(packed, &[2])?;
+    let halves = b.map_to(&dims(&[n, blocks, 2, BLOCK / 2]), &[packed], |e| {
+        let (byte, half) = (e.arg(0), e.index(2));
+        let (four, low) = (e.number(DType::U8, 4.0)?, e.number(DType::U8, 15.0)?);
+        let half = e.cast(DType::U8, half);
+        let shift = e.mul(half, four);
+        let shifted = e.binary(BinaryOp::Shr, byte, shift);
+        Ok(e.and(shifted, low))
+    })?;
+    let q = b.reshape(halves, &dims(&[n, blocks, BLOCK]))?;
+    let zero = if zero_bytes == 1 { Ok(zero) } else { Err(8.0) };
+    let weights = scaled(cx, q, zero, scale)?;
+    let weights = cx.b.reshape(weights, &dims(&[n, blocks * BLOCK]))?;
+    let weights = cx.b.slice_axis(weights, 1, &Dim::ZERO, &Dim::from(k), 1)?;
+    product(cx, a, weights, None)
+}
+
+/// The matrices `f32[E, N, K]` of QMoE's experts, from inputs with the packed numbers, the scales of rows or of blocks of
+/// rows, and the zero points, which may be absent.
+pub(super) fn expert_weights(
+    cx: &mut NodeContext<'_>,
+    [packed, scales, zeros]: [usize; 3],
+    bits: i64,
+) -> Result<Value, OpError> {
+    if !matches!(bits, 2 | 4 | 8) {
+        return cx.unsupported(format!("weights of {bits} bits"));
+    }
+    let (packed, scales) = (cx.input(packed)?, cx.input(scales)?);
+    let shape = cx.b.shape(packed)?;
+    let [experts, rows, bytes] = &shape[..] else { return cx.invalid("the experts' weights have not 3 dimensions") };
+    let depth = (bytes * &Dim::from(8 / bits))?;
+    let block = match cx.int("block_size", 0) {
+        0 => depth.clone(),
+        block if block > 0 => Dim::from(block),
+        block => return cx.invalid(format!("attribute `block_size` is {block}")),
+    };
+    let blocks = depth.floor_div(&block)?;
+    let known: Option<Vec<i64>> = [experts, rows, &depth].into_iter().map(Dim::as_const).collect();
+    let q = match known {
+        Some(known) => packed_constant(cx, packed, bits, &known)?,
+        None => None,
+    };
+    let q = match q {
+        Some(q) => q,
+        None => unpacked(cx, packed, bits)?,
+    };
+    let q = cx.b.reshape(q, &[experts.clone(), rows.clone(), blocks.clone(), block])?;
+    let scales = cx.b.reshape(scales, &[experts.clone(), rows.clone(), blocks.clone(), Dim::ONE])?;
+    let zero = match cx.optional(zeros) {
+        None => Err(f64::from(1 << (bits - 1))),
+        Some(zero) => {
+            let zero = unpacked(cx, zero, bits)?;
+            // Rows of packed zero points end with a whole byte.
+            let count = if cx.b.rank(zero)? == 3 { &blocks } else { rows };
+            let zero = cx.b.slice_axis(zero, -1, &Dim::ZERO, count, 1)?;
+            Ok(cx.b.reshape(zero, &[experts.clone(), rows.clone(), blocks.clone(), Dim::ONE])?)
+        }
+    };
+    let weights = scaled(cx, q, zero, scales)?;
+    Ok(cx.b.reshape(weights, &[experts.clone(), rows.clone(), depth])?)
 }
 
 /// Rows of a matrix in blocks: gathered as they are stored, then scaled.

@@ -1,4 +1,4 @@
-//! GreedySearch and Sampling: a decoder runs on the prompt, then in a loop on one token at a time, until every sequence has
+//! GreedySearch, Sampling and BeamSearch: a decoder runs on the prompt, then in a loop on one token at a time, until every sequence has
 //! met the end token or is full.
 //!
 //! The decoder's subgraph takes token numbers, their positions, a mask over all positions so far and the keys and values of
@@ -16,12 +16,16 @@ use onnxc_ir::tensor::{Builder, TensorType, Type, Value};
 use super::super::Operator;
 use super::super::random::Generator;
 use super::super::softmax::trailing_softmax;
+use super::beams::beam_search;
 use super::row;
 use crate::import::{NodeContext, OpError, OpResult, Subgraph};
 use crate::proto::{DimensionValue, TypeTensor, TypeValue, ValueInfoProto, dtype_from_onnx};
 
 /// The rows of this family.
 pub(in crate::ops) const OPERATORS: &[Operator] = &[
+    row("BeamSearch", (5, 12), beam_search).limited(
+        "Decoders with the inputs of GPT-2; no scores of tokens as an output; the numbers of beams and of results are known when the model is compiled.",
+    ),
     row("GreedySearch", (2, 7), |cx| search(cx, false)).limited("Decoders with the inputs of GPT-2."),
     row("Sampling", (2, 9), |cx| search(cx, true)).limited(
         "Decoders with the inputs of GPT-2; a constant seed; no penalty by presence; no filtered scores as an output.",
@@ -29,41 +33,43 @@ pub(in crate::ops) const OPERATORS: &[Operator] = &[
 ];
 
 /// The least score, which no token that is ruled out can win with.
-const LOWEST: f64 = f32::MIN as f64;
+pub(super) const LOWEST: f64 = f32::MIN as f64;
 
 /// What changes the scores of the next token, before one is chosen. The values are those of one region.
 #[derive(Clone, Copy)]
-struct Rules {
+pub(super) struct Rules {
     end: i64,
     ngram: i64,
     temperature: f32,
     repetition_penalty: Option<Value>,
     vocabulary: Option<Value>,
-    first_vocabulary: Option<Value>,
+    /// Which tokens may be the first one after the prompt, for each row of scores.
+    pub first_vocabulary: Option<Value>,
     least_length: Option<Value>,
 }
 
 impl Rules {
-    fn of(cx: &NodeContext<'_>, sampling: bool) -> Rules {
+    /// Those of a node whose penalty and vocabularies are the inputs from `first` on.
+    pub(super) fn of(cx: &NodeContext<'_>, sampling: bool, first: usize) -> Rules {
         Rules {
             end: cx.int("eos_token_id", 0),
             ngram: cx.int("no_repeat_ngram_size", 0),
             temperature: if sampling { cx.float("temperature", 1.0) } else { 1.0 },
-            repetition_penalty: cx.optional(3),
-            vocabulary: cx.optional(4),
-            first_vocabulary: cx.optional(5),
+            repetition_penalty: cx.optional(first),
+            vocabulary: cx.optional(first + 1),
+            first_vocabulary: cx.optional(first + 2),
             least_length: cx.optional(2),
         }
     }
 
     /// The operands that a loop over single tokens needs.
-    fn operands(&mut self) -> impl Iterator<Item = &mut Value> {
+    pub(super) fn operands(&mut self) -> impl Iterator<Item = &mut Value> {
         let operands = [&mut self.repetition_penalty, &mut self.vocabulary, &mut self.least_length];
         operands.into_iter().flatten()
     }
 
     /// The scores `[B, V]` after all rules; `length` of the sequences' places are filled, an `i64` scalar.
-    fn apply(
+    pub(super) fn apply(
         &self,
         b: &mut Builder<'_>,
         mut scores: Value,
@@ -189,17 +195,17 @@ fn without_repetition(
 }
 
 /// The decoder's subgraph as this file runs it.
-struct Decoder {
+pub(super) struct Decoder {
     /// The types of keys and values of the past, whose fourth dimension is the length.
-    pasts: Vec<TensorType>,
+    pub pasts: Vec<TensorType>,
     /// The number of a token that ends a sequence.
-    end: i64,
+    pub end: i64,
     /// The number of the padding token.
-    pad: i64,
+    pub pad: i64,
 }
 
-/// Checks the inputs and outputs of the subgraph.
-fn decoder_of(cx: &NodeContext<'_>, sub: &Subgraph<'_>, batch: &Dim) -> Result<Decoder, OpError> {
+/// Checks the inputs and outputs of the subgraph, which works on `batch` rows.
+pub(super) fn decoder_of(cx: &NodeContext<'_>, sub: &Subgraph<'_>, batch: &Dim) -> Result<Decoder, OpError> {
     let names: Vec<&str> = sub.proto.input.iter().map(|i| i.name.as_str()).collect();
     let layers = names.iter().skip(3).take_while(|name| name.starts_with("past_")).count();
     if names.len() < 4 || !names.starts_with(&["input_ids", "position_ids", "attention_mask", "past_0"]) {
@@ -343,30 +349,10 @@ fn search(cx: &mut NodeContext<'_>, sampling: bool) -> OpResult {
         if cx.attribute("init_decoder").is_some() { cx.subgraph("init_decoder")? } else { cx.subgraph("decoder")? };
     let decoder = decoder_of(cx, &sub, &batch)?;
     let mut chance = if sampling { Some(Chance::of(cx, &batch, &most)?) } else { None };
-    let mut rules = Rules::of(cx, sampling);
+    let mut rules = Rules::of(cx, sampling, 3);
     let importer = cx.importer();
 
-    // The prompt.
-    // A given mask does not decide the positions: padding does.
-    let words = words_of(cx, prompt, decoder.pad)?;
-    let sums = cx.b.cumulate(ReduceOp::Sum, words, 1, false, false)?;
-    let positions = cx.b.map(&[words, sums], |e| {
-        let (word, sum) = (e.arg(0), e.arg(1));
-        let (zero, one) = (e.number(DType::I32, 0.0)?, e.number(DType::I32, 1.0)?);
-        let (none, before) = (e.eq(word, zero), e.sub(sum, one));
-        Ok(e.select(none, zero, before))
-    })?;
-    let counts = cx.b.reduce(ReduceOp::Sum, words, &[1], true)?;
-    let mask = match cx.optional(6) {
-        Some(mask) => cx.b.cast(mask, DType::I32)?,
-        None => words,
-    };
-    let mut inputs = vec![prompt, positions, mask];
-    for past in &decoder.pasts {
-        let zero = cx.b.number(past.dtype, 0.0)?;
-        inputs.push(cx.b.broadcast(zero, &past.shape)?);
-    }
-    let outputs = importer.import(&mut cx.b, &first, &inputs, &first.captures)?;
+    let Prompt { outputs, mask, counts } = run_prompt(cx, &first, &decoder, 6)?;
     let sequences = sequences_of(cx, prompt, &most, decoder.pad)?;
     let zero = cx.b.scalar_bool(false);
     let done = cx.b.broadcast(zero, std::slice::from_ref(&batch))?;
@@ -399,11 +385,7 @@ fn search(cx: &mut NodeContext<'_>, sampling: bool) -> OpResult {
             chance.numbers = *outer.next().expect("a capture for the numbers");
         }
         let mask = longer_mask(b, mask, &[batch.clone(), (&past_length + &Dim::ONE)?], &length)?;
-        let positions = b.map(&[counts, i], |e| {
-            let (count, i) = (e.arg(0), e.arg(1));
-            let i = e.cast(DType::I32, i);
-            Ok(e.add(count, i))
-        })?;
+        let positions = later_positions(b, counts, i)?;
         let inputs: Vec<Value> =
             [carried[0], positions, mask].into_iter().chain(carried[3..].iter().copied()).collect();
         let outputs = importer.import(b, &sub, &inputs, outer.as_slice())?;
@@ -421,6 +403,57 @@ fn search(cx: &mut NodeContext<'_>, sampling: bool) -> OpResult {
     Ok(vec![results[1]])
 }
 
+/// What the decoder makes of the prompt.
+pub(super) struct Prompt {
+    /// Its outputs.
+    pub outputs: Vec<Value>,
+    /// The prompt's mask, `i32`.
+    pub mask: Value,
+    /// The number of tokens of each row that are no padding, `i32` of shape `[B, 1]`.
+    pub counts: Value,
+}
+
+/// Runs the decoder on the prompt, whose mask is the input `mask` or follows from the padding.
+pub(super) fn run_prompt(
+    cx: &mut NodeContext<'_>,
+    first: &Subgraph<'_>,
+    decoder: &Decoder,
+    mask: usize,
+) -> Result<Prompt, OpError> {
+    let importer = cx.importer();
+    let prompt = cx.input(0)?;
+    // A given mask does not decide the positions: padding does.
+    let words = words_of(cx, prompt, decoder.pad)?;
+    let sums = cx.b.cumulate(ReduceOp::Sum, words, 1, false, false)?;
+    let positions = cx.b.map(&[words, sums], |e| {
+        let (word, sum) = (e.arg(0), e.arg(1));
+        let (zero, one) = (e.number(DType::I32, 0.0)?, e.number(DType::I32, 1.0)?);
+        let (none, before) = (e.eq(word, zero), e.sub(sum, one));
+        Ok(e.select(none, zero, before))
+    })?;
+    let counts = cx.b.reduce(ReduceOp::Sum, words, &[1], true)?;
+    let mask = match cx.optional(mask) {
+        Some(mask) => cx.b.cast(mask, DType::I32)?,
+        None => words,
+    };
+    let mut inputs = vec![prompt, positions, mask];
+    for past in &decoder.pasts {
+        let zero = cx.b.number(past.dtype, 0.0)?;
+        inputs.push(cx.b.broadcast(zero, &past.shape)?);
+    }
+    let outputs = importer.import(&mut cx.b, first, &inputs, &first.captures)?;
+    Ok(Prompt { outputs, mask, counts })
+}
+
+/// The positions `[B, 1]` of the tokens that come `i` steps after the first one behind the prompt.
+pub(super) fn later_positions(b: &mut Builder<'_>, counts: Value, i: Value) -> Result<Value, BuildError> {
+    b.map(&[counts, i], |e| {
+        let (count, i) = (e.arg(0), e.arg(1));
+        let i = e.cast(DType::I32, i);
+        Ok(e.add(count, i))
+    })
+}
+
 /// 1 for tokens of the prompt and 0 for padding, `i32`.
 fn words_of(cx: &mut NodeContext<'_>, prompt: Value, pad: i64) -> Result<Value, OpError> {
     Ok(cx.b.map(&[prompt], |e| {
@@ -432,7 +465,12 @@ fn words_of(cx: &mut NodeContext<'_>, prompt: Value, pad: i64) -> Result<Value, 
 }
 
 /// The prompt's mask with ones behind it.
-fn longer_mask(b: &mut Builder<'_>, mask: Value, space: &[Dim; 2], length: &Dim) -> Result<Value, BuildError> {
+pub(super) fn longer_mask(
+    b: &mut Builder<'_>,
+    mask: Value,
+    space: &[Dim; 2],
+    length: &Dim,
+) -> Result<Value, BuildError> {
     let places = b.map_to(&[Dim::ONE, space[1].clone()], &[], |e| Ok(e.index(1)))?;
     let known = b.gather(mask, &[places], &[Coord::Axis(0), Coord::Input(0)], space)?;
     b.map_to(space, &[known], |e| {
@@ -443,7 +481,7 @@ fn longer_mask(b: &mut Builder<'_>, mask: Value, space: &[Dim; 2], length: &Dim)
 }
 
 /// The prompt, with padding up to the greatest length.
-fn sequences_of(cx: &mut NodeContext<'_>, prompt: Value, most: &Dim, pad: i64) -> Result<Value, OpError> {
+pub(super) fn sequences_of(cx: &mut NodeContext<'_>, prompt: Value, most: &Dim, pad: i64) -> Result<Value, OpError> {
     let shape = cx.b.shape(prompt)?;
     let places = cx.b.map_to(&[Dim::ONE, most.clone()], &[], |e| Ok(e.index(1)))?;
     let space = [shape[0].clone(), most.clone()];
@@ -456,7 +494,7 @@ fn sequences_of(cx: &mut NodeContext<'_>, prompt: Value, most: &Dim, pad: i64) -
 }
 
 /// The scores `[B, V]` of what follows the last position, in `f32`.
-fn last_scores(b: &mut Builder<'_>, scores: Value) -> Result<Value, OpError> {
+pub(super) fn last_scores(b: &mut Builder<'_>, scores: Value) -> Result<Value, OpError> {
     let shape = b.shape(scores)?;
     if shape.len() != 3 {
         return Err(OpError::Invalid("the decoder's scores have not 3 dimensions".into()));

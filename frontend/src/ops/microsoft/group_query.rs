@@ -41,10 +41,12 @@ fn group_query_attention(cx: &mut NodeContext<'_>) -> OpResult {
     let shape = cx.b.shape(new.q)?;
     let (batch, queries) = (shape[0].clone(), shape[2].clone());
     let total = cx.size_up_to(6, &Dim::from(DEFAULT_HIGH))?;
-    let before = keys_before(cx, &batch, &queries, &total)?;
+    let last = cx.input(5)?;
+    let before = keys_before(cx, last, &batch, &queries, &total)?;
     let mut new = normalized(cx, new)?;
     if cx.flag("do_rotary", false) {
-        new = turned(cx, new, before, &queries, &total)?;
+        let (tables, positions) = ((cx.input(7)?, cx.input(8)?), cx.optional(9));
+        new = turned(cx, new, before, tables, positions, &total)?;
     }
     let present_k = present(cx, 3, new.k, before, &total)?;
     let present_v = present(cx, 4, new.v, before, &total)?;
@@ -59,7 +61,7 @@ fn group_query_attention(cx: &mut NodeContext<'_>) -> OpResult {
 }
 
 /// Queries, keys and values in heads; packed ones lie behind each other.
-fn projections(cx: &mut NodeContext<'_>) -> Result<Heads, OpError> {
+pub(super) fn projections(cx: &mut NodeContext<'_>) -> Result<Heads, OpError> {
     let (heads, shared) = (head_count(cx, "num_heads")?, head_count(cx, "kv_num_heads")?);
     if heads % shared != 0 {
         return cx.invalid(format!("{heads} heads of queries and {shared} of keys"));
@@ -87,10 +89,16 @@ fn projections(cx: &mut NodeContext<'_>) -> Result<Heads, OpError> {
     Ok(Heads { q: split_heads(b, q, heads)?, k: split_heads(b, k, shared)?, v: split_heads(b, v, shared)? })
 }
 
-/// How many keys stand before the first new one in each sequence, `i64` of shape `[B, 1, 1, 1]`.
-fn keys_before(cx: &mut NodeContext<'_>, batch: &Dim, queries: &Dim, total: &Dim) -> Result<Value, OpError> {
-    let ends = cx.input(5)?;
-    let ends = cx.b.cast(ends, DType::I64)?;
+/// How many keys stand before the first new one in each sequence, `i64` of shape `[B, 1, 1, 1]`; `last` is the place of the
+/// last key of each.
+pub(super) fn keys_before(
+    cx: &mut NodeContext<'_>,
+    last: Value,
+    batch: &Dim,
+    queries: &Dim,
+    total: &Dim,
+) -> Result<Value, OpError> {
+    let ends = cx.b.cast(last, DType::I64)?;
     let ends = cx.b.reshape(ends, &[batch.clone(), Dim::ONE, Dim::ONE, Dim::ONE])?;
     if queries == total {
         let zero = cx.b.scalar_i64(0);
@@ -119,10 +127,19 @@ fn normalized(cx: &mut NodeContext<'_>, new: Heads) -> Result<Heads, OpError> {
     })
 }
 
-/// Rotates queries and keys by the angles of their positions. Given positions count; of a prompt only the first one does.
-fn turned(cx: &mut NodeContext<'_>, new: Heads, before: Value, queries: &Dim, total: &Dim) -> Result<Heads, OpError> {
-    let (cosines, sines) = (cx.input(7)?, cx.input(8)?);
-    let (start, batch) = match cx.optional(9) {
+/// Rotates queries and keys by the angles of their positions, which `tables` have the cosines and sines of. Given positions
+/// count; of a prompt only the first one does.
+pub(super) fn turned(
+    cx: &mut NodeContext<'_>,
+    new: Heads,
+    before: Value,
+    tables: (Value, Value),
+    positions: Option<Value>,
+    total: &Dim,
+) -> Result<Heads, OpError> {
+    let (cosines, sines) = tables;
+    let queries = &cx.b.shape(new.q)?[2].clone();
+    let (start, batch) = match positions {
         Some(positions) => {
             let shape = cx.b.shape(positions)?;
             if shape.len() != 2 {
@@ -155,7 +172,13 @@ fn turned(cx: &mut NodeContext<'_>, new: Heads, before: Value, queries: &Dim, to
 }
 
 /// The past with the new positions written into it, at least `total` long.
-fn present(cx: &mut NodeContext<'_>, past: usize, new: Value, before: Value, total: &Dim) -> Result<Value, OpError> {
+pub(super) fn present(
+    cx: &mut NodeContext<'_>,
+    past: usize,
+    new: Value,
+    before: Value,
+    total: &Dim,
+) -> Result<Value, OpError> {
     let (past, shape) = (cx.optional(past), cx.b.shape(new)?);
     let (buffer, length) = match past {
         Some(past) => match cx.b.shape(past)?.get(2) {

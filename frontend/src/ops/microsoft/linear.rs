@@ -1,4 +1,4 @@
-//! Matrix products with transpositions and a scale.
+//! Matrix products with transpositions and a scale, and of sparse matrices.
 
 use onnxc_ir::scalar::BinaryOp;
 use onnxc_ir::tensor::Value;
@@ -9,8 +9,23 @@ use super::row;
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
-pub(in crate::ops) const OPERATORS: &[Operator] =
-    &[row("FusedMatMul", (2, 2), fused_matmul), row("TransposeMatMul", (2, 2), fused_matmul)];
+pub(in crate::ops) const OPERATORS: &[Operator] = &[
+    row("FusedMatMul", (2, 2), fused_matmul),
+    row("TransposeMatMul", (2, 2), fused_matmul),
+    row("SparseToDenseMatMul", (2, 2), sparse_product)
+        .limited("The sparse matrix is an initializer, which is made dense."),
+];
+
+/// `alpha * A' * B'` of matrices of any numbers; the sparse one is an initializer, dense in here.
+fn sparse_product(cx: &mut NodeContext<'_>) -> OpResult {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    let (dtype, alpha) = (cx.b.dtype(a)?, cx.float("alpha", 1.0));
+    if cx.b.rank(a)? != 2 || cx.b.rank(b)? != 2 || cx.b.dtype(b)? != dtype {
+        return cx.invalid("the operands are not two matrices of one type");
+    }
+    let transposed = (cx.flag("transA", false), cx.flag("transB", false));
+    Ok(vec![cx.b.gemm(a, b, None, transposed, (alpha.into(), 0.0))?])
+}
 
 /// `alpha * A' * B'`; the scale applies to the sums before they are rounded to the operands' type.
 fn fused_matmul(cx: &mut NodeContext<'_>) -> OpResult {

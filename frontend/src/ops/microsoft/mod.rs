@@ -7,8 +7,10 @@ use crate::import::{NodeContext, OpResult};
 mod activations;
 mod aliases;
 mod attention;
+mod beams;
 mod block_weights;
 mod convolution;
+mod experts;
 mod gates;
 mod generation;
 mod group_query;
@@ -23,6 +25,7 @@ mod packed;
 mod positions;
 mod quantized;
 mod quantized_models;
+mod sparse_attention;
 mod tokens;
 
 pub(super) use activations::OPERATORS as ACTIVATIONS;
@@ -30,6 +33,7 @@ pub(super) use aliases::OPERATORS as ALIASES;
 pub(super) use attention::OPERATORS as ATTENTION;
 pub(super) use block_weights::OPERATORS as BLOCK_WEIGHTS;
 pub(super) use convolution::OPERATORS as CONVOLUTION;
+pub(super) use experts::OPERATORS as EXPERTS;
 pub(super) use gates::OPERATORS as GATES;
 pub(super) use generation::OPERATORS as GENERATION;
 pub(super) use group_query::OPERATORS as GROUP_QUERY;
@@ -43,6 +47,7 @@ pub(super) use packed::OPERATORS as PACKED;
 pub(super) use positions::OPERATORS as POSITIONS;
 pub(super) use quantized::OPERATORS as QUANTIZED;
 pub(super) use quantized_models::OPERATORS as QUANTIZED_MODELS;
+pub(super) use sparse_attention::OPERATORS as SPARSE_ATTENTION;
 pub(super) use tokens::OPERATORS as TOKENS;
 
 /// A row of the domain, which has one version.
