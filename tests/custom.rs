@@ -122,6 +122,78 @@ fn what_is_missing_is_named() {
     assert!(text.contains("elements of type string"), "{text}");
 }
 
+/// Compiles the user's functions to a shared library.
+fn library(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let gcc = Command::new("gcc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-shared", "-fPIC", "-I"])
+        .arg(root.join("runtime-support/include"))
+        .arg(root.join("tests/custom/library.c"))
+        .args(["-o", "operators.so"])
+        .current_dir(folder)
+        .output()
+        .expect("gcc runs");
+    assert!(gcc.status.success(), "{}", String::from_utf8_lossy(&gcc.stderr));
+}
+
+fn write_tensor(path: &Path, dtype: DType, dims: &[i64], bytes: Vec<u8>) {
+    let tensor = TensorData::dense(dtype, dims.to_vec(), bytes.into()).expect("the bytes fit");
+    std::fs::write(path, tensor.to_proto("").encode_to_vec()).expect("the tensor can be written");
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+#[test]
+fn a_library_has_the_function() {
+    let folder = folder_with(&model(vec![port("s", FLOAT, &["rows", "3"])]));
+    library(folder.path());
+    let data = folder.path().join("case/test_data_set_0");
+    std::fs::create_dir_all(&data).expect("the folder can be made");
+    std::fs::copy(folder.path().join("net.onnx"), folder.path().join("case/model.onnx")).expect("a copy");
+    write_tensor(&data.join("input_0.pb"), DType::F32, &[2, 3], floats(&[1.0, -1.0, 2.0, 0.0, 4.0, 6.0]));
+    // 2 * (2.5 * relu(x) + offset) and the number of rows.
+    let z = floats(&[6.0, 0.0, 8.0, 1.0, 20.0, 28.0]);
+    write_tensor(&data.join("output_0.pb"), DType::F32, &[2, 3], z);
+    write_tensor(&data.join("output_1.pb"), DType::I64, &[1], 2i64.to_le_bytes().to_vec());
+    let binding = ["--custom-op", "my.ops:ScaleRows=scale_rows", "--library", "operators.so"];
+    for command in [
+        &["test", "case", "--jobs", "1"][..],
+        &["test", "case", "--jobs", "1", "--guard", "--poison"],
+        &["run", "net.onnx", "--inputs", "case/test_data_set_0/input_0.pb"],
+        &["bench", "net.onnx", "--inputs", "case/test_data_set_0/input_0.pb", "--seconds", "0.01"],
+    ] {
+        let output = onnxc(folder.path(), &[command, &binding].concat());
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{command:?}: {stdout}{stderr}");
+    }
+    // The case is not one that passes anyway.
+    write_tensor(&data.join("output_1.pb"), DType::I64, &[1], 3i64.to_le_bytes().to_vec());
+    assert!(!onnxc(folder.path(), &[&["test", "case", "--jobs", "1"][..], &binding].concat()).status.success());
+}
+
+#[test]
+fn a_library_that_is_none_is_named() {
+    let folder = folder_with(&model(vec![port("s", FLOAT, &["rows", "3"])]));
+    write_tensor(&folder.path().join("x.pb"), DType::F32, &[2, 3], floats(&[0.0; 6]));
+    let run = ["run", "net.onnx", "--inputs", "x.pb", "--custom-op", "my.ops:ScaleRows=scale_rows", "--library"];
+    for (library, message) in [("absent.so", "absent.so"), ("net.onnx", "net.onnx")] {
+        let output = onnxc(folder.path(), &[&run[..], &[library]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && stderr.contains("cannot be loaded") && stderr.contains(message),
+            "{stderr}"
+        );
+    }
+    library(folder.path());
+    let other =
+        [&run[..3], &["x.pb", "--custom-op", "my.ops:ScaleRows=other_rows", "--library", "operators.so"]].concat();
+    let output = onnxc(folder.path(), &other);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("other_rows"), "{stderr}");
+}
+
 #[test]
 fn nothing_in_this_process_has_the_function() {
     let model = model(vec![port("s", FLOAT, &["rows", "3"])]);

@@ -118,6 +118,23 @@ pub struct CodegenArgs {
     pub time_passes: bool,
 }
 
+/// Options of the commands that run a model in this process.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// Load a shared library that has functions which --custom-op names
+    #[arg(long = "library", value_name = "PATH")]
+    pub libraries: Vec<PathBuf>,
+    #[command(flatten)]
+    pub codegen: CodegenArgs,
+}
+
+impl ProcessArgs {
+    /// What the driver takes; `name` is the symbol prefix.
+    pub fn options(&self, name: &str) -> CompileOptions {
+        CompileOptions { libraries: self.libraries.clone(), ..self.codegen.options(name) }
+    }
+}
+
 /// `--fp` as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FpArg {
@@ -137,6 +154,7 @@ impl CodegenArgs {
             name: name.to_string(),
             dims: self.dims.clone(),
             custom_operators: self.custom_operators.clone(),
+            libraries: Vec::new(),
             opt_level: self.opt_level,
             fp: match self.fp {
                 FpArg::Default => FloatMode::Default,
@@ -292,7 +310,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ENGINE", default_value = "native")]
     pub engine: EngineArg,
     #[command(flatten)]
-    pub codegen: CodegenArgs,
+    pub process: ProcessArgs,
 }
 
 /// Form of output files.
@@ -331,7 +349,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub perf: bool,
     #[command(flatten)]
-    pub codegen: CodegenArgs,
+    pub process: ProcessArgs,
 }
 
 /// `onnxc test`.
@@ -393,7 +411,7 @@ pub struct TestArgs {
     #[arg(short, long)]
     pub quiet: bool,
     #[command(flatten)]
-    pub codegen: CodegenArgs,
+    pub process: ProcessArgs,
 }
 
 /// `onnxc check`.

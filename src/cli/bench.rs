@@ -18,7 +18,7 @@ const WARM_UP_RUNS: usize = 3;
 /// Runs the command.
 pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
     let budget = Duration::try_from_secs_f64(args.seconds).map_err(|e| Failure::usage(format!("--seconds: {e}")))?;
-    let mut options = args.codegen.options(&driver::prefix_of(&args.model));
+    let mut options = args.process.options(&driver::prefix_of(&args.model));
     options.variant.clone_from(&args.variant);
     options.perf_map = args.perf;
     let mut executable = Executable::load(&args.model, Engine::Native, args.threads, &options)?;

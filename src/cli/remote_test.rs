@@ -29,7 +29,7 @@ type BatchResult = Mutex<Option<Result<Vec<Outcome>, Failure>>>;
 
 /// Runs every case; outcomes are in the order of `cases`.
 pub fn run_all(cases: &[Case], runner: &str, args: &TestArgs) -> Result<Vec<Outcome>, Failure> {
-    let target = Target::parse(&args.codegen.target).map_err(|e| Failure::usage(e.to_string()))?;
+    let target = Target::parse(&args.process.codegen.target).map_err(|e| Failure::usage(e.to_string()))?;
     let compiler = match &args.cc {
         Some(compiler) => compiler.clone(),
         None => target
@@ -110,7 +110,7 @@ fn run_batch(
 
 fn prepare(case: &Case, index: usize, object: &Path, args: &TestArgs) -> Result<Prepared, Verdict> {
     let test = TestCase::read(&case.dir, args)?;
-    let mut options = args.codegen.options(&format!("case{index}"));
+    let mut options = args.process.codegen.options(&format!("case{index}"));
     options.dims.extend(test.dims.iter().cloned());
     let model = RemoteModel::compile(&case.dir.join("model.onnx"), object, &options)
         .map_err(|failure| failure_verdict(&failure))?;

@@ -9,7 +9,7 @@ use super::{print_diagnostic, values};
 
 /// Runs the command.
 pub fn run(args: &RunArgs, format: MessageFormat) -> Result<u8, Failure> {
-    let options = args.codegen.options(&driver::prefix_of(&args.model));
+    let options = args.process.options(&driver::prefix_of(&args.model));
     let mut executable = Executable::load(&args.model, args.engine.into(), args.threads, &options)?;
     for warning in executable.warnings() {
         print_diagnostic(warning, format);

@@ -78,7 +78,7 @@ fn run_case(dir: &Path, args: &TestArgs) -> Verdict {
 fn check_case(dir: &Path, args: &TestArgs) -> Result<(), Verdict> {
     let failed = |failure: Failure| failure_verdict(&failure);
     let case = TestCase::read(dir, args)?;
-    let mut options = args.codegen.options("model");
+    let mut options = args.process.options("model");
     options.dims.extend(case.dims.iter().cloned());
     options.variant.clone_from(&args.variant);
     options.checks = Checks { guard: args.guard, poison: args.poison };

@@ -20,6 +20,7 @@ use onnxc_runtime::{DataType, Dim, Model, STRING_FUNCTIONS, Session, TensorView}
 
 use super::checked::Checked;
 use super::compile::{hash, import, lower, object_failure, warnings, with_compiled};
+use super::libraries;
 use super::options::{CompileOptions, Engine};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 use crate::values::{Value, to_tensor_bytes};
@@ -191,7 +192,9 @@ pub(super) fn load_native(
     let hash = hash(path, targets, options)?;
     with_compiled(program, targets, hash, WeightPlacement::Embedded, |compiled| {
         let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
-        let loaded = LoadedModel::load(image.into(), &string_functions()).map_err(|e| run_failure(e.to_string()))?;
+        let mut host = string_functions();
+        host.extend(libraries::functions(&options.libraries, &options.custom_operators)?);
+        let loaded = LoadedModel::load(image.into(), &host).map_err(|e| run_failure(e.to_string()))?;
         if options.perf_map {
             write_perf_map(&loaded)?;
         }
@@ -380,7 +383,7 @@ pub(super) fn values_of(tensors: Vec<Value>, structures: &[(String, Structure)])
 }
 
 /// The support library's functions that compiled models may call.
-fn string_functions() -> Vec<HostSymbol<'static>> {
+fn string_functions<'n>() -> Vec<HostSymbol<'n>> {
     STRING_FUNCTIONS.iter().map(|&(name, function)| HostSymbol { name, address: function as *const u8 }).collect()
 }
 

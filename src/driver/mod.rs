@@ -10,6 +10,8 @@ mod failures;
 #[cfg(feature = "run")]
 mod guard;
 mod interface;
+#[cfg(feature = "run")]
+mod libraries;
 mod options;
 mod remote;
 

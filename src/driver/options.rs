@@ -1,5 +1,6 @@
 //! What the caller of the compiler decides.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use onnxc_frontend::import::{CustomOperator, DimSetting, ImportOptions};
@@ -187,6 +188,8 @@ pub struct CompileOptions {
     pub dims: Vec<DimBinding>,
     /// Operators that are functions of the user.
     pub custom_operators: Vec<CustomOperator>,
+    /// Shared libraries with these functions, for models that run in this process.
+    pub libraries: Vec<PathBuf>,
     /// What matters most in the code.
     pub opt_level: OptLevel,
     /// Floating-point rules.
@@ -234,6 +237,7 @@ impl CompileOptions {
             name: name.into(),
             dims: Vec::new(),
             custom_operators: Vec::new(),
+            libraries: Vec::new(),
             opt_level: OptLevel::Speed(2),
             fp: FloatMode::Default,
             budget: Budget::default(),
