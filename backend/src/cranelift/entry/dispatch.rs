@@ -99,7 +99,7 @@ impl Entry<'_> {
 
 #[cfg(test)]
 mod tests {
-    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 
     use super::*;
 
@@ -108,7 +108,7 @@ mod tests {
         let code = processor_words("net").code;
         let instructions: Vec<_> = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE).iter().collect();
         assert!(instructions.iter().all(|i| !i.is_invalid()));
-        let jumps = instructions.iter().filter(|i| i.is_jcc_short());
+        let jumps = instructions.iter().filter(|i| i.op0_kind() == OpKind::NearBranch64);
         let places: Vec<_> =
             jumps.map(|jump| instructions.iter().position(|i| i.ip() == jump.near_branch_target())).collect();
         let after = |mnemonic, nth: usize| {
