@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use onnxc_ir::program::{KernelRef, Place, Program, Step, Weight};
+use onnxc_ir::program::{KernelRef, Place, Program, Room, Step, Weight};
 use onnxc_ir::tensor::Constant;
 
 use crate::plan_memory::ALIGNMENT;
@@ -60,7 +60,7 @@ pub fn merge<'n>(programs: Vec<Program>, names: impl Iterator<Item = &'n str>) -
             all.arena_bytes =
                 all.arena_bytes.maximum(&program.arena_bytes).expect("sizes were checked when the graph was built");
             all.scratch_bytes = all.scratch_bytes.max(program.scratch_bytes);
-            all.rooms.extend(program.rooms);
+            all.rooms.extend(program.rooms.into_iter().map(|room| Room { variant: variant as u32, ..room }));
             all.remarks.extend(program.remarks.into_iter().map(|mut remark| {
                 remark.text = format!("{name}: {}", remark.text);
                 remark

@@ -7,7 +7,7 @@ use std::path::Path;
 use cranelift_entity::EntityRef;
 use onnxc_backend::target::Target;
 use onnxc_ir::dim::Dim;
-use onnxc_ir::program::{Apart, Program};
+use onnxc_ir::program::{Apart, Program, Room};
 use onnxc_ir::tensor::TensorBytes;
 use onnxc_runtime::{Model, Session};
 
@@ -31,7 +31,7 @@ pub struct Checked {
 struct Laid {
     model: Model,
     apart: Option<Apart>,
-    rooms: Vec<(Dim, Dim)>,
+    rooms: Vec<Room>,
     arena_bytes: Dim,
     scratch_bytes: u64,
     steps: Vec<String>,
@@ -110,7 +110,7 @@ impl Laid {
         let tensors = value(&self.arena_bytes);
         let all = tensors + self.scratch_bytes as usize;
         let scratch = std::iter::once(if self.apart.is_none() { 0..all } else { tensors..all });
-        let rooms = self.rooms.iter().map(|(offset, bytes)| value(offset)..value(offset) + value(bytes));
+        let rooms = self.rooms.iter().map(|Room { offset, bytes, .. }| value(offset)..value(offset) + value(bytes));
         rooms.chain(scratch).collect()
     }
 }

@@ -292,6 +292,19 @@ pub struct Call {
     pub origins: Origins,
 }
 
+/// A tensor of the arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its byte offset.
+    pub offset: Dim,
+    /// Its bytes.
+    pub bytes: Dim,
+    /// The first and the last moment at which it is needed; moments count up in the order of the steps.
+    pub life: (usize, usize),
+    /// The variant whose steps need it.
+    pub variant: u32,
+}
+
 /// A constant in the weight section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
@@ -371,8 +384,8 @@ pub struct Program {
     pub weight_bytes: u64,
     /// The size of the tensors' part of the arena in bytes; the workers' scratch follows it.
     pub arena_bytes: Dim,
-    /// The arena's tensors: byte offset and bytes of each.
-    pub rooms: Vec<(Dim, Dim)>,
+    /// The arena's tensors.
+    pub rooms: Vec<Room>,
     /// How arena and weight section are laid out, when it is not the dense way.
     pub apart: Option<Apart>,
     /// Scratch of one worker in bytes, a multiple of 64: the greatest of the kernels'.
@@ -397,6 +410,25 @@ impl Program {
     /// Whether a step may fail: only those about sizes that data decides do, and calls.
     pub fn steps_fail(&self) -> bool {
         self.data_symbols > 0 || self.allocates() || has_call(&self.steps)
+    }
+
+    /// The most bytes of the arena's tensors that are needed at one moment, for these values of the symbols: no plan gets along
+    /// with less. None when a size overflows.
+    pub fn live_bytes(&self, value: impl Fn(Symbol) -> i64) -> Option<u64> {
+        let mut changes = Vec::with_capacity(self.rooms.len() * 2);
+        for room in &self.rooms {
+            let bytes = room.bytes.eval(&value)?;
+            changes.push((room.variant, room.life.0, bytes));
+            changes.push((room.variant, room.life.1 + 1, -bytes));
+        }
+        // Of one moment, what ends comes first.
+        changes.sort_unstable();
+        let mut live = 0;
+        let most = changes.into_iter().map(|(_, _, bytes)| {
+            live += bytes;
+            live as u64
+        });
+        Some(most.max().unwrap_or(0))
     }
 
     /// All steps, each before those in it: the number of a step is its place here.

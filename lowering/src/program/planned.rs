@@ -2,7 +2,7 @@
 //! the others a slot with steps that allocate and release it.
 
 use onnxc_ir::dim::{Dim, Symbol};
-use onnxc_ir::program::{Call, KernelRef, Launch, Place, Program, Step};
+use onnxc_ir::program::{self, Call, KernelRef, Launch, Place, Program, Step};
 use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::{External, Origins, TensorType};
 
@@ -189,7 +189,13 @@ pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) 
         None => plan_memory::plan(&tenants, &program.symbols),
         Some(apart) => plan_memory::plan_apart(&tenants, apart, program.scratch_bytes),
     };
-    program.rooms = offsets.iter().cloned().zip(tenants.into_iter().map(|tenant| tenant.bytes)).collect();
+    let room = |(offset, Tenant { bytes, first, last }): (&Dim, Tenant)| program::Room {
+        offset: offset.clone(),
+        bytes,
+        life: (first, last),
+        variant: 0,
+    };
+    program.rooms = offsets.iter().zip(tenants).map(room).collect();
     program.arena_bytes = arena;
     fixed.into_iter().zip(offsets).for_each(|(i, offset)| places[i] = Some(Place::Arena(offset)));
     let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
