@@ -116,7 +116,7 @@ impl Blocking {
         let wider = |rows: i64| {
             let vectors = vectors_of_few(rows, gemm, lanes);
             let whole = vectors > cut.vectors && vectors % cut.vectors == 0;
-            whole.then(|| Blocking {
+            whole.then_some(Blocking {
                 tile_rows: rows,
                 vectors,
                 lines: 1,
