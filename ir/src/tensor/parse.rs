@@ -1,18 +1,17 @@
 //! Reads the textual form of a graph, which [`super::print`] describes.
 
+mod operations;
+
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use cranelift_entity::EntityRef;
-use smallvec::SmallVec;
 
 use super::constant::{ConstantData, ConstantSource};
-use super::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
-use super::{Attribute, Constant, External, Graph, Op, Origin, OriginData, Region, Shape, TensorType, Type, Value};
-use crate::dim::{Dim, Symbol};
+use super::{Constant, Graph, Origin, OriginData, Region, Shape, TensorType, Type, Value};
+use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
-use crate::strings::StringFunction;
+use crate::scalar::Scalar;
 
 /// What is wrong with a text, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -417,222 +416,6 @@ impl<'t> Parser<'t> {
         self.values.extend(numbers.into_iter().zip(outputs));
         Ok(())
     }
-
-    fn reduce_op(&mut self) -> Parsed<ReduceOp> {
-        let all = [
-            ReduceOp::Sum,
-            ReduceOp::Prod,
-            ReduceOp::Min,
-            ReduceOp::Max,
-            ReduceOp::ArgMin { last: false },
-            ReduceOp::ArgMin { last: true },
-            ReduceOp::ArgMax { last: false },
-            ReduceOp::ArgMax { last: true },
-        ];
-        let word = self.word()?;
-        match all.into_iter().find(|op| super::print::reduce_name(*op) == word) {
-            Some(op) => Ok(op),
-            None => self.fail("expected a reduction"),
-        }
-    }
-
-    fn coords(&mut self) -> Parsed<SmallVec<[Coord; 5]>> {
-        let coords = self.list("<", ">", |p| match p.word()? {
-            "axis" => Ok(Coord::Axis(p.number()?)),
-            "input" => Ok(Coord::Input(p.number()?)),
-            _ => p.fail("expected `axis` or `input`"),
-        })?;
-        Ok(coords.into())
-    }
-
-    fn symbol_list<A: FromIterator<Symbol>>(&mut self) -> Parsed<A> {
-        match self.dims()?.iter().map(Dim::as_symbol).collect() {
-            Some(symbols) => Ok(symbols),
-            None => self.fail("expected symbols"),
-        }
-    }
-
-    /// Symbols after a word, or none.
-    fn symbols(&mut self, word: &str) -> Parsed<SmallVec<[Symbol; 2]>> {
-        if self.keyword(word) { self.symbol_list() } else { Ok(SmallVec::new()) }
-    }
-
-    /// `WORD number`, or nothing.
-    fn optional(&mut self, word: &str) -> Parsed<Option<u32>> {
-        if self.keyword(word) { Ok(Some(self.number()?)) } else { Ok(None) }
-    }
-
-    fn op(&mut self) -> Parsed<Op> {
-        Ok(match self.word()? {
-            "constant" => Op::Constant(Constant::new(self.handle("c")?)),
-            "dim_value" => Op::DimValue(self.dim()?),
-            "bind_sizes" => {
-                let symbols = self.symbol_list()?;
-                Op::BindSizes { symbols, low: self.dims()?, high: self.dims()? }
-            }
-            "elementwise" => Op::Elementwise(self.expr()?),
-            "reduce" => Op::Reduce { op: self.reduce_op()?, axes: self.numbers()? },
-            "cumulate" => Op::Cumulate {
-                op: self.reduce_op()?,
-                axis: self.number()?,
-                exclusive: self.keyword("exclusive"),
-                reverse: self.keyword("reverse"),
-            },
-            "contract" => {
-                let (lhs, rhs, out) = (self.numbers()?, self.numbers()?, self.numbers()?);
-                self.expect("acc")?;
-                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.optional("panel")? })
-            }
-            "conv" => {
-                self.expect("kernel")?;
-                let kernel = self.numbers()?;
-                self.expect("strides")?;
-                let strides = self.numbers()?;
-                self.expect("pads")?;
-                let (pad_lo, pad_hi) = (self.numbers()?, self.numbers()?);
-                self.expect("dilations")?;
-                let (lhs_dilation, rhs_dilation) = (self.numbers()?, self.numbers()?);
-                self.expect("groups")?;
-                let groups = self.number()?;
-                self.expect("acc")?;
-                let acc = self.dtype()?;
-                let channels_last = self.keyword("channels_last");
-                let panel = self.optional("panel")?;
-                let winograd = self.optional("winograd")?;
-                Op::Conv(Conv {
-                    strides,
-                    pad_lo,
-                    pad_hi,
-                    lhs_dilation,
-                    rhs_dilation,
-                    groups,
-                    channels_last,
-                    acc,
-                    panel,
-                    kernel,
-                    winograd,
-                })
-            }
-            "window" => {
-                let op = self.reduce_op()?;
-                self.expect("sizes")?;
-                let sizes = self.numbers()?;
-                self.expect("strides")?;
-                let strides = self.numbers()?;
-                self.expect("dilations")?;
-                let dilations = self.numbers()?;
-                self.expect("pads")?;
-                Op::Window(Window { op, sizes, strides, dilations, pad_lo: self.numbers()?, pad_hi: self.numbers()? })
-            }
-            "reshape" => Op::Reshape,
-            "broadcast" => Op::Broadcast,
-            "transpose" => Op::Transpose { perm: self.numbers()? },
-            "slice" => Op::Slice { starts: self.dims()?, steps: self.numbers()? },
-            "pad" => Op::Pad { lo: self.dims()?, hi: self.dims()? },
-            "concat" => Op::Concat { axis: self.number()? },
-            "gather" => Op::Gather { coords: self.coords()? },
-            "scatter" => {
-                let all = [ScatterOp::Set, ScatterOp::Add, ScatterOp::Mul, ScatterOp::Min, ScatterOp::Max];
-                let word = self.word()?;
-                let Some(op) = all.into_iter().find(|op| super::print::scatter_name(*op) == word) else {
-                    return self.fail("expected what a scatter does");
-                };
-                Op::Scatter { coords: self.coords()?, op }
-            }
-            "sort" => Op::Sort { axis: self.number()?, descending: self.keyword("descending") },
-            "external" => Op::External(self.external()?),
-            "strings" => {
-                let name = self.word()?;
-                match StringFunction::ALL.into_iter().find(|f| f.symbol() == name) {
-                    Some(function) => Op::Strings(function),
-                    None => return self.fail("expected a function on strings"),
-                }
-            }
-            "if" => {
-                let sizes = self.symbols("sizes")?;
-                Op::If { then: self.new_region()?, otherwise: self.new_region()?, sizes }
-            }
-            "loop" => {
-                let carried = self.number()?;
-                let (varying, sizes) = (self.symbols("varying")?, self.symbols("sizes")?);
-                Op::Loop { carried, body: self.new_region()?, varying, sizes }
-            }
-            "composite" => Op::Composite { kind: self.composite()?, body: self.new_region()? },
-            "group" => Op::Group { body: self.new_region()? },
-            _ => return self.fail("expected an operation"),
-        })
-    }
-
-    fn external(&mut self) -> Parsed<External> {
-        let (symbol, operator) = (self.string()?, self.string()?);
-        self.expect("present")?;
-        let present: SmallVec<[u8; 4]> = self.numbers()?;
-        self.expect("results")?;
-        let results = self.list("[", "]", Self::dtype)?.into_iter().collect();
-        self.expect("attributes")?;
-        let attributes = self.list("[", "]", |p| {
-            let name = p.string()?;
-            let value = match p.word()? {
-                "ints" => Attribute::Ints(p.numbers()?),
-                "floats" => Attribute::Floats(p.numbers()?),
-                "texts" => Attribute::Texts(p.list("[", "]", Self::string)?),
-                _ => return p.fail("expected `ints`, `floats` or `texts`"),
-            };
-            Ok((name, value))
-        })?;
-        Ok(External { symbol, operator, present: present.iter().map(|&p| p != 0).collect(), results, attributes })
-    }
-
-    fn composite(&mut self) -> Parsed<CompositeKind> {
-        Ok(match self.word()? {
-            "softmax" => CompositeKind::Softmax { axis: self.number()? },
-            "log_softmax" => CompositeKind::LogSoftmax { axis: self.number()? },
-            "layer_norm" => CompositeKind::LayerNorm { axis: self.number()?, epsilon: self.number()? },
-            "rms_norm" => CompositeKind::RmsNorm { axis: self.number()?, epsilon: self.number()? },
-            "recurrent" => {
-                let cell = match self.word()? {
-                    "rnn" => RecurrentCell::Rnn,
-                    "gru" => RecurrentCell::Gru,
-                    "lstm" => RecurrentCell::Lstm,
-                    _ => return self.fail("expected a cell"),
-                };
-                CompositeKind::Recurrent { cell }
-            }
-            "function" => CompositeKind::Function(self.string()?),
-            _ => return self.fail("expected a kind of composite"),
-        })
-    }
-
-    fn expr(&mut self) -> Parsed<ScalarExpr> {
-        self.expect("{")?;
-        let mut insts = Vec::new();
-        loop {
-            let word = self.word()?;
-            insts.push(match word {
-                "arg" => ScalarInst::Arg(self.number()?),
-                "index" => ScalarInst::Index(self.number()?),
-                "const" => {
-                    let dtype = self.dtype()?;
-                    ScalarInst::Const(Scalar { dtype, bits: self.number()? })
-                }
-                "dim" => ScalarInst::Dim(self.dim()?),
-                "select" => ScalarInst::Select(self.number()?, self.number()?, self.number()?),
-                "cast" => ScalarInst::Cast(self.dtype()?, self.number()?),
-                "bitcast" => ScalarInst::Bitcast(self.dtype()?, self.number()?),
-                _ => match (UnaryOp::from_name(word), BinaryOp::from_name(word), CmpOp::from_name(word)) {
-                    (Some(op), ..) => ScalarInst::Unary(op, self.number()?),
-                    (_, Some(op), _) => ScalarInst::Binary(op, self.number()?, self.number()?),
-                    (.., Some(op)) => ScalarInst::Compare(op, self.number()?, self.number()?),
-                    _ => return self.fail("expected a step of an expression"),
-                },
-            });
-            if !self.take(";") {
-                break;
-            }
-        }
-        self.expect("}")?;
-        Ok(ScalarExpr { insts })
-    }
 }
 
 #[cfg(test)]
@@ -641,7 +424,9 @@ mod every_operation;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scalar::BinaryOp;
     use crate::tensor::build::BuildError;
+    use crate::tensor::op::{CompositeKind, ReduceOp};
     use crate::tensor::{Builder, TensorBytes};
 
     /// A graph with nested regions, symbols, constants of each kind and most operations.

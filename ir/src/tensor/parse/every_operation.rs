@@ -1,7 +1,10 @@
 //! Text of each operation in all its forms.
 
 use super::*;
+use crate::strings::StringFunction;
 use crate::tensor::build::{BuildError, LoopSpec};
+use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
+use crate::tensor::{Attribute, External, Op};
 use crate::tensor::{Builder, verify};
 
 fn window(op: ReduceOp) -> Window {
