@@ -43,7 +43,8 @@ fn python() -> Result<()> {
     run(&python, &[&install[..], &["--no-index", "--find-links", "build/wheels", "onnxc"]].concat())?;
     let program = root().join("target/release/onnxc");
     let env = [("ONNXC_PROGRAM", program.as_os_str())];
-    run_with(&python, &["-m", "unittest", "discover", "-s", "python/tests"], &env)
+    run_with(&python, &["-m", "unittest", "discover", "-s", "python/tests"], &env)?;
+    run(&python, &["examples/python/read_digits.py"])
 }
 
 fn c() -> Result<()> {
