@@ -13,6 +13,7 @@ mod interface;
 #[cfg(feature = "run")]
 mod libraries;
 mod options;
+#[cfg(feature = "run")]
 mod remote;
 
 pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph, import, prefix_of, write_text};
@@ -21,4 +22,5 @@ pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use onnxc_backend::cranelift::compile::WeightPlacement;
 pub use options::{Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, parse_bytes};
+#[cfg(feature = "run")]
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};
