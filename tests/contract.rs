@@ -24,7 +24,7 @@ fn a_contract_says_what_the_model_asks_for() {
     let fixed = contract(&["--target", "x86_64", "--dim", "batch=1"]);
     assert_eq!(fixed["inputs"], json!([{ "name": "image", "dtype": "f32", "dims": [1, 1, 8, 8] }]));
     assert_eq!(fixed["memory"], "static");
-    assert_eq!(fixed["flags"], json!({ "dims": ["batch=1"], "fp": "default", "opt_level": "2" }));
+    assert_eq!(fixed["flags"], json!({ "dims": ["batch=1"], "specialize": [], "fp": "default", "opt_level": "2" }));
     assert_eq!(fixed["hash"].as_str().unwrap().len(), 64);
     let number = |key: &str| fixed[key].as_u64().unwrap_or_else(|| panic!("{key}: {}", fixed[key]));
     // Two convolutions, one product, and less than as much again for the rest.

@@ -10,6 +10,7 @@ pub mod pipeline;
 pub mod plan_memory;
 pub mod program;
 pub mod schedules;
+pub mod specialize;
 mod variants;
 
 /// Why a graph cannot be lowered.
@@ -24,6 +25,14 @@ pub enum LowerError {
     /// A tensor's size overflows 64 bits.
     #[error("a tensor is too large to address")]
     TooLarge,
+    /// A size that the model was to be compiled for as well cannot be had.
+    #[error("{case}: {why}")]
+    Sizes {
+        /// The sizes.
+        case: String,
+        /// Why not.
+        why: String,
+    },
     /// Operations that no schedule exists for yet.
     #[error("{} operation(s) cannot be compiled yet: {}", .nodes.len(), .nodes.join(", "))]
     Unsupported {

@@ -5,7 +5,9 @@ use onnxc_ir::program::{Apart, Program};
 use onnxc_ir::tensor::{Graph, Op};
 
 use crate::passes::rewrite::PassContext;
-use crate::{LowerError, passes, program, variants};
+use crate::specialize::SizeCase;
+use crate::variants::Programs;
+use crate::{LowerError, passes, program, specialize, variants};
 
 /// What the caller decides about lowering.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub struct Options {
     pub machine: MachineModel,
     /// More able machines, each more than the ones before it, and what they are called: the program gets a variant for each.
     pub variants: Vec<(String, MachineModel)>,
+    /// Sizes that the program gets steps of its own for, beside those for every size. The first that a run has counts.
+    pub specialized: Vec<SizeCase>,
     /// Only what an operation's definition rounds is rounded: no Winograd, and subnormal numbers stay.
     pub strict: bool,
     /// A layout for tests instead of the dense one.
@@ -27,7 +31,15 @@ pub struct Options {
 impl Options {
     /// The default rules for a machine.
     pub fn new(machine: MachineModel) -> Options {
-        Options { machine, variants: Vec::new(), strict: false, apart: None, small: false, states: Vec::new() }
+        Options {
+            machine,
+            variants: Vec::new(),
+            specialized: Vec::new(),
+            strict: false,
+            apart: None,
+            small: false,
+            states: Vec::new(),
+        }
     }
 }
 
@@ -128,33 +140,71 @@ fn run_list(
     Ok(())
 }
 
+/// The last pass that comes before sizes are looked at: afterwards the graphs for some sizes go their own ways.
+const BEFORE_SIZES: &str = "number_strings";
+
+/// What the passes before that do once more where sizes became known.
+const KNOWN_SIZES: &[Pass] =
+    &[("fold_constants", passes::fold_constants::run), ("unroll_loops", passes::unroll_loops::run)];
+
 /// Lowers a graph. `observe` is called after each pass with its name.
 ///
 /// # Errors
-/// Everything in the graph that cannot be compiled.
+/// Everything in the graph that cannot be compiled, and cases that the model cannot have.
 pub fn lower(
     mut graph: Graph,
     options: &Options,
     mut observe: impl FnMut(&str, &Graph),
 ) -> Result<Program, LowerError> {
-    let (mut program, remarks) = if let [.., (_, widest)] = &options.variants[..] {
-        // The variants read the same weights: how those are stored is decided once, for the most able machine.
-        let (last, shared) = PASSES.split_last().expect("there are passes");
-        let mut cx = context(options, widest);
-        run_list(&mut graph, &mut cx, shared, &mut observe)?;
-        let mut programs = Vec::with_capacity(options.variants.len() + 1);
-        for machine in std::iter::once(&options.machine).chain(options.variants.iter().map(|(_, machine)| machine)) {
-            let mut graph = graph.clone();
-            cx.machine = machine.clone();
-            run_list(&mut graph, &mut cx, std::slice::from_ref(last), &mut observe)?;
-            programs.push(program::lower(graph, machine, &cx.packed, &cx.states, options.apart)?);
+    let variants = options.variants.iter().map(|(_, machine)| machine);
+    let machines: Vec<&MachineModel> = std::iter::once(&options.machine).chain(variants).collect();
+    let (last, shared) = PASSES.split_last().expect("there are passes");
+    let common = shared.iter().position(|(name, _)| *name == BEFORE_SIZES).expect("it is a pass") + 1;
+    let (before, after) = shared.split_at(common);
+    // The variants read the same weights: how those are stored is decided once, for the most able machine.
+    let mut cx = context(options, machines[machines.len() - 1]);
+    run_list(&mut graph, &mut cx, before, &mut observe)?;
+    let outside = specialize::ports(&graph, &cx.packed);
+
+    let mut sizes = Vec::new();
+    let mut programs: Vec<Vec<Program>> = vec![Vec::new(); machines.len()];
+    let mut remarks = Vec::new();
+    let mut packed = None;
+    for case in std::iter::once(None).chain(options.specialized.iter().map(Some)) {
+        let (mut graph, mut cx) = (graph.clone(), cx.clone());
+        if let Some(case) = case {
+            cx.remarks.clear();
+            let refuse = |why| LowerError::Sizes { case: case.to_string(), why };
+            sizes.push((case.clone(), specialize::specialize(&mut graph, &outside, case).map_err(refuse)?));
+            run_list(&mut graph, &mut cx, KNOWN_SIZES, &mut observe)?;
         }
-        let names = std::iter::once("baseline").chain(options.variants.iter().map(|(name, _)| name.as_str()));
-        (variants::merge(programs, names), cx.remarks)
-    } else {
-        let cx = run_passes(&mut graph, options, observe)?;
-        (program::lower(graph, &options.machine, &cx.packed, &cx.states, options.apart)?, cx.remarks)
+        run_list(&mut graph, &mut cx, after, &mut observe)?;
+        for (machine, programs) in machines.iter().zip(&mut programs) {
+            let mut graph = graph.clone();
+            cx.machine = (*machine).clone();
+            run_list(&mut graph, &mut cx, std::slice::from_ref(last), &mut observe)?;
+            // The ports keep the sizes that callers see, and so the symbols that entry binds.
+            let packed = packed.as_ref().unwrap_or(&cx.packed);
+            programs.push(program::lower(graph, machine, packed, &cx.states, options.apart)?);
+        }
+        packed.get_or_insert_with(|| specialize::merged_ports(&cx.packed, &outside));
+        remarks.extend(cx.remarks.into_iter().map(|mut remark| {
+            if let Some(case) = case {
+                remark.text = format!("{case}: {}", remark.text);
+            }
+            remark
+        }));
+    }
+
+    let merge = |mut programs: Vec<Program>, what: &Programs<'_>| match programs.len() {
+        1 => Ok(programs.remove(0)),
+        _ => variants::merge(programs, what),
     };
+    let whole = programs.into_iter().map(|programs| merge(programs, &Programs::Sizes(&sizes)));
+    let whole = whole.collect::<Result<Vec<Program>, LowerError>>()?;
+    let names = options.variants.iter().map(|(name, _)| name.clone());
+    let names: Vec<String> = std::iter::once("baseline".to_owned()).chain(names).collect();
+    let mut program = merge(whole, &Programs::Machines(&names))?;
     program.remarks.splice(0..0, remarks);
     program.flushes_subnormals = !options.strict;
     Ok(program)

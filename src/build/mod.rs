@@ -22,7 +22,8 @@ use onnxc_frontend::import::DimSetting;
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 use crate::driver::{
-    Budget, CompileOptions, DimBinding, FloatMode, Interface, OptLevel, Output, Report, compile_to_file, write_text,
+    Budget, CompileOptions, DimBinding, FloatMode, Interface, OptLevel, Output, Report, Specialization,
+    compile_to_file, write_text,
 };
 
 /// A model to be compiled by a build script.
@@ -31,6 +32,7 @@ pub struct Model {
     path: PathBuf,
     name: Option<String>,
     dims: Vec<DimBinding>,
+    specializations: Vec<Specialization>,
     target: Option<String>,
     multiversion: bool,
     fp: FloatMode,
@@ -118,6 +120,7 @@ impl Model {
             path: path.into(),
             name: None,
             dims: Vec::new(),
+            specializations: Vec::new(),
             target: None,
             multiversion: false,
             fp: FloatMode::Default,
@@ -141,6 +144,14 @@ impl Model {
     /// Compiles for another target than the crate's, as `--target` takes it, such as a processor with more features.
     pub fn target(mut self, target: impl Into<String>) -> Self {
         self.target = Some(target.into());
+        self
+    }
+
+    /// Carries code of its own for sizes of named dimensions that runs mostly have together, beside the code for every size
+    /// and over the same weights. Called several times, the first whose sizes a run's inputs have counts.
+    pub fn specialize(mut self, sizes: &[(&str, u64)]) -> Self {
+        let sizes = sizes.iter().map(|&(name, size)| (name.to_owned(), i64::try_from(size).unwrap_or(i64::MAX)));
+        self.specializations.push(Specialization { sizes: sizes.collect() });
         self
     }
 
@@ -202,6 +213,7 @@ impl Model {
             target: self.target.clone().unwrap_or_else(|| target::target_of(&cargo.target, &cargo.features)),
             multiversion: self.multiversion,
             dims: self.dims.clone(),
+            specializations: self.specializations.clone(),
             fp: self.fp,
             budget: self.budget,
             opt_level: self.opt_level,

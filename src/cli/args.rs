@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use onnxc::driver::{
-    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, WeightPlacement, parse_bytes,
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Specialization, StatePattern,
+    WeightPlacement, parse_bytes,
 };
 use onnxc_frontend::import::CustomOperator;
 
@@ -100,6 +101,10 @@ pub struct CodegenArgs {
     /// and whether an optional input is there: 1 or 0
     #[arg(long = "dim", value_name = "NAME=N|A..B")]
     pub dims: Vec<DimBinding>,
+    /// Carry code of its own for a size that runs mostly have, beside that for every size and over the same weights: seq=128, or
+    /// batch=1,seq=128 where they have both. May be given several times; the first that fits a run's inputs counts
+    #[arg(long = "specialize", value_name = "NAME=N,...")]
+    pub specializations: Vec<Specialization>,
     /// Call a C function of yours, an onnxc_operator_fn of onnxc.h, for an operator. Its outputs' shapes are those that the
     /// model states, or that of an input: DOMAIN:NAME=SYMBOL,like=0
     #[arg(long = "custom-op", value_name = "DOMAIN:NAME=SYMBOL")]
@@ -153,6 +158,7 @@ impl CodegenArgs {
             variant: None,
             name: name.to_string(),
             dims: self.dims.clone(),
+            specializations: self.specializations.clone(),
             custom_operators: self.custom_operators.clone(),
             libraries: Vec::new(),
             opt_level: self.opt_level,

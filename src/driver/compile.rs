@@ -15,12 +15,13 @@ use onnxc_frontend::proto::{ModelFile, map_file};
 use onnxc_ir::program::{Apart, Program, Remark};
 use onnxc_ir::tensor::interp::constant_bytes;
 use onnxc_lowering::pipeline;
+use onnxc_lowering::specialize::SizeCase;
 use sha2::{Digest, Sha256};
 
 use super::contract::{check_budget, contract};
 use super::failures;
 use super::interface::Interface;
-use super::options::{CompileOptions, FloatMode, OptLevel};
+use super::options::{CompileOptions, FloatMode, OptLevel, Specialization};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 
 /// An intermediate form as text.
@@ -135,7 +136,9 @@ pub(super) fn lower(
         let pairs = pattern.pairs(&imported.graph.input_names, &imported.graph.output_names);
         states.extend(pairs.map_err(Failure::usage)?);
     }
-    let lowering = pipeline::Options { machine, variants, strict, apart, small, states };
+    let case = |s: &Specialization| SizeCase { sizes: s.sizes.clone() };
+    let specialized = options.specializations.iter().map(case).collect();
+    let lowering = pipeline::Options { machine, variants, specialized, strict, apart, small, states };
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
         if options.time_passes {
@@ -165,6 +168,9 @@ pub(super) fn hash(model: &Path, targets: &[Target], options: &CompileOptions) -
     targets.iter().for_each(|target| hash.update(target.name()));
     for dim in &options.dims {
         hash.update(format!("{}={:?}", dim.name, dim.setting));
+    }
+    for sizes in &options.specializations {
+        hash.update(format!("specialize {sizes}"));
     }
     for state in &options.states {
         hash.update(format!("{state:?}"));

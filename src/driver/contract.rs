@@ -36,10 +36,12 @@ pub(super) fn contract(
     };
     let symbol = |s: &super::InterfaceSymbol| json!({ "name": s.name, "min": s.min, "max": s.max });
     let dims: Vec<String> = options.dims.iter().map(|dim| dim.to_string()).collect();
+    let specialized: Vec<String> = options.specializations.iter().map(|sizes| sizes.to_string()).collect();
     json!({
         "compiler": format!("onnxc {}", env!("CARGO_PKG_VERSION")),
         "flags": {
             "dims": dims,
+            "specialize": specialized,
             "fp": match options.fp { FloatMode::Default => "default", FloatMode::Strict => "strict" },
             "opt_level": options.opt_level.to_string(),
         },
@@ -110,7 +112,9 @@ fn flops(program: &Program, steps: &[Step]) -> Value {
                 Err(_) => return Value::Null,
             },
             // The variants compute the same, but for a few operations that their schedules add: the first one counts.
-            Step::Dispatch { lists } => return lists.first().map_or(Value::Null, |list| flops(program, list)),
+            Step::Dispatch { lists } | Step::Select { lists, .. } => {
+                return lists.first().map_or(Value::Null, |list| flops(program, list));
+            }
             Step::If { .. } | Step::Loop { .. } | Step::Call(_) | Step::Strings { .. } => return Value::Null,
             Step::Copy { .. }
             | Step::Bind { .. }

@@ -90,7 +90,7 @@ pub(super) fn step_info(program: &Program, step: &Step) -> StepInfo {
         Step::Allocate { .. } | Step::Release { .. } | Step::State { .. } => ("memory", Some(0)),
         Step::Append { .. } | Step::Move { .. } => ("memory", Some(0)),
         Step::Strings { function, .. } => (function.symbol(), Some(0)),
-        Step::Dispatch { .. } => ("dispatch", Some(0)),
+        Step::Dispatch { .. } | Step::Select { .. } => ("dispatch", Some(0)),
         Step::If { .. } => ("branch", Some(0)),
         Step::Loop { .. } => ("loop", Some(0)),
     };
@@ -238,8 +238,9 @@ impl Executable {
                     return Err(Failure::usage(message));
                 }
                 if options.checks.any() {
-                    if options.multiversion {
-                        let message = "--guard and --poison test one target at a time: leave --multiversion out";
+                    if options.multiversion || !options.specializations.is_empty() {
+                        let message = "--guard and --poison test one list of steps at a time: leave --multiversion and \
+                                       --specialize out";
                         return Err(Failure::usage(message));
                     }
                     Runnable::Checked(Checked::load(path, &targets, options.checks, options)?)

@@ -75,6 +75,7 @@ pub(crate) fn lower(error: &LowerError) -> Failure {
             kind: FailureKind::Unsupported,
             diagnostics: nodes.iter().map(|node| Diagnostic::error("U003", node.clone())).collect(),
         },
+        LowerError::Sizes { .. } => Failure::usage(format!("--specialize {error}")),
         LowerError::NotTensor { .. } | LowerError::TooLarge => {
             Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", error.to_string()))
         }

@@ -21,6 +21,8 @@ pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph
 pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use onnxc_backend::cranelift::compile::WeightPlacement;
-pub use options::{Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, StatePattern, parse_bytes};
+pub use options::{
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Specialization, StatePattern, parse_bytes,
+};
 #[cfg(feature = "run")]
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

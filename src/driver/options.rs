@@ -97,6 +97,38 @@ impl FromStr for DimBinding {
     }
 }
 
+/// Values of named dimensions that runs are expected to have: `seq=128` or `batch=1,seq=128`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Specialization {
+    /// Each dimension's name in the model with its value.
+    pub sizes: Vec<(String, i64)>,
+}
+
+impl std::fmt::Display for Specialization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sizes: Vec<String> = self.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        f.write_str(&sizes.join(","))
+    }
+}
+
+impl FromStr for Specialization {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "write NAME=N, or NAME=N,OTHER=M where runs have these sizes together";
+        let mut sizes: Vec<(String, i64)> = Vec::new();
+        for part in text.split(',') {
+            let (name, value) = part.rsplit_once('=').ok_or(form)?;
+            let size = value.parse::<i64>().ok().filter(|&n| n >= 0).ok_or(form)?;
+            if name.is_empty() || sizes.iter().any(|(other, _)| other == name) {
+                return Err(form.to_string());
+            }
+            sizes.push((name.to_string(), size));
+        }
+        Ok(Self { sizes })
+    }
+}
+
 /// What a compiled model may take; no object is written where it takes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
@@ -186,6 +218,8 @@ pub struct CompileOptions {
     pub name: String,
     /// Settings of named dimensions.
     pub dims: Vec<DimBinding>,
+    /// Sizes that the object carries code of their own for, beside that for every size.
+    pub specializations: Vec<Specialization>,
     /// Operators that are functions of the user.
     pub custom_operators: Vec<CustomOperator>,
     /// Shared libraries with these functions, for models that run in this process.
@@ -236,6 +270,7 @@ impl CompileOptions {
             variant: None,
             name: name.into(),
             dims: Vec::new(),
+            specializations: Vec::new(),
             custom_operators: Vec::new(),
             libraries: Vec::new(),
             opt_level: OptLevel::Speed(2),

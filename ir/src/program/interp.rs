@@ -362,6 +362,17 @@ impl<'a> Run<'a> {
                 self.steps(first, &mut at, memory, shapes, flat)?;
                 *next += lists.iter().flatten().map(Step::count).sum::<usize>();
             }
+            Step::Select { cases, lists } => {
+                let holds = |case: &Vec<(Symbol, i64)>| case.iter().all(|&(s, n)| self.symbols[s.index()] == Some(n));
+                let chosen = cases.iter().position(holds).map_or(0, |case| case + 1);
+                for (n, list) in lists.iter().enumerate() {
+                    let mut at = *next;
+                    *next += list.iter().map(Step::count).sum::<usize>();
+                    if n == chosen {
+                        self.steps(list, &mut at, memory, shapes, flat)?;
+                    }
+                }
+            }
             Step::Append { slot, from, bytes, used, .. } => {
                 let (bytes, used) = (self.size(bytes)?, self.size(used)?);
                 let from = self.binding(number, from, bytes, memory)?;

@@ -7,7 +7,7 @@
 //! lies in a slot, memory that the run allocates and releases.
 //! Where a program has variants for several kinds of processor, each is a list of steps in one [`Step::Dispatch`], with
 //! kernels of its own. They share ports, symbols, constants and the weight section; arena, scratch and slots are those of
-//! the greatest.
+//! the greatest. Steps for the sizes that are met most often lie in a [`Step::Select`] the same way.
 //! Invariant: no two tensors that are alive at one time overlap; unless they are laid out [`Apart`], arena offsets and
 //! weight offsets are multiples of 64 bytes.
 
@@ -153,6 +153,15 @@ pub enum Step {
         /// One list for each variant, each a whole run.
         lists: Vec<Vec<Step>>,
     },
+    /// Runs the list for the sizes that this run has. It is the only step of its list, which is a variant's or the program's
+    /// own.
+    Select {
+        /// For each list but the first, the values that symbols bound at entry have to have, all of them. The first of these
+        /// lists whose sizes are the run's is taken, and where none is, the first list of all, which serves every size.
+        cases: Vec<Vec<(Symbol, i64)>>,
+        /// The lists, each a whole run.
+        lists: Vec<Vec<Step>>,
+    },
     /// Puts elements behind those that a slot has, with more memory where it is full. The slot is empty before the first.
     Append {
         /// Which slot.
@@ -231,7 +240,11 @@ impl Step {
             | Step::Loop { origins, .. }
             | Step::Strings { origins, .. }
             | Step::State { origins, .. } => origins,
-            Step::Release { .. } | Step::Assign { .. } | Step::Move { .. } | Step::Dispatch { .. } => &[],
+            Step::Release { .. }
+            | Step::Assign { .. }
+            | Step::Move { .. }
+            | Step::Dispatch { .. }
+            | Step::Select { .. } => &[],
         }
     }
 
@@ -240,7 +253,7 @@ impl Step {
         match self {
             Step::If { then, otherwise, .. } => smallvec![&then[..], &otherwise[..]],
             Step::Loop { body, .. } => smallvec![&body[..]],
-            Step::Dispatch { lists } => lists.iter().map(|list| &list[..]).collect(),
+            Step::Dispatch { lists } | Step::Select { lists, .. } => lists.iter().map(|list| &list[..]).collect(),
             Step::Launch(_)
             | Step::Call(_)
             | Step::Copy { .. }

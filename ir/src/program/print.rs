@@ -5,7 +5,7 @@ use std::fmt;
 use cranelift_entity::EntityRef;
 
 use super::{Launch, Place, Program, Step};
-use crate::dim::{DEFAULT_HIGH, Dim};
+use crate::dim::{DEFAULT_HIGH, Dim, Symbol};
 use crate::tensor::shape::ShapeDisplay;
 use crate::tensor::{ConstantSource, Origins, TensorType};
 
@@ -60,6 +60,11 @@ impl fmt::Display for Program {
 impl Program {
     fn dim(&self, dim: &Dim) -> String {
         dim.display(&self.symbols).to_string()
+    }
+
+    fn case(&self, case: &[(Symbol, i64)]) -> String {
+        let sizes: Vec<String> = case.iter().map(|&(s, size)| format!("{}={size}", self.symbols.name(s))).collect();
+        sizes.join(",")
     }
 
     fn tensor_type(&self, ty: &TensorType) -> String {
@@ -129,6 +134,16 @@ impl Program {
                 Step::Dispatch { lists } => {
                     for (name, list) in self.variants.iter().zip(lists) {
                         writeln!(f, "{indent}variant {name} {{")?;
+                        self.write_steps(f, list, depth + 1)?;
+                        writeln!(f, "{indent}}}")?;
+                    }
+                }
+                Step::Select { cases, lists } => {
+                    for (n, list) in lists.iter().enumerate() {
+                        match n.checked_sub(1) {
+                            None => writeln!(f, "{indent}for all sizes {{")?,
+                            Some(case) => writeln!(f, "{indent}for {} {{", self.case(&cases[case]))?,
+                        }
                         self.write_steps(f, list, depth + 1)?;
                         writeln!(f, "{indent}}}")?;
                     }

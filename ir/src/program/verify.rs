@@ -183,6 +183,32 @@ impl Verifier<'_> {
                     }
                 }
             }
+            Step::Select { cases, lists } => {
+                let alone = |steps: &[Step]| matches!(steps, [Step::Select { .. }]);
+                let placed = alone(&program.steps)
+                    || matches!(&program.steps[..], [Step::Dispatch { lists }] if lists.iter().all(|list| alone(list)));
+                if lists.len() != cases.len() + 1 || !placed {
+                    self.fail(format!(
+                        "step {number}: {} lists for {} cases are not all there is",
+                        lists.len(),
+                        cases.len()
+                    ));
+                }
+                if cases.iter().any(|case| case.is_empty()) {
+                    self.fail(format!("step {number}: a case says nothing"));
+                }
+                for &(symbol, _) in cases.iter().flatten() {
+                    self.dim(&format!("step {number}"), &Dim::symbol(symbol));
+                }
+                let before = (self.bound.clone(), self.slots.clone(), self.stated.clone());
+                for (n, list) in lists.iter().enumerate() {
+                    (self.bound, self.slots, self.stated) = before.clone();
+                    self.steps(list, next);
+                    if !self.stated.iter().all(|&stated| stated) {
+                        self.fail(format!("step {number}: list {n} leaves outputs without a shape"));
+                    }
+                }
+            }
             Step::Append { slot, from, bytes, used, origins } => {
                 let what = format!("step {number}: append");
                 self.dim(&what, bytes);

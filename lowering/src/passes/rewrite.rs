@@ -11,7 +11,7 @@ use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{Constant, ConstantSource, Graph, Node, Region, TensorType, Value, Values};
 
 /// What a pass may read beside the graph, and what it leaves for the user.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PassContext {
     /// The machine that the graph is lowered for.
     pub machine: MachineModel,

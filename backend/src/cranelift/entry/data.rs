@@ -236,7 +236,8 @@ impl Entry<'_> {
             | Step::Copy { .. }
             | Step::If { .. }
             | Step::Loop { .. }
-            | Step::Dispatch { .. } => {
+            | Step::Dispatch { .. }
+            | Step::Select { .. } => {
                 unreachable!("these are no steps about sizes")
             }
             Step::Assign { sizes } => {

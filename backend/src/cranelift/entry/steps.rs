@@ -186,6 +186,27 @@ impl Entry<'_> {
                         c.f.ins().jump(after, &[]);
                         c.f.switch_to_block(after);
                     }
+                    Step::Select { cases, lists } => {
+                        let after = c.f.create_block();
+                        for (n, case) in cases.iter().enumerate() {
+                            let (here, next) = (c.f.create_block(), c.f.create_block());
+                            let mut all = None;
+                            for &(symbol, size) in case {
+                                let value = c.load(I64, dims, symbol.index() as i32 * 8);
+                                let same = c.compare_with(IntCC::Equal, value, size);
+                                all = Some(all.map_or(same, |all| c.f.ins().band(all, same)));
+                            }
+                            let all = all.expect("a case says something");
+                            c.f.ins().brif(all, here, &[], next, &[]);
+                            c.f.switch_to_block(here);
+                            self.run_list(c, &list_name(number, n + 1), lists[n + 1].len(), frame);
+                            c.f.ins().jump(after, &[]);
+                            c.f.switch_to_block(next);
+                        }
+                        self.run_list(c, &list_name(number, 0), lists[0].len(), frame);
+                        c.f.ins().jump(after, &[]);
+                        c.f.switch_to_block(after);
+                    }
                     Step::Strings { function, inputs, output, .. } => {
                         self.strings_step(c, *function, inputs, output, number, frame, &memory);
                     }
