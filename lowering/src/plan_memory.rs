@@ -1,9 +1,14 @@
 //! Places tensors in the arena so that those that are alive together do not overlap.
 //!
-//! Each tensor lives from the step that writes it to the last step that reads it. Greedy by size: the largest first, each
-//! at the lowest offset that is free for its whole life. Tensors whose size depends on symbols follow the others, in blocks
-//! that one takes after the other where one of two sizes is the greater for all values of the symbols. A layout for tests gives each tensor pages of its own instead.
+//! Each tensor lives from the step that writes it to the last step that reads it. [`fixed`] places those of known size.
+//! Tensors whose size depends on symbols follow the others, placed by [`symbolic`] or in blocks that one takes after the
+//! other where one of two sizes is the greater for all values of the symbols, whatever takes less for a sample. A layout for
+//! tests gives each tensor pages of its own instead.
 
+mod fixed;
+mod symbolic;
+
+use fixed::Sized;
 use onnxc_ir::dim::{Dim, Symbols};
 use onnxc_ir::program::Apart;
 
@@ -32,34 +37,39 @@ pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> (Vec<Dim>, Dim) {
             None => symbolic.push(i),
         }
     }
-    fixed.sort_by_key(|&(i, bytes)| (std::cmp::Reverse(bytes), tenants[i].first, i));
-    // Placed so far, by offset: (offset, end, tenant).
-    let mut placed: Vec<(u64, u64, usize)> = Vec::new();
-    let mut size = 0;
-    for (i, bytes) in fixed {
-        let mut offset = 0;
-        for &(start, end, other) in &placed {
-            let alive_together = tenants[i].first <= tenants[other].last && tenants[other].first <= tenants[i].last;
-            if !alive_together {
-                continue;
-            }
-            if offset + bytes <= start {
-                break;
-            }
-            offset = offset.max(end);
-        }
-        let at = placed.partition_point(|&(start, ..)| start < offset);
-        placed.insert(at, (offset, offset + bytes, i));
-        offsets[i] = Dim::from(offset as i64);
-        size = size.max(offset + bytes);
+    let sized: Vec<Sized> =
+        fixed.iter().map(|&(i, bytes)| Sized { bytes, first: tenants[i].first, last: tenants[i].last }).collect();
+    let (places, size) = fixed::plan(&sized);
+    fixed.iter().zip(places).for_each(|(&(i, _), offset)| offsets[i] = Dim::from(offset as i64));
+    let checked = "sizes were checked when the graph was built";
+    let base = Dim::from(size as i64);
+    let lines = |bytes: &Dim| {
+        let line = Dim::from(ALIGNMENT as i64);
+        bytes.ceil_div(&line).and_then(|lines| &lines * &line).expect(checked)
+    };
+    let sizes: Vec<Dim> = symbolic.iter().map(|&i| lines(&tenants[i].bytes)).collect();
+    let value = |dim: &Dim| dim.eval(|symbol| symbolic::sample(symbol, symbols)).and_then(|v| u64::try_from(v).ok());
+    let sampled = symbolic.iter().zip(&sizes).map(|(&i, size)| {
+        let Tenant { first, last, .. } = tenants[i];
+        value(size).map(|bytes| Sized { bytes, first, last })
+    });
+    let compared =
+        sampled.collect::<Option<Vec<Sized>>>().and_then(|sampled| symbolic::plan(&sizes, &sampled, symbols));
+    // What cannot be compared shares blocks with what is equal; so do models whose sizes follow each other that way.
+    let (mut blocks, mut end) = (Vec::new(), Dim::ZERO);
+    for block in share(tenants, symbolic.clone(), symbols) {
+        blocks.extend(block.tenants.iter().map(|&i| (i, end.clone())));
+        end = (&end + &lines(&block.bytes)).expect(checked);
     }
-    let mut end = Dim::from(size as i64);
-    for block in share(tenants, symbolic, symbols) {
-        block.tenants.iter().for_each(|&i| offsets[i] = end.clone());
-        let lines = block.bytes.ceil_div(&Dim::from(ALIGNMENT as i64)).expect("the divisor is a constant");
-        let bytes = (&lines * &Dim::from(ALIGNMENT as i64)).expect("sizes were checked when the graph was built");
-        end = (&end + &bytes).expect("sizes were checked when the graph was built");
+    let better = |size: &Dim| value(size).zip(value(&end)).is_some_and(|(size, end)| size <= end);
+    let (places, end) = match compared {
+        Some((places, size)) if better(&size) => (symbolic.into_iter().zip(places).collect(), size),
+        _ => (blocks, end),
+    };
+    for (i, place) in places {
+        offsets[i] = (&base + &place).expect(checked);
     }
+    let end = (&base + &end).expect(checked);
     (offsets, end)
 }
 
@@ -76,7 +86,7 @@ struct Block {
 /// makes the largest one that is free large enough.
 fn share(tenants: &[Tenant], mut order: Vec<usize>, symbols: &Symbols) -> Vec<Block> {
     order.sort_by_key(|&i| (tenants[i].first, i));
-    let at_least = |a: &Dim, b: &Dim| a == b || (a - b).is_ok_and(|more| more.bounds(symbols).0 >= 0);
+    let at_least = |a: &Dim, b: &Dim| symbolic::covers(a, b, symbols);
     let mut blocks: Vec<Block> = Vec::new();
     for i in order {
         let Tenant { bytes, first, last } = &tenants[i];
@@ -147,16 +157,16 @@ mod tests {
         let tenants = [
             tenant(bytes(64, &n), 0, 1),
             tenant(bytes(128, &n), 1, 2),
-            // Grows the first one's block: 192 n are never less than 64 n.
+            // 192 n are never less than 64 n.
             tenant(bytes(192, &n), 2, 3),
             tenant(bytes(128, &n), 3, 4),
-            // Nothing is known about n and m.
+            // Nothing is known about n and m, but nothing else is alive.
             tenant(bytes(64, &m), 5, 6),
         ];
         let (offsets, size) = plan(&tenants, &symbols);
         assert_eq!(offsets[0], offsets[2]);
         assert_eq!(offsets[1], offsets[3]);
-        assert_eq!(size, (&bytes(320, &n) + &bytes(64, &m)).unwrap());
+        assert_eq!(size, bytes(320, &n).maximum(&bytes(64, &m)).unwrap());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::setup::{bench_python, zoo};
+use crate::setup::{TESTED_MODELS, bench_python, python, zoo};
 use crate::shell::{Result, cargo, root, run};
 
 /// The models that are compared when none is named.
@@ -26,6 +26,17 @@ const BENCHED_MODELS: &[&str] = &[
     "whisper_tiny_enc",
     "whisper_tiny_dec",
 ];
+
+/// What models take besides time, against bounds: the named ones, or all that the tests use. `bench/figures.py` has the list.
+pub fn figures(names: &[&str]) -> Result<()> {
+    let python = python()?;
+    let models = if names.is_empty() { TESTED_MODELS } else { names };
+    zoo(&python, models)?;
+    run(cargo(), &["build", "--release", "--locked", "--bin", "onnxc"])?;
+    let script = root().join("bench/figures.py").into_os_string();
+    let words = models.iter().map(OsString::from);
+    run(python, &[script].into_iter().chain(words).collect::<Vec<_>>())
+}
 
 /// Models first, then options of `bench/compare.py`. Compilers and libraries are built in the release profile.
 pub fn bench(arguments: &[&str]) -> Result<()> {

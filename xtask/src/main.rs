@@ -27,6 +27,7 @@ cargo xtask TASK
   sizes    print bytes of code: the support library on 64-bit ARM, the network of examples/embed-rust
   bless    run the ONNX suite and write its snapshot anew
   operators  write docs/OPERATORS.md anew
+  figures  [MODEL...]: compile time, code, arena, start, equal bits for 1, 2 and 5 workers, and `--fp strict`, with their bounds
   zoo      grow the named benchmark models, or all (4 GB), into build/zoo
   bench    [MODEL...] [--OPTION...]: time onnxc beside other libraries and print the tables; bench --help has the options";
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ["sizes"] => ci::sizes(),
         ["bless"] => ci::bless(),
         ["operators"] => ci::operators(),
+        ["figures", names @ ..] => bench::figures(names),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["zoo", names @ ..] => setup::python().and_then(|python| setup::zoo(&python, names)),
         _ => {

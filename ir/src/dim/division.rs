@@ -236,6 +236,19 @@ impl Dim {
         self.select(other, Ordering::Greater)
     }
 
+    /// A sum that is at least as great as either, where nothing that both are made of is negative: of each product the greater
+    /// multiple.
+    pub fn covering(&self, other: &Dim) -> Result<Dim, DimError> {
+        let mut terms = self.terms().into_vec();
+        for term in other.terms() {
+            match terms.iter_mut().find(|mine| mine.monomial == term.monomial) {
+                Some(mine) => mine.coefficient = mine.coefficient.max(term.coefficient),
+                None => terms.push(term),
+            }
+        }
+        Dim::from_terms(terms)
+    }
+
     fn select(&self, other: &Dim, keep: Ordering) -> Result<Dim, DimError> {
         let mut kept: Vec<Dim> = Vec::new();
         for candidate in self.alternatives(keep).iter().chain(other.alternatives(keep)) {
