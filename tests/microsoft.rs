@@ -26,6 +26,20 @@ fn every_operator_has_five_cases() {
     assert!(few.is_empty(), "operators with fewer than five cases: {}", few.join(", "));
 }
 
+/// 200 x 512 weights of 4 bits, a scale for each 32 of them, up to whole panels of 32 columns.
+#[test]
+fn weights_of_4_bits_stay_packed() {
+    let run = Command::new(env!("CARGO_BIN_EXE_onnxc"))
+        .arg(cases().join("MatMulNBits/large/model.onnx"))
+        .args(["--emit", "contract"])
+        .output()
+        .expect("onnxc runs");
+    let contract: serde_json::Value = serde_json::from_slice(&run.stdout).expect("the contract is JSON");
+    let weights = contract["weight_bytes"].as_u64().expect("the contract counts the weights");
+    let packed = 224 * 512 / 2 + 224 * 16 * 4;
+    assert!((packed..packed + 256).contains(&weights), "{weights} bytes instead of about {packed}");
+}
+
 #[test]
 fn all_cases_pass() {
     for engine in [&["interp"][..], &["loop-interp"], &["native", "--guard", "--poison"]] {

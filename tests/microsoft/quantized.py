@@ -277,6 +277,12 @@ def blocks(add):
         ("groups", 4, 64, 8, 16, None, {"groups": 1}),
         ("groups_zero", 4, 64, 8, 16, "float", {"groups": 1}), ("batch", 4, 32, 4, 16, None, {"a": (2, 3, 32)}),
         ("half", 4, 64, 8, 32, "packed", {"half": 1}), ("level_4", 4, 64, 8, 32, None, {"level": 4}),
+        # So many weights stay packed in the object.
+        ("large", 4, 512, 200, 32, None, {"a": (1, 512)}), ("large_zero", 4, 512, 200, 32, "packed", {"a": (3, 512)}),
+        ("large_float_zero", 4, 512, 224, 16, "float", {"a": (4, 512)}), ("large_rows", 4, 512, 200, 64, "packed", {"a": (21, 512)}),
+        ("large_batch", 4, 512, 200, 32, None, {"a": (2, 3, 512), "bias": 1}), ("large_b2", 2, 512, 200, 32, None, {"a": (2, 512)}),
+        ("large_symbol", 4, 512, 200, 32, "packed", {"a": (7, 512), "symbol": 1}),
+        ("large_cut", 4, 500, 200, 32, None, {"a": (2, 500)}),
     ]:
         count = -(-k // block)
         kind = np.float16 if extra.get("half") else f32
@@ -295,7 +301,7 @@ def blocks(add):
             inputs.pop()
         loose = {"half": dict(rtol=1e-2, atol=2e-2), "level_4": dict(rtol=2e-2, atol=8e-2)}
         add("MatMulNBits", name, inputs, const={1, 2, 3, 4, 5}, K=k, N=n, bits=bits, block_size=block,
-            accuracy_level=extra.get("level", 0), **loose.get(name, {}))
+            accuracy_level=extra.get("level", 0), symbols={0: ["t", k]} if extra.get("symbol") else None, **loose.get(name, {}))
     add("MatMulNBits", "weights_at_run_time", [floats(2, 32), pack(RNG.integers(0, 16, (4, 2, 16)), 4),
         (0.1 + RNG.random((4, 2))).astype(f32)], K=32, N=4, bits=4, block_size=16)
     for name, kind, k, n, block, a in [("fp4", 0, 64, 8, 16, (3, 64)), ("nf4", 1, 64, 8, 32, (3, 64)), ("odd", 1, 9, 3, 16, (2, 9)),

@@ -177,7 +177,8 @@ impl<'g> Cut<'g> {
             let groups = self.users_groups(output);
             let joins = |g: &GroupIndex| {
                 let pulled = |&u: &Node| !self.groups_of[u].contains(g) || self.pulls(u, node);
-                self.users[output].iter().all(pulled) && (is_strided(&data.op) || !self.feeds_strided(output, *g))
+                let free = is_strided(&data.op) || self.users[output].iter().all(|&u| self.feeds_product(u, node));
+                self.users[output].iter().all(pulled) && (free || !self.feeds_strided(output, *g))
             };
             let copies = is_view(&data.op) || groups.len() == 1;
             if let (true, false, true) = (copies, groups.is_empty(), groups.iter().all(joins)) {
@@ -230,7 +231,8 @@ impl<'g> Cut<'g> {
                 }
                 CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => false,
             },
-            Op::Contract(_) | Op::Conv(_) | Op::Window(_) => strided,
+            Op::Contract(_) => strided || self.feeds_product(user, node),
+            Op::Conv(_) | Op::Window(_) => strided,
             Op::Cumulate { .. } | Op::Scatter { .. } | Op::Sort { .. } => strided,
             Op::Constant(_)
             | Op::DimValue(_)
@@ -240,6 +242,29 @@ impl<'g> Cut<'g> {
             | Op::If { .. }
             | Op::Loop { .. }
             | Op::Group { .. } => false,
+        }
+    }
+
+    /// Whether `user` is a product that `node` is better computed in: weights that are unpacked, which are smaller than what
+    /// becomes of them, and chosen rows of constants of which the product reads each element once.
+    fn feeds_product(&self, user: Node, node: Node) -> bool {
+        let (by, data) = (&self.graph.nodes[user], &self.graph.nodes[node]);
+        let Op::Contract(contract) = &by.op else { return false };
+        let length = |v: Value| self.graph.tensor_ty(v).static_len();
+        let of_constants = || data.inputs.iter().all(|&v| self.graph.as_constant(v).is_some());
+        match &data.op {
+            Op::Elementwise(_) => {
+                let largest = data.inputs.iter().map(|&v| length(v)).max().flatten();
+                let grows = |(from, to): (i64, i64)| from > 1 && to >= 8 * from;
+                of_constants() && largest.zip(length(data.outputs[0])).is_some_and(grows)
+            }
+            Op::Gather { .. } => {
+                let labels = if by.inputs[0] == data.outputs[0] { &contract.lhs } else { &contract.rhs };
+                contract.panel.is_none()
+                    && self.graph.as_constant(data.inputs[0]).is_some()
+                    && contract.out.iter().all(|label| labels.contains(label))
+            }
+            _ => false,
         }
     }
 

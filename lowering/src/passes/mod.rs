@@ -12,6 +12,7 @@ pub mod fuse_elementwise;
 pub mod inline_composites;
 pub mod keep_states;
 pub mod number_strings;
+mod pack_bits;
 pub mod pack_weights;
 pub mod pad_convs;
 pub mod recognize_norms;

@@ -5,6 +5,8 @@
 //! `fold_constants` has run. Filters of convolutions become [M/16, kernel..., C, 16], those of depthwise ones
 //! [kernel..., M], transformed ones for Winograd's algorithm [M/16, t * t, C, 16].
 //!
+//! Products with weights of a few bits are those of [`super::pack_bits`].
+//!
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed.
 
 use std::collections::HashMap;
@@ -18,6 +20,7 @@ use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Value};
 use smallvec::SmallVec;
 
+use super::pack_bits;
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use crate::schedules::gemm::PANEL;
 
@@ -59,12 +62,15 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
         [n, k] if is_depth(k) && is_column(n) => true,
         _ => return Ok(None),
     };
+    if let Some(values) = pack_bits::pack(graph, region, node, &contract, [lhs, rhs])? {
+        return Ok(Some(values));
+    }
     let origins = data.origins.clone();
     let mut b = Builder::new(graph, region, origins);
     let axis = usize::from(!columns_first);
     let panels = match packed.get(&(rhs, Some(axis))) {
         Some(&panels) => panels,
-        None => panels(&mut b, rhs, axis)?,
+        None => panels(&mut b, rhs, axis, PANEL.into())?,
     };
     packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
@@ -73,15 +79,15 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
     one(b.graph.output(node))
 }
 
-/// Cuts an axis of a constant into panels: `[panels, other axes..., PANEL]`.
-fn panels(b: &mut Builder<'_>, weight: Value, axis: usize) -> Result<Value, BuildError> {
-    let width = Dim::from(i64::from(PANEL));
+/// Cuts an axis of a constant into panels: `[panels, other axes..., width]`, with zeros where there are no elements.
+pub(super) fn panels(b: &mut Builder<'_>, weight: Value, axis: usize, width: i64) -> Result<Value, BuildError> {
+    let width = Dim::from(width);
     let shape = b.shape(weight)?;
     let count = shape[axis].ceil_div(&width)?;
     let mut hi: Shape = shape.iter().map(|_| Dim::ZERO).collect();
     let lo = hi.clone();
     hi[axis] = (&(&count * &width)? - &shape[axis])?;
-    let zero = b.scalar(Scalar::zero(DType::F32));
+    let zero = b.scalar(Scalar::zero(b.dtype(weight)?));
     let padded = b.pad(weight, zero, &lo, &hi)?;
     let mut split = shape.clone();
     split[axis] = count;
@@ -137,12 +143,12 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
         weights
     } else if let Some(tile) = conv.winograd {
         let transformed = transform(&mut b, filter, Winograd::of(tile).expect("a known tile"))?;
-        panels(&mut b, transformed, 1)?
+        panels(&mut b, transformed, 1, PANEL.into())?
     } else if conv.groups == 1 {
         // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
         let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();
         let last = b.transpose(filter, &perm)?;
-        panels(&mut b, last, 0)?
+        panels(&mut b, last, 0, PANEL.into())?
     } else {
         let flat: Shape = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();
         let flat = b.reshape(filter, &flat)?;

@@ -10,7 +10,7 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Val;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::{BinaryOp, Scalar};
-use onnxc_ir::tensor::op::{Contract, Label};
+use onnxc_ir::tensor::op::{self, Contract, Label};
 use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
@@ -24,6 +24,15 @@ const FEW_ROWS: i64 = 5;
 /// A panel in scratch has at most this many bytes.
 const MAX_PANEL_BYTES: i64 = 1 << 20;
 
+/// The same where its elements are computed, which is not worth doing again for each few rows.
+const MAX_COMPUTED_PANEL_BYTES: i64 = 1 << 22;
+
+/// The greatest number of weights in a word of 32 bits.
+const MAX_PLACES: i64 = 16;
+
+/// The columns of a panel of weights that are unpacked where they are used; see the pass `pack_bits`.
+pub const UNPACKED_COLUMNS: i64 = 32;
+
 /// Schedules a group whose anchor is the `Contract` node `anchor`.
 pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
@@ -33,7 +42,9 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
     let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);
     let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
-    let fits = depth.as_const().is_some_and(|d| d * i64::from(gemm::PANEL) * 8 <= MAX_PANEL_BYTES);
+    let computed = is_computed(k.graph, roles.right);
+    let most = if computed { MAX_COMPUTED_PANEL_BYTES } else { MAX_PANEL_BYTES };
+    let fits = depth.as_const().is_some_and(|d| d * i64::from(gemm::PANEL) * 8 <= most);
     let element = Dim::from(i64::from(roles.acc.bits() / 8));
     let sizes = |labels: &[Label]| labels.iter().map(|l| roles.size(*l).clone()).collect();
     let gemm = Gemm {
@@ -48,6 +59,9 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     };
     if roles.panel.is_some() {
         return gemm::schedule(k, &gemm, &roles, &Panels::Stored, lanes);
+    }
+    if few_rows && computed {
+        return computed_columns(k, &gemm, &roles, lanes);
     }
     if few_rows && lanes > 1 && roles.contiguous_depth(&k) {
         return dot(k, &roles, lanes);
@@ -202,8 +216,20 @@ fn contiguous_axis(k: &GroupKernel<'_>, value: Value) -> Option<usize> {
             let out = axis + to.rank() - from.rank();
             (from.shape[axis] == to.shape[out]).then_some(out)
         }
+        Op::Gather { coords } => {
+            let axis = contiguous_axis(k, data.inputs[0])?;
+            match coords[axis] {
+                op::Coord::Axis(out) => Some(out as usize),
+                op::Coord::Input(_) => None,
+            }
+        }
         _ => None,
     }
+}
+
+/// Whether elements of a value are computed where they are used, instead of read.
+fn is_computed(graph: &Graph, value: Value) -> bool {
+    graph.def_node(value).is_some_and(|node| matches!(graph.nodes[node].op, Op::Elementwise(_)))
 }
 
 impl Operands for Roles {
@@ -294,6 +320,67 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
     let tasks = total.ceil_div(&Dim::from(block)).expect("the divisor is a constant");
     let flops = product([&total, &depth, &Dim::from(2)]);
     k.finish(tasks, flops)
+}
+
+/// Lanes along a few columns side by side, for all rows at once: each element of the right operand is computed once.
+fn computed_columns(mut k: GroupKernel<'_>, gemm: &Gemm, roles: &Roles, lanes: u16) -> GroupLaunch {
+    let rows = gemm.rows.as_const().expect("there are few rows");
+    let columns = gemm.columns.as_const().unwrap_or(1);
+    let lanes = if columns % i64::from(lanes) == 0 { lanes } else { 1 };
+    // The sums of all rows stay in registers.
+    let most = (i64::from(k.machine.kernel_vector_registers) / 2 / rows).clamp(1, 4);
+    let vectors = (1..=most).rev().find(|n| columns % (n * i64::from(lanes)) == 0).unwrap_or(1);
+    k.remark(format!("{rows} x {vectors} vectors of {lanes} sums, the right operand computed where it is used"));
+    let grid: Vec<Dim> = gemm.outer.iter().chain(&gemm.lines).cloned().collect();
+    let dims: Vec<Index> = grid.iter().map(|d| k.dim(d)).collect();
+    let extents: Vec<Index> = gemm.contracted.iter().map(|d| k.dim(d)).collect();
+    let bound = k.dim(&gemm.columns);
+    let width = i64::from(lanes);
+    k.tasks(|k, task| {
+        let outer = k.unflatten(task, &dims);
+        k.each(0, bound, vectors * width, |k, first| {
+            let at: Vec<Coord> = (0..vectors)
+                .map(|v| {
+                    let index = k.b.iadd(first, v * width);
+                    if lanes == 1 { Coord::uniform(index) } else { Coord::consecutive(index, width) }
+                })
+                .collect();
+            let zero = k.b.constant(Scalar::zero(gemm.acc), lanes);
+            let init = vec![zero; (rows * vectors) as usize];
+            let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], sums: &[Val]| {
+                let right: Vec<Val> = at.iter().map(|&c| roles.right(k, &outer, c, contracted, lanes, None)).collect();
+                let mut next = Vec::with_capacity(sums.len());
+                for row in 0..rows {
+                    let left = roles.left(k, &outer, Index::Const(row), contracted, lanes);
+                    for &right in &right {
+                        let sum = sums[next.len()];
+                        next.push(multiply_add(k, left, right, sum));
+                    }
+                }
+                next
+            };
+            // What a word of weights holds is taken apart without a loop.
+            let sums = match extents.split_last() {
+                Some((&Index::Const(places @ 1..=MAX_PLACES), around)) => {
+                    nest(k, around, &mut vec![], &init, &mut |k, around, sums| {
+                        (0..places).fold(sums.to_vec(), |sums, place| {
+                            let contracted: Vec<Index> = around.iter().copied().chain([Index::Const(place)]).collect();
+                            step(k, &contracted, &sums)
+                        })
+                    })
+                }
+                _ => nest(k, &extents, &mut vec![], &init, &mut step),
+            };
+            for (i, &sum) in sums.iter().enumerate() {
+                let (row, column) = (i as i64 / vectors, at[i % vectors as usize]);
+                let coords = roles.result(&outer, Index::Const(row), column);
+                k.push(roles.result, &Position { coords, lanes, count: None }, sum, &mut Pulled::default());
+            }
+        });
+    });
+    let depth = product(&gemm.contracted);
+    let flops = product(grid.iter().chain([&gemm.rows, &gemm.columns, &depth, &Dim::from(2)]));
+    k.finish(product(&grid), flops)
 }
 
 /// Lanes along the columns, the right operand read where it is.

@@ -1,5 +1,6 @@
 //! Weights of few bits with a scale for each block: unpacked and scaled to floats, for which ordinary products are made.
-//! For constant weights that happens while the model is compiled.
+//! For constant weights that happens while the model is compiled, but where many of 2 or 4 bits are the right operand of
+//! one product: those stay as they are (the pass `pack_bits` of lowering).
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
