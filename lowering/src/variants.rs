@@ -296,7 +296,7 @@ struct Contents {
 enum Source {
     Elements(Elements),
     Splat(Scalar),
-    Made(Op, SmallVec<[Constant; 4]>),
+    Made(Box<Op>, SmallVec<[Constant; 4]>),
 }
 
 /// Bytes that are compared whole where they are not the same memory, and hashed by their beginning.
@@ -355,7 +355,9 @@ fn contents(ty: &TensorType, source: &ConstantSource, class: impl Fn(Constant) -
     let source = match source {
         ConstantSource::Bytes(bytes) => Source::Elements(Elements(bytes.clone())),
         ConstantSource::Splat(scalar) => Source::Splat(*scalar),
-        ConstantSource::Lazy { op, inputs } => Source::Made(op.clone(), inputs.iter().map(|&c| class(c)).collect()),
+        ConstantSource::Lazy { op, inputs } => {
+            Source::Made(Box::new(op.clone()), inputs.iter().map(|&c| class(c)).collect())
+        }
     };
     Contents { ty: ty.clone(), source }
 }
