@@ -72,6 +72,15 @@ fn decode(name: &str, batch: i64, sequence: &str, past: &str, symbols: &[(&str, 
             let most = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
             let error = found.iter().zip(&expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(error <= 1e-5 * most, "step {step}: {error} of {most}");
+            if step + 1 == STEPS {
+                // What is forgotten can be said again.
+                for (number, _) in kept.inputs().iter().enumerate().filter(|(_, port)| port.state) {
+                    with_state.truncate_state(number, step as i64).expect("there are as many");
+                    assert!(with_state.truncate_state(number, step as i64 + 1).is_err(), "there are fewer");
+                }
+                with_state.run(&inputs[..1 + usize::from(positions)]).expect("a step once more");
+                assert_eq!(logits(&with_state), found);
+            }
             pasts = (1..=caches)
                 .map(|i| without.output(i).expect("a cache").elements::<f32>().expect("f32").to_vec())
                 .collect();
@@ -91,4 +100,27 @@ fn gpt2_decodes_with_caches_of_its_own() {
 #[test]
 fn llama_decodes_with_caches_of_its_own() {
     decode("llama70m_dyn_dynamo", 2, "s27", "s12", &[("s11", 2)], &[2, 2, -1, 64], true);
+}
+
+/// What is given for a state is put there, and what a run makes of it is taken from there.
+#[test]
+fn commands_give_states_and_take_them() {
+    let zoo = std::env::var_os("ONNXC_ZOO")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/zoo"), PathBuf::from);
+    for (name, past) in [("gpt2_kv_dyn", "s11"), ("llama70m_dyn_dynamo", "s12")] {
+        let (folder, room) = (zoo.join(name), format!("{past}=0..64"));
+        let state = ["--state", "past*=present*", "--dim", &room];
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_onnxc"));
+            let output = command.args(arguments).args(state).output().expect("onnxc runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        };
+        run(&["test", folder.to_str().expect("a path in UTF-8"), "--jobs", "1", "--max-rel", "1e-4"]);
+        let inputs = folder.join("test_data_set_0");
+        let files = (0..).map(|i| inputs.join(format!("input_{i}.npy"))).take_while(|path| path.is_file());
+        let files: Vec<String> = files.map(|path| path.to_str().expect("a path in UTF-8").to_owned()).collect();
+        let model = folder.join("model.onnx");
+        let model = model.to_str().expect("a path in UTF-8");
+        run(&["bench", model, "--inputs", &files.join(","), "--seconds", "0.2", "--json"]);
+    }
 }

@@ -43,8 +43,12 @@ pub struct Port {
     pub dims: Option<Vec<Dim>>,
     /// Whether the value may be absent.
     pub optional: bool,
-    /// Whether it is a state that sessions keep from run to run: nobody sets it or gets it.
+    /// Whether it is a state that sessions keep from run to run: runs neither take it nor give it.
     pub state: bool,
+    /// The axis along which an input that is a state grows; `None` where it does not.
+    pub grows: Option<usize>,
+    /// The output that is the next value of an input that is a state.
+    pub next: Option<usize>,
 }
 
 /// A named dim of the model and the range it was compiled for, both ends included.
@@ -148,7 +152,10 @@ impl Model {
                 target: text(model.target)?,
                 memory,
                 inputs: table(model.inputs, model.input_count)?.iter().map(|p| port(p)).collect::<Result<_, _>>()?,
-                outputs: table(model.outputs, model.output_count)?.iter().map(|p| port(p)).collect::<Result<_, _>>()?,
+                outputs: table(model.outputs, model.output_count)?
+                    .iter()
+                    .map(|p| Ok(Port { next: None, ..port(p)? }))
+                    .collect::<Result<_, Error>>()?,
                 symbols: table(model.symbols, model.symbol_count)?
                     .iter()
                     .map(|symbol| Ok(Symbol { name: text(symbol.name)?, min: symbol.min, max: symbol.max }))
@@ -297,6 +304,7 @@ unsafe fn port(raw: &onnxc_port) -> Result<Port, Error> {
         (_, Ok(symbol)) => Dim::Symbol(symbol),
         (_, Err(_)) => Dim::Unknown,
     };
+    let state = raw.flags & abi::PORT_STATE != 0;
     Ok(Port {
         // SAFETY: the caller's promise.
         name: unsafe { text(raw.name)? },
@@ -304,6 +312,8 @@ unsafe fn port(raw: &onnxc_port) -> Result<Port, Error> {
         dtype: DataType::from_onnx(raw.onnx_dtype),
         dims: rank.map(|rank| (0..rank).map(dim).collect()),
         optional: raw.flags & abi::PORT_OPTIONAL != 0,
-        state: raw.flags & abi::PORT_STATE != 0,
+        state,
+        grows: state.then_some(((raw.flags >> 4) & 15) as usize).and_then(|axis| axis.checked_sub(1)),
+        next: state.then_some((raw.flags >> 8) as usize),
     })
 }

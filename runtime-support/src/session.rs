@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::abi::{self, onnxc_fault, onnxc_session, onnxc_value};
 use crate::dtype::DataType;
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Dim, Model};
 use crate::pool::Pool;
 use crate::status::Status;
 use crate::tensor::TensorView;
@@ -168,6 +168,90 @@ impl Session {
         unsafe { abi::onnxc_session_reset(self.raw.as_ptr()) }
     }
 
+    /// Puts contents into the state that is the model's input of this number, as if runs had left them there. Its dims are
+    /// those of the session, but for the axis that grows.
+    ///
+    /// # Errors
+    /// Where the type or the shape is not the state's, or there is no room.
+    pub fn put_state(&mut self, input: usize, contents: &TensorView<'_>) -> Result<(), Error> {
+        let place = self.state_place(input)?;
+        let mut shape = place.shape.clone();
+        let same_rank = contents.shape().len() == shape.len();
+        if let (Some(axis), true) = (place.grows, same_rank) {
+            shape[axis] = contents.shape()[axis];
+            if shape[axis] > place.most {
+                return Err(Error::status(Status::DimRange.code()));
+            }
+        }
+        if contents.shape() != shape {
+            return Err(Error::status(Status::Dim.code()));
+        }
+        if contents.dtype() != place.dtype {
+            return Err(Error::ElementType { expected: place.dtype, actual: contents.dtype() });
+        }
+        let (rows, apart, row) = place.rows(&shape);
+        for (number, from) in (0..rows).zip(contents.bytes().chunks_exact(row.max(1))) {
+            // SAFETY: the buffer has room for as many rows of the greatest extent, each `apart` bytes, of which `row` are
+            // no more; nothing runs on the session.
+            unsafe { place.data.add(number * apart).copy_from_nonoverlapping(from.as_ptr(), row) };
+        }
+        if let Some(axis) = place.grows {
+            self.set_extent(input, axis, shape[axis]);
+        }
+        Ok(())
+    }
+
+    /// Forgets what runs have put into a state that grows behind the first `extent` positions.
+    ///
+    /// # Errors
+    /// Where the input is no such state, or has fewer.
+    pub fn truncate_state(&mut self, input: usize, extent: i64) -> Result<(), Error> {
+        let place = self.state_place(input)?;
+        match place.grows {
+            Some(axis) if (0..=place.shape[axis]).contains(&extent) => {
+                self.set_extent(input, axis, extent);
+                Ok(())
+            }
+            _ => Err(Error::status(Status::DimRange.code())),
+        }
+    }
+
+    /// The shape and the elements of the state that is the model's input of this number, densely.
+    ///
+    /// # Errors
+    /// Where the input is no state.
+    pub fn state(&self, input: usize) -> Result<(DataType, Vec<i64>, Vec<u8>), Error> {
+        let place = self.state_place(input)?;
+        let (rows, apart, row) = place.rows(&place.shape);
+        let mut bytes = Vec::with_capacity(rows * row);
+        for number in 0..rows {
+            // SAFETY: as for `put_state`; the bytes were zeros before runs wrote them.
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(place.data.add(number * apart), row) });
+        }
+        Ok((place.dtype, place.shape, bytes))
+    }
+
+    fn set_extent(&mut self, input: usize, axis: usize, extent: i64) {
+        // SAFETY: the session has as many input values as the model has inputs, and nothing runs on it.
+        let value = unsafe { &mut *abi::onnxc_session_inputs(self.raw.as_ptr()).add(input) };
+        value.dims[axis] = extent;
+    }
+
+    fn state_place(&self, input: usize) -> Result<StatePlace, Error> {
+        let port = self.model.inputs().get(input).filter(|port| port.state);
+        let (Some(port), Some(dtype)) = (port, port.and_then(|port| port.dtype)) else {
+            return Err(Error::status(Status::PortIndex.code()));
+        };
+        // SAFETY: the session has as many input values as the model has inputs.
+        let value = unsafe { &*abi::onnxc_session_inputs(self.raw.as_ptr()).add(input) };
+        let shape = value.dims[..value.tensor.ndim as usize].to_vec();
+        let most = port.grows.map_or(0, |axis| match port.dims.as_ref().and_then(|dims| dims.get(axis)) {
+            Some(Dim::Symbol(symbol)) => self.model.symbols()[*symbol].max,
+            _ => shape[axis],
+        });
+        Ok(StatePlace { data: value.tensor.data.cast(), dtype, shape, grows: port.grows, most })
+    }
+
     /// Runs on tensors in the order of the model's inputs, without those that are states.
     pub fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<(), Error> {
         let count = self.model.inputs().len();
@@ -248,6 +332,26 @@ impl Session {
             write!(place, "{step}: ").expect("a String takes all");
         }
         place
+    }
+}
+
+/// Where a state lies: as if the axis that grows had its greatest extent.
+struct StatePlace {
+    data: *mut u8,
+    dtype: DataType,
+    shape: Vec<i64>,
+    grows: Option<usize>,
+    most: i64,
+}
+
+impl StatePlace {
+    /// How many rows a state of this shape has, how many bytes they are apart, and how many each has.
+    fn rows(&self, shape: &[i64]) -> (usize, usize, usize) {
+        let bytes = |shape: &[i64]| self.dtype.tensor_bytes(shape).expect("a model's states have sizes");
+        let Some(axis) = self.grows else { return (1, bytes(shape), bytes(shape)) };
+        let rows = shape[..axis].iter().product::<i64>() as usize;
+        let most: Vec<i64> = std::iter::once(self.most).chain(shape[axis + 1..].iter().copied()).collect();
+        (rows, bytes(&most), bytes(&shape[axis..]))
     }
 }
 

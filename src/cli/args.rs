@@ -105,6 +105,11 @@ pub struct CodegenArgs {
     /// batch=1,seq=128 where they have both. May be given several times; the first that fits a run's inputs counts
     #[arg(long = "specialize", value_name = "NAME=N,...")]
     pub specializations: Vec<Specialization>,
+    /// Keep an input from run to run, in the caller's one buffer with the output that is its next value: past.*=present.*. A
+    /// cache that grows needs its greatest length: --dim NAME=0..N. `run`, `bench` and `test` put the given input into the
+    /// state and take the output from there
+    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
+    pub states: Vec<StatePattern>,
     /// Call a C function of yours, an onnxc_operator_fn of onnxc.h, for an operator. Its outputs' shapes are those that the
     /// model states, or that of an input: DOMAIN:NAME=SYMBOL,like=0
     #[arg(long = "custom-op", value_name = "DOMAIN:NAME=SYMBOL")]
@@ -174,7 +179,7 @@ impl CodegenArgs {
                 .collect(),
             time_passes: self.time_passes,
             perf_map: false,
-            states: Vec::new(),
+            states: self.states.clone(),
             weights: WeightPlacement::Embedded,
             checks: Checks::default(),
         }
@@ -196,10 +201,6 @@ pub struct CompileArgs {
     /// Write an intermediate form to OUT or stdout instead of an object
     #[arg(long, value_name = "FORM")]
     pub emit: Option<Emit>,
-    /// Keep an input from run to run, in the caller's one buffer with the output that is its next value: past.*=present.*. A
-    /// cache that grows needs its greatest length: --dim NAME=0..N
-    #[arg(long = "state", value_name = "INPUT=OUTPUT")]
-    pub states: Vec<StatePattern>,
     /// Where the weights are: in OUT, or in a file of their own beside it, whose name ends in .weights. The program maps it
     /// and hands it to every run
     #[arg(long, value_name = "PLACE", default_value = "embed")]
@@ -395,7 +396,7 @@ pub struct TestArgs {
     #[arg(long, value_name = "ENGINE", default_value = "native")]
     pub engine: EngineArg,
     /// Run the models of another target: a command that executes its programs, such as "qemu-aarch64-static -cpu max"
-    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true, conflicts_with = "states")]
     pub runner: Option<String>,
     /// C compiler and linker of the target, with arguments; default: the usual name of the target's GCC, with -static
     #[arg(long, value_name = "COMMAND", requires = "runner")]

@@ -21,7 +21,6 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
     };
     let mut options = args.codegen.options(&name);
     options.budget = Budget { arena: args.max_arena, code: args.max_code };
-    options.states.clone_from(&args.states);
     options.weights = args.weights.into();
     if let (Some(Emit::TensorIr), Some(path)) = (args.emit, &args.output) {
         return driver::emit_graph(model, path, &options).map(|()| 0);

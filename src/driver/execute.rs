@@ -221,6 +221,9 @@ impl Executable {
         if options.checks.any() && engine != Engine::Native {
             return Err(Failure::usage("only compiled code can be tested with --guard and --poison"));
         }
+        if !options.states.is_empty() && (options.checks.any() || engine == Engine::LoopInterpreter) {
+            return Err(Failure::usage("only compiled code that is not tested with --guard and --poison keeps states"));
+        }
         let mut stats = Stats::default();
         let mut steps = Vec::new();
         let form = match engine {
@@ -343,6 +346,11 @@ impl Executable {
         if *planned != dims {
             session.set_dims(&dims).map_err(|e| run_failure(e.to_string()))?;
             *planned = dims;
+        }
+        for (number, input) in inputs.iter().enumerate().filter(|(n, _)| model.inputs()[*n].state) {
+            let contents = view(input.dtype, &input.shape, input.bytes());
+            let put = contents.and_then(|contents| session.put_state(number, &contents));
+            put.map_err(|e| run_failure(format!("state `{}`: {e}", ports[number].name)))?;
         }
         Ok(Timed { session, inputs })
     }
@@ -486,6 +494,12 @@ pub(super) fn view<'a>(
 pub(super) fn outputs_of(session: &Session) -> Result<Vec<TensorBytes>, Failure> {
     (0..session.model().outputs().len())
         .map(|i| {
+            if let Some(input) = session.model().inputs().iter().position(|port| port.next == Some(i)) {
+                let (dtype, shape, bytes) = session.state(input).map_err(|e| run_failure(e.to_string()))?;
+                let dtype = onnxc_frontend::proto::dtype_from_onnx(dtype.onnx());
+                let dtype = dtype.ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
+                return Ok(TensorBytes { dtype, shape: shape[..].into(), bytes: bytes.into() });
+            }
             let view = session.output(i).map_err(|e| run_failure(e.to_string()))?;
             let dtype = onnxc_frontend::proto::dtype_from_onnx(view.dtype().onnx())
                 .ok_or_else(|| run_failure(format!("output {i} has an unknown type")))?;
@@ -503,10 +517,20 @@ pub struct Timed<'e> {
 impl Timed<'_> {
     /// Runs the model.
     pub fn run(&mut self) -> Result<(), Failure> {
+        let model = self.session.model().clone();
+        for (number, port) in model.inputs().iter().enumerate() {
+            // Each run appends behind what the first one found.
+            if let Some(axis) = port.grows {
+                let extent = self.inputs[number].shape[axis];
+                self.session.truncate_state(number, extent).map_err(|e| run_failure(e.to_string()))?;
+            }
+        }
         let views = self
             .inputs
             .iter()
-            .map(|input| view(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string())))
+            .zip(model.inputs())
+            .filter(|(_, port)| !port.state)
+            .map(|(input, _)| view(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
         self.session.run(&views).map_err(|e| run_failure(e.to_string()))
     }
