@@ -27,7 +27,12 @@ pub fn ci() -> Result<()> {
 /// Formatting and clippy.
 pub fn lint() -> Result<()> {
     run(cargo(), &["fmt", "--all", "--check"])?;
+    // The example is a workspace of its own, whose lock file has to follow this one's.
+    run(cargo(), &["fetch", "--locked", "--manifest-path", "examples/embed-rust/Cargo.toml"])?;
     run(cargo(), &["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])?;
+    // What build scripts use.
+    let library = ["clippy", "-p", "onnxc", "--lib", "--no-default-features", "--release", "--locked"];
+    run(cargo(), &[&library[..], &["--", "-D", "warnings"]].concat())?;
     for features in RUNTIME_FEATURES {
         let runtime = ["clippy", "-p", "onnxc-runtime", "--release", "--locked", "--no-default-features"];
         run(cargo(), &[&runtime[..], &["--features", features, "--", "-D", "warnings"]].concat())?;
