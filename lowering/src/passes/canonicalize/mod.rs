@@ -4,7 +4,8 @@
 //! After: `p = elementwise { arg0 * arg0 } (x)`, and `p` for `t`.
 //!
 //! - Scalars go into the expressions of elementwise operations ([`expr`]); a broadcast before one is dropped.
-//! - Transposes, reshapes, slices and broadcasts of one another become one; those that change nothing go.
+//! - Transposes, reshapes, slices and broadcasts of one another become one; those that change nothing go. Of a reshape by
+//!   dimensions of 1 and a slice of symbolic size, the slice comes last.
 //! - Contractions take transposes of operands into their labels, lose labels of size 1 and merge neighbours ([`contract`]).
 //! - Reductions over axes of size 1 are reshapes. Gathers at constant indices are slices.
 //! - A concatenation that goes on where another one ends takes that one's result.
@@ -229,7 +230,44 @@ fn reshape(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         let origins = data.origins.clone();
         return one(Builder::new(graph, region, origins).reshape(x, &shape)?);
     }
-    Ok(None)
+    slice_after(graph, region, node)
+}
+
+/// A reshape of a slice that only adds and drops dimensions of 1 comes before the slice. So what multiplies by a part of a
+/// cache, whose length a run decides, reads it where it is.
+fn slice_after(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
+    let data = &graph.nodes[node];
+    let Some((inner, x)) = operand_of(graph, data.inputs[0], |op| matches!(op, Op::Slice { .. })) else {
+        return Ok(None);
+    };
+    let Op::Slice { starts, steps } = &graph.nodes[inner].op else { return Ok(None) };
+    let (from, to) = (graph.tensor_ty(data.inputs[0]).shape.clone(), graph.tensor_ty(data.outputs[0]).shape.clone());
+    let whole = graph.tensor_ty(x).shape.clone();
+    if from.iter().all(|d| d.as_const().is_some()) || (0..from.len()).any(|i| from[i] == 1 && whole[i] != 1) {
+        return Ok(None);
+    }
+    let mut others = (0..from.len()).filter(|&i| from[i] != 1);
+    let (mut before, mut at, mut by) = (Shape::new(), Shape::new(), Vec::new());
+    for dim in &to {
+        let (size, start, step) = if *dim == 1 {
+            (Dim::from(1), Dim::ZERO, 1)
+        } else {
+            match others.next().filter(|&i| from[i] == *dim) {
+                Some(i) => (whole[i].clone(), starts[i].clone(), steps[i]),
+                None => return Ok(None),
+            }
+        };
+        before.push(size);
+        at.push(start);
+        by.push(step);
+    }
+    if others.next().is_some() {
+        return Ok(None);
+    }
+    let origins = data.origins.clone();
+    let mut b = Builder::new(graph, region, origins);
+    let x = b.reshape(x, &before)?;
+    one(b.slice(x, &at, &to, &by)?)
 }
 
 fn broadcast(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
