@@ -20,8 +20,9 @@ impl Sized {
     }
 }
 
-/// Placements that improving may make, so that compile time stays near linear.
-const PLACEMENTS: usize = 60_000;
+/// Rounds that improving may take, and the pairs of tensors that they may look at: a few tenths of a second.
+const ROUNDS: usize = 2000;
+const PAIRS: usize = 200_000_000;
 /// After so many rounds two tensors change places, as the rounds may go in circles.
 const STIR: usize = 4;
 
@@ -38,7 +39,7 @@ pub(super) fn plan(tensors: &[Sized]) -> (Vec<u64>, u64) {
     }
     let Some(best) = starts.iter().min_by_key(|(_, size, _)| *size) else { return (Vec::new(), 0) };
     let mut best = (best.0.clone(), best.1);
-    let rounds = PLACEMENTS / tensors.len() / starts.len();
+    let rounds = (PAIRS / (tensors.len() * tensors.len())).min(ROUNDS) / starts.len();
     for (mut offsets, mut size, mut order) in starts {
         for round in 0..rounds {
             // Stable: among those that end at the top and among the others the order stays.
