@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what a compiled model takes besides its time, and check it against bounds; `cargo xtask figures` starts this.
 
-For each model: seconds to compile, KB of code, the arena beside the bytes that are in use at one moment at most, milliseconds
+For each model: seconds to compile and of processors' time, KB of code, the arena beside the bytes that are in use at one moment at most, milliseconds
 from dlopen to the first output beside those of a later run (the file is in the page cache), whether 1, 2 and 5 workers give
 the same bits, and whether `--fp strict` agrees with the reference within 1e-5 of its greatest element. A figure past its
 bound has a star, and the exit status is 1.
@@ -11,6 +11,7 @@ import filecmp
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -52,11 +53,12 @@ class Checks:
 
 
 def compiled(args, model, folder):
-    """The shared library, and seconds."""
+    """The shared library, seconds, and seconds of processors: where the second is much less, the machine had other work."""
     library = os.path.join(folder, "libm.so")
-    begin = time.perf_counter()
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     output_of([args.onnxc, model, "-o", library, "--name", "m"])
-    return library, time.perf_counter() - begin
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return library, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def same_bits(args, model, inputs, folder):
@@ -89,8 +91,9 @@ def row(args, name, program, checks):
     contract = json.loads(output_of([args.onnxc, model, "--emit", "contract"]))
     cells = [name]
     with tempfile.TemporaryDirectory() as scratch:
-        library, seconds = compiled(args, model, scratch)
+        library, seconds, processors = compiled(args, model, scratch)
         cells.append(checks.cell(name, "seconds to compile", f"{seconds:.1f}", seconds <= COMPILE_SECONDS))
+        cells.append(f"{processors:.1f}")
         code = contract["code_bytes"]
         cells.append(checks.cell(name, "KB of code", f"{code / 1024:.0f}", code <= CODE_BYTES.get(name, code)))
         sample = contract["arena"]["sample"]
@@ -120,7 +123,7 @@ def main():
     parser.add_argument("--onnxc", default=os.path.join(ROOT, "target", "release", "onnxc"))
     args = parser.parse_args()
     checks = Checks()
-    heads = ["model", "compile s", "code KB", "arena / live", "arena KB", "scratch KB", "first ms", "later ms"]
+    heads = ["model", "compile s", "CPU s", "code KB", "arena / live", "arena KB", "scratch KB", "first ms", "later ms"]
     heads += ["1 = 2 = 5 workers", f"strict {STRICT}"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     with tempfile.TemporaryDirectory() as folder:
