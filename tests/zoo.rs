@@ -115,6 +115,13 @@ fn command_line(name: &str, engine: &str, tolerance: [&str; 2]) -> Result<(), Fa
     .map(drop)
 }
 
+/// `onnxc test` with code of its own for one of the sizes that the model is run at.
+fn specialized(name: &str, sizes: &str) -> Result<(), Failed> {
+    let folder = model_dir(name)?;
+    let checks = ["--specialize", sizes, "--jobs", "1", "--max-rel", MAX_RELATIVE];
+    succeed(Command::new(ONNXC).arg("test").arg(folder).args(checks)).map(drop)
+}
+
 /// `onnxc test` with every tensor between pages without access, in memory that is full of garbage.
 fn guarded(name: &str) -> Result<(), Failed> {
     let folder = model_dir(name)?;
@@ -219,6 +226,9 @@ fn main() {
         let test = move || command_line(name, "native", EXACT);
         trials.push(Trial::test(format!("command_line::{name}"), test));
         trials.push(Trial::test(format!("guarded::{name}"), move || guarded(name)));
+    }
+    for (name, sizes) in [("gru_tagger_dyn", "N=2,T=40"), ("t5s_enc_dyn", "seq=48")] {
+        trials.push(Trial::test(format!("specialized::{name}"), move || specialized(name, sizes)));
     }
     trials.push(Trial::test("cross::mobilenet_v2", || cross("mobilenet_v2")));
     trials.push(Trial::test("reproducible::mobilenet_v2", || reproducible("mobilenet_v2")));
