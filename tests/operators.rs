@@ -34,6 +34,9 @@ no such model, or its first input has a type that the operator fixes, the column
 beyond those of the operator's specification are taken as they come and not tested.
 - Shapes may be symbolic and, unless *Limits* says otherwise, depend on data. Ranks are known when a model is compiled, and \
 at most 8 for inputs and outputs of the model.
+- Of com.microsoft, operators that ONNX Runtime has no kernel for on CPUs are left out where nothing else says what they \
+compute: PagedAttention, DecoderAttention, LongformerAttention and other sparse attentions, quantization of blocks of floats. \
+So are searches with encoders (WhisperBeamSearch), Tokenizer, AttnLSTM, DynamicTimeWarping and the hashes of n-grams.
 - An operator that is not here can be bound to a C function: [CUSTOM_OPERATORS.md](CUSTOM_OPERATORS.md).
 ";
 

@@ -517,6 +517,39 @@ def states(add):
             reference=[np.stack(out, 1), np.stack(states[-window:])])
 
 
+def branches(add):
+    c, h = 3, 8
+    wide, flat = lambda *outer: floats(*outer, c, h), lambda *outer: floats(*outer, c * h)
+    op = "BranchwiseRMSNorm"
+    add(op, "plain", [wide(2, 5)])
+    add(op, "row", [wide(2, 5), row(h)], const={1})
+    add(op, "scales", [wide(2, 5), row((c, h))], const={1}, epsilon=0.1)
+    add(op, "flat", [flat(2, 5), row(c * h)], const={1}, num_branches=c)
+    add(op, "flat_row", [flat(4), row(h)], num_branches=c)
+    add(op, "half", [wide(2, 5).astype(f16), row((c, h))], const={1}, **HALF)
+    op = "HyperConnectionPreMix"
+    add(op, "plain", [wide(2, 5), floats(2, 5, c)])
+    add(op, "column", [wide(2, 5), floats(2, 5, c, 1)], reduction_scale=0.5)
+    add(op, "whole", [wide(2, 5), wide(2, 5)])
+    add(op, "flat", [flat(2, 5), floats(2, 5, c)], num_branches=c)
+    add(op, "flat_whole", [flat(2, 5), flat(2, 5)], num_branches=c)
+    add(op, "half", [wide(2, 5).astype(f16), floats(2, 5, c)], **HALF)
+    op = "HyperConnectionPostMix"
+    add(op, "plain", [wide(2, 5), floats(2, 5, h), floats(2, 5, c)])
+    add(op, "column", [wide(2, 5), floats(2, 5, h), floats(2, 5, c, 1)])
+    add(op, "whole", [wide(2, 5), floats(2, 5, h), wide(2, 5), floats(2, 5, c, c)])
+    add(op, "mixed", [wide(2, 5), floats(2, 5, h), floats(2, 5, c), floats(2, 5, c, c)])
+    add(op, "flat", [flat(2, 5), floats(2, 5, h), floats(2, 5, c), floats(2, 5, c, c)], num_branches=c)
+    add(op, "half", [wide(2, 5).astype(f16), floats(2, 5, h).astype(f16), floats(2, 5, c), floats(2, 5, c, c)], **HALF)
+    op = "EngramGate"
+    inputs = lambda b, s: [wide(b, s), wide(b, s), floats(b, s, h), row((c, h)), row((c, h))]
+    add(op, "plain", inputs(2, 5), const={3, 4})
+    add(op, "one_token", inputs(1, 1), const={3, 4})
+    add(op, "epsilon", inputs(2, 3), epsilon=0.5)
+    add(op, "normalized", [*inputs(2, 5), row((c, h))], const={3, 4, 5}, outputs=2)
+    add(op, "half", [v.astype(f16) for v in [*inputs(2, 5), row((c, h))]], outputs=2, **HALF)
+
+
 def cases(add):
     normalizations(add)
     self_attention(add)
@@ -529,3 +562,4 @@ def cases(add):
     gelus(add)
     products(add)
     states(add)
+    branches(add)

@@ -90,6 +90,7 @@ const FAMILIES: &[&[Operator]] = &[
     microsoft::ALIASES,
     microsoft::ATTENTION,
     microsoft::BLOCK_WEIGHTS,
+    microsoft::BRANCHES,
     microsoft::CONVOLUTION,
     microsoft::EXPERTS,
     microsoft::GATES,

@@ -102,9 +102,11 @@ fn find(graph: &Graph, weight: Constant, mut columns_first: bool) -> Option<Pack
         DType::U2 => 2,
         _ => return None,
     };
-    let is_number = |o: u32| expr.insts[o as usize] == ScalarInst::Arg(0);
+    // What is no float becomes one: the numbers in the kernel, zero points and narrow scales when the object is written.
+    let is_float = |n: u32| n > 0 && graph.constants[of_blocks[n as usize - 1]].ty.dtype == DType::F32;
+    let is_narrow = |o: u32| matches!(expr.insts[o as usize], ScalarInst::Arg(n) if !is_float(n));
     let converted =
-        |inst: &ScalarInst| matches!(inst, ScalarInst::Cast(DType::F32, _)) || !inst.operands().any(is_number);
+        |inst: &ScalarInst| matches!(inst, ScalarInst::Cast(DType::F32, _)) || !inst.operands().any(is_narrow);
     let fits = fits
         && columns_first
         && blocks * block == depth
@@ -141,6 +143,7 @@ fn unpacked(b: &mut Builder<'_>, packed: &Packed) -> Result<Value, BuildError> {
     let mut inputs = vec![words, b.constant(shifts, "shifts")?];
     for &constant in &packed.of_blocks {
         let value = b.constant_node(constant);
+        let value = b.cast(value, DType::F32)?;
         let value = b.reshape(value, &dims(&[n, blocks, 1, 1]))?;
         inputs.push(panels(b, value, 0, UNPACKED_COLUMNS)?);
     }

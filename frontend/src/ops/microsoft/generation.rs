@@ -1,5 +1,5 @@
-//! GreedySearch, Sampling and BeamSearch: a decoder runs on the prompt, then in a loop on one token at a time, until every sequence has
-//! met the end token or is full.
+//! GreedySearch and Sampling: a decoder runs on the prompt, then in a loop on one token at a time, until every sequence has
+//! met the end token or is full. What BeamSearch (`beams.rs`) has in common with them is here.
 //!
 //! The decoder's subgraph takes token numbers, their positions, a mask over all positions so far and the keys and values of
 //! the past; it gives the scores of the next token and the keys and values with the new ones. It is imported once for the
@@ -24,7 +24,8 @@ use crate::proto::{DimensionValue, TypeTensor, TypeValue, ValueInfoProto, dtype_
 /// The rows of this family.
 pub(in crate::ops) const OPERATORS: &[Operator] = &[
     row("BeamSearch", (5, 12), beam_search).limited(
-        "Decoders with the inputs of GPT-2; no scores of tokens as an output; the numbers of beams and of results are known when the model is compiled.",
+        "Decoders with the inputs of GPT-2; no scores of tokens as an output; the numbers of beams and of results are known \
+         when the model is compiled.",
     ),
     row("GreedySearch", (2, 7), |cx| search(cx, false)).limited("Decoders with the inputs of GPT-2."),
     row("Sampling", (2, 9), |cx| search(cx, true)).limited(

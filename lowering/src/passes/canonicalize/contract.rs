@@ -35,15 +35,20 @@ pub fn simplify(graph: &mut Graph, region: Region, node: Node, user: Option<Node
     let output = data.outputs[0];
     let mut shape = graph.tensor_ty(output).shape.clone();
     let origins = data.origins.clone();
-    let order = wanted_order(graph, user);
+    // A reshape in between would keep chosen matrices from being read where they are.
+    let once = |labels: &Labels| contract.out.iter().all(|l| labels.contains(l));
+    let keeps = inputs.iter().zip([&contract.lhs, &contract.rhs]).any(|(&v, l)| is_choice(graph, v) && once(l));
+    let order = wanted_order(graph, user).filter(|_| !keeps);
     if let Some(perm) = &order {
         contract.out = perm.iter().map(|&p| contract.out[p as usize]).collect();
         shape = perm.iter().map(|&p| shape[p as usize].clone()).collect();
     }
     let sizes = sizes(graph, &contract, &inputs);
     let mut simple = contract.clone();
-    drop_units(&mut simple, &sizes);
-    let merged = merge(&mut simple, sizes)?;
+    if !keeps {
+        drop_units(&mut simple, &sizes);
+    }
+    let merged = if keeps { sizes } else { merge(&mut simple, sizes)? };
     if simple == contract && order.is_none() {
         graph.nodes[node].inputs = inputs;
         graph.nodes[node].op = Op::Contract(contract);
@@ -73,6 +78,13 @@ fn wanted_order(graph: &Graph, user: Option<Node>) -> Option<SmallVec<[u32; 5]>>
         Op::Transpose { perm } if perm.last().is_some_and(|&p| p as usize + 1 == perm.len()) => Some(perm.clone()),
         _ => None,
     }
+}
+
+/// Whether the value is gathered from a constant, such as the weights of a few of many experts.
+fn is_choice(graph: &Graph, value: Value) -> bool {
+    let Some(node) = graph.def_node(value) else { return false };
+    let data = &graph.nodes[node];
+    matches!(data.op, Op::Gather { .. }) && graph.as_constant(data.inputs[0]).is_some()
 }
 
 fn transposed(graph: &Graph, value: Value) -> Option<(SmallVec<[u32; 5]>, Value)> {
