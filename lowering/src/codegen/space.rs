@@ -151,11 +151,21 @@ impl GroupKernel<'_> {
         coords
     }
 
-    /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory. Tables
-    /// of `i64` and indices are no obstacle: what is loaded from them goes on as coordinates do.
+    /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory. Bytes are
+    /// 32-bit lanes wherever something is computed with them: no code generator moves them as such, but products of integers
+    /// are worth taking them apart. Tables of `i64` and indices are no obstacle: what is loaded from them goes on as
+    /// coordinates do.
     pub fn lanes(&self) -> u16 {
-        let narrow = |ty: &Type| matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::F32 | DType::I32 | DType::U32));
         let region = &self.graph.regions[self.region];
+        let multiplies_integers = |n: &NodeData| {
+            matches!(n.op, Op::Contract(_) | Op::Conv(_)) && self.graph.tensor_ty(n.outputs[0]).dtype == DType::I32
+        };
+        let bytes = region.nodes.iter().any(|&n| multiplies_integers(&self.graph.nodes[n]));
+        let narrow = |ty: &Type| match ty.as_tensor().map(|t| t.dtype) {
+            Some(DType::F32 | DType::I32 | DType::U32) => true,
+            Some(DType::I8 | DType::U8) => bytes,
+            _ => false,
+        };
         let params = region.params.iter().filter(|&&v| !self.is_index(v));
         let mut in_memory = params.chain(&region.results);
         let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);

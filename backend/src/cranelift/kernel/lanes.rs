@@ -29,13 +29,10 @@ impl Translate<'_> {
     pub(super) fn join_lanes(&mut self, ty: LaneType, lanes: &[Value]) -> Vec<Value> {
         let Shape::Vectors(v) = shape(ty) else { return lanes.to_vec() };
         let lanes: Vec<Value> = match ty.dtype {
-            DType::Bool => lanes
-                .iter()
-                .map(|&l| {
-                    let wide = self.f.ins().uextend(types::I32, l);
-                    self.f.ins().ineg(wide)
-                })
-                .collect(),
+            DType::Bool => self.each_lane(lanes, |this, lane| {
+                let wide = this.f.ins().uextend(types::I32, lane);
+                this.f.ins().ineg(wide)
+            }),
             _ => lanes.to_vec(),
         };
         let per = v.lane_count() as usize;
@@ -43,12 +40,22 @@ impl Translate<'_> {
             .chunks(per)
             .map(|chunk| {
                 let mut vector = self.f.ins().splat(v, chunk[0]);
-                for (i, &lane) in chunk.iter().enumerate().skip(1) {
+                for (i, &lane) in chunk.iter().enumerate().filter(|(_, lane)| **lane != chunk[0]) {
                     vector = self.f.ins().insertlane(vector, lane, i as u8);
                 }
                 vector
             })
             .collect()
+    }
+
+    /// A function of every lane; of neighbours that are one value it is computed once.
+    pub(super) fn each_lane(&mut self, lanes: &[Value], mut of: impl FnMut(&mut Self, Value) -> Value) -> Vec<Value> {
+        let mut last = None;
+        let computed = lanes.iter().map(|&lane| match last {
+            Some((before, result)) if before == lane => result,
+            _ => last.insert((lane, of(self, lane))).1,
+        });
+        computed.collect()
     }
 
     pub(super) fn inst(&mut self, data: &InstData, ty: LaneType) -> Vec<Value> {

@@ -278,8 +278,8 @@ impl Translate<'_> {
                 _ => {}
             }
         }
-        let lanes: Vec<Value> =
-            self.lanes_of(from, &values).into_iter().map(|v| self.scalar_cast(from.dtype, to.dtype, v)).collect();
+        let lanes = self.lanes_of(from, &values);
+        let lanes = self.each_lane(&lanes, |this, lane| this.scalar_cast(from.dtype, to.dtype, lane));
         self.join_lanes(to, &lanes)
     }
 
