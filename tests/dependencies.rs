@@ -12,6 +12,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("onnxc-backend", &["onnxc-ir"]),
     ("onnxc", &["onnxc-ir", "onnxc-frontend", "onnxc-lowering", "onnxc-backend", "onnxc-runtime"]),
     ("onnxc-python", &["onnxc", "onnxc-runtime"]),
+    // Test tools.
+    ("onnxc-standin-cuda", &[]),
     ("xtask", &[]),
 ];
 
