@@ -16,9 +16,12 @@
 #include <sched.h>
 #endif
 
-/* Looks at the gate this often before sleeping: some microseconds, about what a wake-up costs, so that a thread stays
- * awake between the kernels of one run but not between runs. */
+/* Looks at the gate this often before sleeping: some microseconds, about what a wake-up costs. */
 #define SPINS 400
+
+/* The same while somebody holds the pool awake, which a run does: some milliseconds, for a wake-up after each kernel
+ * that is not shared out costs more than the kernel. Nothing spins between runs. */
+#define SPINS_HELD 100000
 
 #define INSIDE_MASK ((uint64_t)0xffff)
 #define JOB_STEP ((uint64_t)0x10000)
@@ -34,6 +37,7 @@ struct onnxc_pool {
     _Alignas(64) _Atomic uint64_t gate;
     _Alignas(64) _Atomic int64_t next_task;
     _Alignas(64) _Atomic int sleepers;
+    _Atomic int holders;
     atomic_flag busy;
     _Atomic bool stop;
     /* The job: written only while the gate is closed and nobody is inside. */
@@ -78,6 +82,10 @@ static bool is_news(uint64_t gate, uint64_t seen) {
     return is_open(gate) && gate / JOB_STEP != seen;
 }
 
+static bool is_held(onnxc_pool *pool) {
+    return atomic_load_explicit(&pool->holders, memory_order_relaxed) > 0;
+}
+
 /* Sleeps until there is a new job or the pool stops. The sleeper counts itself before it looks at the gate, and the
  * caller opens the gate before it looks at the count: one of the two sees the other. */
 static void sleep_until_news(onnxc_pool *pool, uint64_t seen) {
@@ -97,14 +105,14 @@ static void *thread_main(void *arg) {
     while (!atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
         uint64_t gate = 0;
         int spin;
-        for (spin = 0; spin < SPINS; spin++) {
+        for (spin = 0; spin < SPINS || (spin < SPINS_HELD && is_held(pool)); spin++) {
             gate = atomic_load_explicit(&pool->gate, memory_order_relaxed);
             if (is_news(gate, seen)) {
                 break;
             }
             relax();
         }
-        if (spin == SPINS) {
+        if (!is_news(gate, seen)) {
             sleep_until_news(pool, seen);
             gate = atomic_load_explicit(&pool->gate, memory_order_relaxed);
         }
@@ -168,6 +176,14 @@ static void wait_until_empty(onnxc_pool *pool) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+void onnxc_pool_hold(onnxc_pool *pool) {
+    atomic_fetch_add_explicit(&pool->holders, 1, memory_order_relaxed);
+}
+
+void onnxc_pool_let_go(onnxc_pool *pool) {
+    atomic_fetch_sub_explicit(&pool->holders, 1, memory_order_relaxed);
+}
+
 void onnxc_pool_parallel_for(void *user, onnxc_task_fn fn, void *arg, int64_t tasks) {
     onnxc_pool *const pool = user;
     if (tasks <= 1 || pool->workers == 1 || atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
@@ -222,6 +238,7 @@ int onnxc_pool_create(int workers, onnxc_pool **result) {
     atomic_init(&pool->gate, 0);
     atomic_init(&pool->next_task, 0);
     atomic_init(&pool->sleepers, 0);
+    atomic_init(&pool->holders, 0);
     atomic_init(&pool->stop, false);
     atomic_flag_clear(&pool->busy);
     pool->workers = workers;

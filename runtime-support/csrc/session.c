@@ -376,12 +376,18 @@ int onnxc_session_run(onnxc_session *session) {
     session->fault.output = 0;
     session->fault.port = session->fault.axis = session->fault.step = -1;
     session->fault.expected = session->fault.actual = -1;
+    if (session->pool != NULL) {
+        onnxc_pool_hold(session->pool);
+    }
     status = session->model->run(session->inputs, session->outputs, &session->call);
     if (status == ONNXC_MORE && !outputs_come_from_alloc(session)) {
         status = grow_outputs(session);
         if (status == ONNXC_OK) {
             status = session->model->run(session->inputs, session->outputs, &session->call);
         }
+    }
+    if (session->pool != NULL) {
+        onnxc_pool_let_go(session->pool);
     }
     if (status == ONNXC_OK) {
         advance_states(session);

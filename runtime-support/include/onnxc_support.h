@@ -85,6 +85,10 @@ int onnxc_pool_workers(const onnxc_pool *pool);
 /* An onnxc_parallel_for_fn whose user is the pool. Tasks are claimed one by one, in order. A call while another is
  * under way, from a task of it or from another thread, runs its tasks on its own thread as worker 0. */
 void onnxc_pool_parallel_for(void *pool, onnxc_task_fn fn, void *arg, int64_t tasks);
+/* Between hold and let_go the threads wait for jobs without sleeping, for some milliseconds at most. A session holds its
+ * pool for the length of each run; who calls a model's run directly does it around that. Holds add up. */
+void onnxc_pool_hold(onnxc_pool *pool);
+void onnxc_pool_let_go(onnxc_pool *pool);
 
 /* ------------------------------------------------------------------------------------------------------ sessions */
 
