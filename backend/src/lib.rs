@@ -12,5 +12,6 @@ pub mod link;
 pub mod loader;
 pub mod object;
 pub mod output_file;
+pub mod ptx;
 pub mod target;
 pub mod vector;

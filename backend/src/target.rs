@@ -267,8 +267,42 @@ const RECORDS: [Record; 7] = [
     },
 ];
 
-/// Names that the design has and this version does not serve.
-const PLANNED: [&str; 2] = ["nvptx64", "nvptx"];
+/// A GPU: kernels are PTX, and the host program is for Linux on x86-64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// The name `--target` takes.
+    name: &'static str,
+    /// What PTX calls it: `.target`.
+    pub sm: &'static str,
+    about: &'static str,
+}
+
+const GPUS: [Gpu; 2] = [
+    Gpu { name: "nvptx64-sm_80", sm: "sm_80", about: "NVIDIA GPUs from Ampere on (A100, RTX 30, H100, RTX 50)" },
+    Gpu { name: "nvptx64-sm_90a", sm: "sm_90a", about: "NVIDIA Hopper only (H100, H200)" },
+];
+
+/// How schedules see a GPU: a core is a warp. A vector has a lane for each of its threads, or four where a kernel only
+/// passes over memory. Sums never wait in scratch between blocks of depth, so the first-level cache counts as large, and
+/// tasks are small, so that there are many: what a task may count on of the second-level cache is little.
+const GPU_MACHINE: MachineModel = MachineModel {
+    pointer_bytes: 8,
+    vector_bits: 1024,
+    vector_registers: 64,
+    kernel_lanes_f32: 32,
+    stream_lanes_f32: 128,
+    kernel_vector_registers: 32,
+    l1d_bytes: 4 << 20,
+    l2_bytes: 64 << 10,
+    l3_bytes: 40 << 20,
+    cores: 1024,
+    task_elements: 512,
+    has_predicates: true,
+    has_fma: true,
+    multiplies_by_lanes: false,
+    has_dot4_i8: false,
+    has_dot2_bf16: false,
+};
 
 const NO_32_BITS: &str = " (Cranelift generates no code for 32-bit processors: use a 64-bit system on the device)";
 const NO_ARM32: &str = " (Cranelift generates no code for 32-bit ARM: the processors of most boards since the Raspberry \
@@ -277,12 +311,6 @@ const NO_ARM32: &str = " (Cranelift generates no code for 32-bit ARM: the proces
 /// Why a target name is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// A target of a later version.
-    #[error("target `{name}` is not yet available; available: {}", available_names())]
-    NotYetAvailable {
-        /// The name as given.
-        name: String,
-    },
     /// A 32-bit or otherwise unserved architecture, or a name that is no target at all.
     #[error(
         "unknown target `{name}`{hint}; available: {}, or a triple of one of these architectures",
@@ -313,7 +341,8 @@ pub enum TargetError {
 }
 
 fn available_names() -> String {
-    let names: Vec<&str> = std::iter::once("native").chain(RECORDS.iter().map(|record| record.name)).collect();
+    let records = RECORDS.iter().map(|record| record.name);
+    let names: Vec<&str> = std::iter::once("native").chain(records).chain(GPUS.iter().map(|gpu| gpu.name)).collect();
     names.join(", ")
 }
 
@@ -337,9 +366,15 @@ pub struct Target {
     triple: Triple,
     features: FeatureSet,
     machine: MachineModel,
+    gpu: Option<&'static Gpu>,
 }
 
 impl Target {
+    /// The GPU that kernels are for, if they are for one; triple and features are then those of the host program.
+    pub fn gpu(&self) -> Option<&'static Gpu> {
+        self.gpu
+    }
+
     /// The instruction set of the wide backend, if there is one for the target.
     pub fn wide_isa(&self) -> Option<Isa> {
         wide_isa(self.features)
@@ -353,12 +388,14 @@ impl Target {
     /// The targets that one object can serve beside this one: the named processors of its architecture that can more, each
     /// more than the ones before it. None but on x86-64, where a program can ask what the processor can.
     pub fn variants(&self) -> Vec<Target> {
-        let able = RECORDS.iter().filter(|record| record.arch == self.arch() && self.arch() == Arch::X86);
+        let able = RECORDS
+            .iter()
+            .filter(|record| record.arch == self.arch() && self.arch() == Arch::X86 && self.gpu.is_none());
         let all = able.map(|record| {
             let mut features = self.features;
             record.features.iter().for_each(|&feature| features.insert(feature));
             let machine = machine_of(best_record(record.arch, features), features);
-            let target = Self { name: String::new(), triple: self.triple.clone(), features, machine };
+            let target = Self { name: String::new(), triple: self.triple.clone(), features, machine, gpu: None };
             let base = if is_plain_linux(&self.triple) { record.name.to_owned() } else { self.triple.to_string() };
             target.named(&base, best_record(record.arch, features))
         });
@@ -408,6 +445,16 @@ impl Target {
         let mut parts = name.split('+');
         let base = parts.next().unwrap_or_default();
         let mut target = Self::parse_base(base)?;
+        if target.gpu.is_some() {
+            return match parts.next() {
+                None => Ok(target),
+                Some(feature) => Err(TargetError::UnknownFeature {
+                    target: base.to_owned(),
+                    feature: feature.to_owned(),
+                    known: Vec::new(),
+                }),
+            };
+        }
         let arch = target.arch();
         for feature in parts {
             let row = FEATURES.iter().find(|row| row.arch == arch && row.name == feature).ok_or_else(|| {
@@ -427,23 +474,19 @@ impl Target {
     /// The target that `native` stands for on this machine: the host's platform and the best record it supports.
     pub fn native() -> Result<Self, TargetError> {
         let record = host_record()?;
-        let features = FeatureSet::of(record.features);
-        let target =
-            Self { name: String::new(), triple: Triple::host(), features, machine: machine_of(record, features) };
+        let target = Self::of_record(Triple::host(), record);
         Ok(target.named("native", record))
     }
 
     /// Every named target, for `onnxc targets`.
     pub fn all() -> Vec<TargetInfo> {
-        RECORDS
-            .iter()
-            .map(|record| TargetInfo {
-                name: record.name,
-                about: record.about,
-                tested: record.tested,
-                target: Self::parse(record.name).expect("every record's name is a target"),
-            })
-            .collect()
+        let records = RECORDS.iter().map(|record| (record.name, record.about, record.tested));
+        let gpus = GPUS.iter().map(|gpu| (gpu.name, gpu.about, "assembled with ptxas"));
+        let info = |(name, about, tested)| {
+            let target = Self::parse(name).expect("every name in the tables is a target");
+            TargetInfo { name, about, tested, target }
+        };
+        records.chain(gpus).map(info).collect()
     }
 
     /// The canonical name: [`Target::parse`] of it gives this target again, on any machine.
@@ -501,10 +544,19 @@ impl Target {
     /// Whether the machine that runs this process can run the target's code in process.
     pub fn runs_on_host(&self) -> bool {
         let host = Triple::host();
+        if self.gpu.is_some() {
+            return false;
+        }
         let same_architecture = host.architecture == self.triple.architecture;
         // The loader in this process reads ELF.
         let loadable = self.binary_format() == BinaryFormat::Elf;
         same_architecture && loadable && host_features().covers(self.features)
+    }
+
+    /// A record's target on a platform, without a name.
+    fn of_record(triple: Triple, record: &Record) -> Self {
+        let features = FeatureSet::of(record.features);
+        Self { name: String::new(), triple, features, machine: machine_of(record, features), gpu: None }
     }
 
     fn parse_base(base: &str) -> Result<Self, TargetError> {
@@ -514,15 +566,15 @@ impl Target {
         if let Some(record) = RECORDS.iter().find(|record| record.name == base) {
             let triple = format!("{}-unknown-linux-gnu", record.arch.linux_name());
             let triple = Triple::from_str(&triple).expect("a valid triple");
-            let features = FeatureSet::of(record.features);
-            return Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) });
+            return Ok(Self::of_record(triple, record));
         }
-        let architecture = base.split('-').next().unwrap_or_default();
-        if PLANNED.contains(&architecture) {
-            return Err(TargetError::NotYetAvailable { name: base.to_owned() });
+        if let Some(gpu) = GPUS.iter().find(|gpu| gpu.name == base) {
+            let host = Self::parse("x86_64").expect("the host of GPUs is a target");
+            return Ok(Self { name: gpu.name.to_owned(), machine: GPU_MACHINE, gpu: Some(gpu), ..host });
         }
         let unknown = |hint: &str| TargetError::Unknown { name: base.to_owned(), hint: hint.to_owned() };
         let mut triple = match Triple::from_str(base) {
+            Ok(_) | Err(_) if base.starts_with("nvptx") => return Err(unknown(&suggestion(base))),
             Ok(triple) if base.contains('-') => triple,
             Ok(_) | Err(_) => return Err(unknown(&suggestion(base))),
         };
@@ -545,8 +597,7 @@ impl Target {
             return Err(unknown(" (its object format is not ELF, COFF or Mach-O)"));
         }
         let record = RECORDS.iter().find(|record| record.arch == arch).expect("a record per architecture");
-        let features = FeatureSet::of(record.features);
-        Ok(Self { name: String::new(), triple, features, machine: machine_of(record, features) })
+        Ok(Self::of_record(triple, record))
     }
 
     /// Gives the target its canonical name: the shortest base and the features that the base does not bring.
@@ -615,16 +666,19 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
     };
     // Kernels for AVX-512 and AVX2 come from the wide backend; Cranelift makes the others, with 128-bit vectors.
     let wide = wide_isa(features);
+    let lanes = wide.map_or(vector_bits.min(128) / 32, |isa| isa.lanes().into());
     MachineModel {
         pointer_bytes: 8,
         vector_bits,
         vector_registers,
-        kernel_lanes_f32: wide.map_or(vector_bits.min(128) / 32, |isa| isa.lanes().into()),
+        kernel_lanes_f32: lanes,
+        stream_lanes_f32: lanes,
         kernel_vector_registers: if record.arch != Arch::X86 || wide == Some(Isa::Avx512) { 32 } else { 16 },
         l1d_bytes: record.l1d_kib << 10,
         l2_bytes: record.l2_kib << 10,
         l3_bytes: record.l3_kib << 10,
         cores: record.cores,
+        task_elements: MachineModel::BASELINE.task_elements,
         has_predicates: wide.is_some(),
         has_fma: record.arch != Arch::X86 || features.has(Feature::Fma),
         multiplies_by_lanes: record.arch == Arch::Arm,
@@ -636,6 +690,9 @@ fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
 /// A known name that shares a beginning with what was typed.
 fn suggestion(base: &str) -> String {
     let spelled = base.replace('_', "-").to_lowercase();
+    if base.starts_with("nvptx") {
+        return format!(" (GPU targets: {})", GPUS.map(|gpu| gpu.name).join(", "));
+    }
     let close = RECORDS.iter().rev().find(|record| {
         let name = record.name.replace('_', "-");
         name == spelled || (spelled.len() >= 3 && name.starts_with(&spelled)) || spelled.starts_with(&name)
@@ -720,6 +777,8 @@ mod tests {
             "riscv64-v",
             "riscv64-unknown-linux-gnu+v",
             "riscv64gc-unknown-none-elf",
+            "nvptx64-sm_80",
+            "nvptx64-sm_90a",
         ];
         for name in names {
             let target = Target::parse(name).unwrap();
@@ -760,7 +819,8 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         let message = |name| Target::parse(name).unwrap_err().to_string();
-        assert!(message("nvptx64-sm_90a").contains("not yet available"));
+        assert!(message("nvptx64-sm_70").contains("GPU targets: nvptx64-sm_80, nvptx64-sm_90a"));
+        assert!(message("nvptx64-sm_80+tensor").contains("unknown feature"));
         assert!(message("armv7-unknown-linux-gnueabihf").contains("the target is aarch64"));
         assert!(message("i686-pc-windows-gnu").contains("32-bit"));
         assert!(message("x86-64-avx2").contains("did you mean `x86_64-avx2`?"));

@@ -18,6 +18,9 @@ pub struct MachineModel {
     pub vector_registers: u32,
     /// f32 lanes of the vectors that kernels are generated with.
     pub kernel_lanes_f32: u32,
+    /// f32 lanes of vectors in kernels that pass over memory and keep few values: a thread of a GPU takes several neighbours
+    /// there, which it moves at once. Equal to `kernel_lanes_f32` elsewhere.
+    pub stream_lanes_f32: u32,
     /// Vector registers that kernels are generated with.
     pub kernel_vector_registers: u32,
     /// Level-1 data cache of one core, in bytes.
@@ -28,6 +31,8 @@ pub struct MachineModel {
     pub l3_bytes: u64,
     /// Cores assumed when a task grid is cut; never the number that happens to run the model.
     pub cores: u32,
+    /// How many elements a task of an elementwise kernel computes at least: enough to pay for handing it to a worker.
+    pub task_elements: i64,
     /// Kernels can load and store the first lanes of a vector only, at no more cost than whole vectors.
     pub has_predicates: bool,
     /// A fused multiply-add instruction exists.
@@ -49,11 +54,13 @@ impl MachineModel {
         vector_bits: 128,
         vector_registers: 16,
         kernel_lanes_f32: 4,
+        stream_lanes_f32: 4,
         kernel_vector_registers: 16,
         l1d_bytes: 32 << 10,
         l2_bytes: 256 << 10,
         l3_bytes: 4 << 20,
         cores: 4,
+        task_elements: 16 << 10,
         has_predicates: false,
         has_fma: false,
         multiplies_by_lanes: false,

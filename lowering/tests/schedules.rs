@@ -17,6 +17,7 @@ fn machines() -> [MachineModel; 2] {
         vector_bits: 512,
         vector_registers: 32,
         kernel_lanes_f32: 16,
+        stream_lanes_f32: 16,
         kernel_vector_registers: 32,
         l1d_bytes: 48 << 10,
         l2_bytes: 1 << 20,

@@ -192,7 +192,8 @@ pub struct CompileArgs {
     /// The ONNX model
     #[arg(value_name = "MODEL.onnx", required = true)]
     pub model: Option<PathBuf>,
-    /// Where to write; .o, .obj, .a, .lib, .so decide the form, and a header lies beside it
+    /// Where to write; .o, .obj, .a, .lib, .so decide the form, and a header lies beside it; .ptx for GPU targets, with
+    /// the weights and a description beside it
     #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]
     pub output: Option<PathBuf>,
     /// Prefix of every symbol, and name of the model in C; default from OUT's stem

@@ -104,9 +104,10 @@ fn output_form<'a>(output: &'a Path, args: &'a CompileArgs) -> Result<Output<'a>
     match extension {
         "o" | "obj" => Ok(Output::Object(output)),
         "a" | "lib" => Ok(Output::Archive(output)),
+        "ptx" => Ok(Output::Ptx(output)),
         "so" => Ok(Output::SharedLibrary { path: output, linker: args.linker.as_deref() }),
         _ => Err(Failure::usage(format!(
-            "{}: OUT must end in .o, .obj, .a, .lib or .so, which decides what is written",
+            "{}: OUT must end in .o, .obj, .a, .lib, .so or .ptx, which decides what is written",
             output.display()
         ))),
     }

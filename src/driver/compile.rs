@@ -19,9 +19,9 @@ use onnxc_lowering::specialize::SizeCase;
 use sha2::{Digest, Sha256};
 
 use super::contract::{check_budget, contract};
-use super::failures;
 use super::interface::Interface;
 use super::options::{CompileOptions, FloatMode, OptLevel, Specialization};
+use super::{failures, gpu};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 
 /// An intermediate form as text.
@@ -57,13 +57,17 @@ pub enum Output<'a> {
         /// With which linker; a usual one by default.
         linker: Option<&'a Path>,
     },
+    /// PTX of a GPU target, with the weights and a description beside it.
+    Ptx(&'a Path),
 }
 
 impl Output<'_> {
     /// Where the code goes; header and external weights lie beside it.
     fn path(&self) -> &Path {
         match *self {
-            Output::Object(path) | Output::Archive(path) | Output::SharedLibrary { path, .. } => path,
+            Output::Object(path) | Output::Archive(path) | Output::SharedLibrary { path, .. } | Output::Ptx(path) => {
+                path
+            }
         }
     }
 }
@@ -214,6 +218,26 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
     let hash = hash(model, &targets, options)?;
     let mut remarks = program.remarks.clone();
     let interface = Interface::of(&program);
+    if let Output::Ptx(path) = *output {
+        if targets[0].gpu().is_none() {
+            return Err(Failure::usage(format!(
+                "{}: PTX is for GPUs, and {} is none",
+                path.display(),
+                targets[0].name()
+            )));
+        }
+        let written = gpu::write(&program, &targets[0], path)?;
+        return Ok(Report {
+            warnings,
+            target: targets[0].name().to_owned(),
+            code_bytes: written.code_bytes,
+            weight_bytes: written.weight_bytes,
+            interface,
+            external_files,
+            seconds: started.elapsed().as_secs_f64(),
+            remarks,
+        });
+    }
     let emitted = with_compiled(&program, &targets, hash, options.weights, |compiled| {
         remarks.extend(compiled.remarks.iter().cloned());
         check_budget(&options.budget, &interface, &compiled.spec)?;
@@ -234,6 +258,7 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
             Output::SharedLibrary { path, linker } => {
                 (path, link::shared_library(&compiled.spec, path, linker).map_err(|e| e.to_string()))
             }
+            Output::Ptx(_) => unreachable!("written above"),
         };
         let emitted = emitted.map_err(|e| Failure::new(FailureKind::Io, Diagnostic::error("I001", e).in_file(path)))?;
         if !output_file::is_stream(path) {

@@ -7,6 +7,7 @@ mod contract;
 #[cfg(feature = "run")]
 mod execute;
 mod failures;
+mod gpu;
 #[cfg(feature = "run")]
 mod guard;
 mod interface;

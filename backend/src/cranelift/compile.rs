@@ -26,6 +26,7 @@ use super::operators::{external_symbols, operators};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
 use crate::object::{CompiledFunction, DataObject, ObjectSpec, Unwind};
+use crate::ptx;
 use crate::target::Target;
 use crate::vector;
 
@@ -129,6 +130,10 @@ pub fn compile_with<'a>(
     }
     assert_eq!(targets.len(), program.variants.len().max(1), "there is a target for each variant");
     let target = &targets[0];
+    if target.gpu().is_some() {
+        let message = "kernels for GPUs are written as .ptx; there is no host program for them yet".to_owned();
+        return Err(CompileError::Target { target: target.name().to_owned(), message });
+    }
     let isas = targets.iter().map(instruction_set).collect::<Result<Vec<OwnedTargetIsa>, _>>()?;
     let isa = &isas[0];
     let prefix = &program.name;
@@ -165,21 +170,7 @@ pub fn compile_with<'a>(
         functions.push(processor_words(prefix));
     }
 
-    let mut weights = Weights::new(format!("{prefix}_weights"));
-    for weight in &program.weights {
-        let (constant, bytes) = (weight.constant, weight.bytes);
-        weights.push_at(weight.offset, bytes, move |out: &mut dyn io::Write| {
-            let data = evaluate(constant)?;
-            if data.len() as u64 != bytes {
-                return Err(io::Error::other(format!(
-                    "constant {constant} has {} bytes instead of {bytes}",
-                    data.len()
-                )));
-            }
-            out.write_all(&data)
-        });
-    }
-    weights.len = program.weight_bytes;
+    let weights = weights(program, evaluate);
     let code_bytes = functions.iter().map(|f| f.code.len() as u64).sum();
     let mut data = descriptors(program, target, hash, code_bytes, external_weights);
     if external_weights {
@@ -210,6 +201,26 @@ pub fn compile_with<'a>(
     Ok(Compiled { spec, external, header, variant_code, remarks })
 }
 
+/// The weight section.
+pub fn weights<'a>(program: &'a Program, evaluate: &'a Evaluate<'a>) -> Weights<'a> {
+    let mut weights = Weights::new(format!("{}_weights", program.name));
+    for weight in &program.weights {
+        let (constant, bytes) = (weight.constant, weight.bytes);
+        weights.push_at(weight.offset, bytes, move |out: &mut dyn io::Write| {
+            let data = evaluate(constant)?;
+            if data.len() as u64 != bytes {
+                return Err(io::Error::other(format!(
+                    "constant {constant} has {} bytes instead of {bytes}",
+                    data.len()
+                )));
+            }
+            out.write_all(&data)
+        });
+    }
+    weights.len = program.weight_bytes;
+    weights
+}
+
 /// Cranelift's IR of the kernels.
 pub fn clif(program: &Program, targets: &[Target]) -> String {
     let mut text = String::new();
@@ -226,6 +237,9 @@ pub fn clif(program: &Program, targets: &[Target]) -> String {
 
 /// Assembly of the kernels.
 pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, CompileError> {
+    if let Some(gpu) = targets[0].gpu() {
+        return Ok(ptx::module(program, gpu.sm).text);
+    }
     let isas = targets.iter().map(instruction_set).collect::<Result<Vec<OwnedTargetIsa>, _>>()?;
     let mut text = String::new();
     for (number, kernel) in &program.kernels {

@@ -8,9 +8,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp};
 use onnxc_ir::tensor::{NodeData, Op, Type, Value};
 
 use super::{Coord, GroupKernel};
-
-/// How many elements a task of an elementwise kernel computes at least: enough to pay for handing it to a worker.
-pub const TASK_ELEMENTS: i64 = 16 << 10;
+use crate::schedules::gemm::lanes_of_panel;
 
 impl GroupKernel<'_> {
     /// A loop; see `KernelBuilder::for_`.
@@ -173,7 +171,12 @@ impl GroupKernel<'_> {
             |ty: &Type| narrow(ty) || matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::Bool | DType::I64));
         let all_narrow =
             in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
-        if all_narrow { self.machine.kernel_lanes_f32 as u16 } else { 1 }
+        if all_narrow { self.machine.stream_lanes_f32 as u16 } else { 1 }
+    }
+
+    /// Lanes for a product over panels: as [`GroupKernel::lanes`], but no more than a panel has columns.
+    pub fn panel_lanes(&self) -> u16 {
+        self.lanes().min(lanes_of_panel(self.machine))
     }
 
     /// Whether nothing is made of a tensor of `i64` but indices, or it is the table that gathers read those from.

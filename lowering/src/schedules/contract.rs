@@ -15,7 +15,7 @@ use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
 use crate::codegen::pull::{Position, Pulled};
-use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Fewer rows than this do not pay for copying a panel.
@@ -38,7 +38,7 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
     let Op::Contract(contract) = &data.op else { panic!("the anchor is a contraction") };
     let roles = Roles::new(k.graph, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
-    let lanes = if contract.acc.bits() == 32 { k.lanes() } else { 1 };
+    let lanes = if contract.acc.bits() == 32 { k.panel_lanes() } else { 1 };
     let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
     let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);
     let depth = product(roles.contracted.iter().map(|l| roles.size(*l)));
@@ -276,7 +276,7 @@ fn dot(mut k: GroupKernel<'_>, roles: &Roles, lanes: u16) -> GroupLaunch {
     k.remark(format!("one result at a time, {lanes} lanes along the contracted dimension"));
     let dims: Vec<Index> = ty.shape.iter().map(|d| k.dim(d)).collect();
     let total = product(&ty.shape);
-    let block = depth.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let block = depth.as_const().map_or(1, |n| (k.machine.task_elements / n.max(1)).max(1));
     let bound = k.dim(&total);
     let extents: Vec<Index> = roles.contracted.iter().map(|l| k.dim(roles.size(*l))).collect();
     k.tasks(|k, task| {

@@ -29,7 +29,7 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     assert!(!padded, "`pad_convs` leaves no padding and no dilation of the input");
     let operands =
         ConvOperands { conv: conv.clone(), input: data.inputs[0], filter: data.inputs[1], result: data.outputs[0] };
-    let lanes = if conv.acc == DType::F32 { k.lanes() } else { 1 };
+    let lanes = if conv.acc == DType::F32 { k.panel_lanes() } else { 1 };
     match (conv.panel, conv.groups) {
         (Some(_), 1) => product_schedule(k, &operands, lanes),
         (Some(_), _) => depthwise::schedule(k, &operands, lanes),

@@ -10,7 +10,7 @@ use onnxc_ir::loops::build::Index;
 use onnxc_ir::tensor::Value;
 
 use crate::codegen::pull::{Position, Pulled};
-use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel};
 
 /// Loops over an index space with vectors along its last dimension; `inner` is the dimension, not the last one, whose loop
@@ -22,7 +22,7 @@ pub fn for_each_element(
     inner: Option<usize>,
     body: impl FnMut(&mut GroupKernel<'_>, &Position),
 ) -> Dim {
-    for_each(k, shape, lanes, inner, TASK_ELEMENTS, body)
+    for_each(k, shape, lanes, inner, k.machine.task_elements, body)
 }
 
 /// The same for rows of `length` elements: `body` has a row to itself.
@@ -32,7 +32,7 @@ pub fn for_each_row(
     length: &Dim,
     body: impl FnMut(&mut GroupKernel<'_>, &Position),
 ) -> Dim {
-    let rows = length.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let rows = length.as_const().map_or(1, |n| (k.machine.task_elements / n.max(1)).max(1));
     for_each(k, &[shape, &[Dim::ONE]].concat(), 1, None, rows, body)
 }
 

@@ -16,7 +16,7 @@ use onnxc_ir::tensor::{Graph, Node, Op, Region, Value};
 use super::contract::Roles;
 use super::conv::ConvOperands;
 use super::depthwise::each_tile;
-use super::gemm::{LIGHT_EPILOGUE, Operands, PANEL, ceil_div, multiply_add};
+use super::gemm::{LIGHT_EPILOGUE, Operands, PANEL, ceil_div, lanes_of_panel, multiply_add};
 use super::pad::only_grows;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
@@ -139,7 +139,7 @@ pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
         filter: conv.inputs[1],
         result: conv.outputs[0],
     };
-    let lanes = k.machine.kernel_lanes_f32 as u16;
+    let lanes = lanes_of_panel(k.machine);
     let (stride, taps) = (depthwise.strides[0], depthwise.kernel[0]);
     let wide = vectors_of(k.machine) * i64::from(lanes);
     let band = band_rows(&sizes, stride, taps, wide, k.machine);
@@ -194,7 +194,7 @@ fn cost_of(graph: &Graph, chain: &[Node]) -> u32 {
 
 /// Vectors of a register tile's row: at least a panel.
 fn vectors_of(machine: &MachineModel) -> i64 {
-    (i64::from(PANEL) / i64::from(machine.kernel_lanes_f32)).clamp(2, 4)
+    (i64::from(PANEL) / i64::from(lanes_of_panel(machine))).clamp(2, 4)
 }
 
 /// Output rows of a band: its part of the tensor in between takes a quarter of the second-level cache; and there are two

@@ -17,7 +17,7 @@ use super::elements::for_each_element;
 use super::gemm::multiply_add;
 use super::reduce::identity;
 use crate::codegen::pull::{Position, Pulled};
-use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Whether this schedule takes the composite: floating-point rows of 32 bits or more.
@@ -45,7 +45,7 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let (outer, inner) = ty.shape.split_at(axis);
     let rows = product(outer);
     let length = product(inner);
-    let block = length.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let block = length.as_const().map_or(1, |n| (k.machine.task_elements / n.max(1)).max(1));
     let lanes = if ty.dtype == DType::F32 { k.lanes() } else { 1 };
     let row = Row {
         input,

@@ -12,7 +12,7 @@ use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{Node, Op};
 
 use crate::codegen::pull::{Position, Pulled};
-use crate::codegen::space::{TASK_ELEMENTS, product};
+use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Schedules a group whose anchor is the `Reduce` node `anchor`.
@@ -26,7 +26,7 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let flops = product(&in_ty.shape);
     let results = product(&out_ty.shape);
     let per_result = product(reduced.iter().map(|&a| &in_ty.shape[a]));
-    let block = per_result.as_const().map_or(1, |n| (TASK_ELEMENTS / n.max(1)).max(1));
+    let block = per_result.as_const().map_or(1, |n| (k.machine.task_elements / n.max(1)).max(1));
 
     let kept_last = kept.last().is_some_and(|&a| a + 1 == in_ty.rank());
     let lanes = k.lanes();

@@ -16,7 +16,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Node, Op, Value};
 
-use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, multiply_add};
+use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, lanes_of_panel, multiply_add};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
@@ -44,7 +44,7 @@ fn rows_of(tiles: i64, machine: &MachineModel) -> i64 {
 
 /// Vectors of a register tile's row.
 fn vectors_of(machine: &MachineModel) -> i64 {
-    (i64::from(PANEL) / i64::from(machine.kernel_lanes_f32)).clamp(2, 4)
+    (i64::from(PANEL) / i64::from(lanes_of_panel(machine))).clamp(2, 4)
 }
 
 /// Schedules a group whose anchor is the convolution `anchor`.
@@ -61,7 +61,7 @@ pub fn schedule(mut k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let counts = [batch, ceil_div(height, m), ceil_div(width, m)];
     let tiles: i64 = counts.iter().product();
     let per_task = tiles_per_task(tiles, t, channels, columns, k.machine);
-    let lanes = k.machine.kernel_lanes_f32 as u16;
+    let lanes = lanes_of_panel(k.machine);
     let vectors = vectors_of(k.machine);
     k.remark(format!(
         "Winograd F({m}x{m},3x3): {tiles} tiles, {per_task} a task; {0} elementwise products in tiles of {1}x{vectors} vectors",

@@ -15,6 +15,7 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Locality, LoopKind, Val};
+use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
 use onnxc_ir::tensor::Value;
 
@@ -26,6 +27,11 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Columns of a panel of `f32` weights. All targets share it: one 512-bit register, two of 256 bits or four of 128 bits.
 pub const PANEL: u32 = 16;
+
+/// Lanes of vectors along a panel's columns: the machine's, but no more than the panel has.
+pub fn lanes_of_panel(machine: &MachineModel) -> u16 {
+    machine.kernel_lanes_f32.min(PANEL) as u16
+}
 
 /// Innermost contracted dimensions of at most this size have no loop.
 const UNROLLED: i64 = 4;

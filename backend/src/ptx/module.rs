@@ -1,0 +1,104 @@
+//! A program's kernels as one PTX module.
+
+use cranelift_entity::EntityRef;
+use onnxc_ir::dim::{Dim, Symbols};
+use onnxc_ir::loops::Kernel;
+use onnxc_ir::loops::legalize::{Caps, legalize};
+use onnxc_ir::program::{KernelRef, Program, Step};
+use rayon::prelude::*;
+
+use super::kernel::{Mapping, WARP, emit};
+
+/// Threads of a block.
+pub const THREADS: u32 = 128;
+
+/// Workers at a time that have scratch memory of their own, at most; kernels without scratch have no such bound.
+const SCRATCH_WORKERS: u64 = 132 * 16;
+
+/// Scratch memory of all workers of a kernel, at most, where one of them does not need more.
+const SCRATCH_BYTES: u64 = 256 << 20;
+
+/// What a host program has to know of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// The name of its entry.
+    pub name: String,
+    /// What runs a task.
+    pub mapping: Mapping,
+    /// Threads of a block along x.
+    pub threads: u32,
+    /// Scratch of one worker in bytes; that of worker `w` is `w` times as far behind the address that the kernel gets.
+    pub scratch_bytes: u64,
+    /// Workers that a grid may have at most; none if any number will do.
+    pub max_workers: Option<u64>,
+}
+
+impl KernelInfo {
+    /// Tasks that a block runs at the same time.
+    pub fn workers_per_block(&self) -> u32 {
+        match self.mapping {
+            Mapping::Warp => self.threads / u32::from(WARP),
+            Mapping::Thread => self.threads,
+        }
+    }
+}
+
+/// A program's kernels.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The text.
+    pub text: String,
+    /// One record for each kernel of the program, in its order.
+    pub kernels: Vec<KernelInfo>,
+}
+
+/// Makes the PTX of a program's kernels for a device of compute capability `sm`, such as `sm_80`.
+pub fn module(program: &Program, sm: &str) -> Module {
+    let most = most_tasks(program);
+    let kernels: Vec<(KernelRef, &Kernel)> = program.kernels.iter().collect();
+    let made: Vec<(String, KernelInfo)> = kernels
+        .par_iter()
+        .map(|(number, kernel)| {
+            let legal = legalize(kernel, &Caps::default());
+            let name = entry_name(program, *number, kernel);
+            let text = emit(&legal, &name, most[number.index()], THREADS);
+            let (_, scratch_bytes) = legal.scratch_layout();
+            let workers = (SCRATCH_BYTES / scratch_bytes.max(1)).clamp(1, SCRATCH_WORKERS);
+            let max_workers = (scratch_bytes > 0).then_some(workers);
+            let mapping = Mapping::of(&legal);
+            (text, KernelInfo { name, mapping, threads: THREADS, scratch_bytes, max_workers })
+        })
+        .collect();
+    // `.NaN` minima are of 7.0, `mma` and `cp.async` of 7.0 too; drivers of CUDA 11.8 and later take 7.8.
+    let version = if sm == "sm_90a" { "8.0" } else { "7.8" };
+    let mut text = format!(".version {version}\n.target {sm}\n.address_size 64\n");
+    let mut infos = Vec::new();
+    for ((_, kernel), (body, info)) in kernels.iter().zip(made) {
+        text.push_str(&format!("\n// {}\n{body}", kernel.name.replace(['\n', '\r'], " ")));
+        infos.push(info);
+    }
+    Module { text, kernels: infos }
+}
+
+/// The symbol of a kernel: a name that PTX accepts.
+fn entry_name(program: &Program, number: KernelRef, kernel: &Kernel) -> String {
+    let plain = kernel.name.chars().take(80).map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+    format!("{}_k{}_{}", program.name, number.index(), plain.collect::<String>())
+}
+
+/// The highest number of tasks of each kernel's launches.
+fn most_tasks(program: &Program) -> Vec<i64> {
+    let mut most = vec![0; program.kernels.len()];
+    for step in program.all_steps() {
+        if let Step::Launch(launch) = step {
+            let tasks = greatest(&launch.tasks, &program.symbols);
+            let most = &mut most[launch.kernel.index()];
+            *most = tasks.max(*most);
+        }
+    }
+    most
+}
+
+fn greatest(dim: &Dim, symbols: &Symbols) -> i64 {
+    dim.as_const().unwrap_or_else(|| dim.bounds(symbols).1)
+}
