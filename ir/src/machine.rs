@@ -21,6 +21,8 @@ pub struct MachineModel {
     /// f32 lanes of vectors in kernels that pass over memory and keep few values: a thread of a GPU takes several neighbours
     /// there, which it moves at once. Equal to `kernel_lanes_f32` elsewhere.
     pub stream_lanes_f32: u32,
+    /// Kernels that pass over memory have vectors of any type, as many bytes wide as of f32.
+    pub streams_any_type: bool,
     /// Vector registers that kernels are generated with.
     pub kernel_vector_registers: u32,
     /// Level-1 data cache of one core, in bytes.
@@ -55,6 +57,7 @@ impl MachineModel {
         vector_registers: 16,
         kernel_lanes_f32: 4,
         stream_lanes_f32: 4,
+        streams_any_type: false,
         kernel_vector_registers: 16,
         l1d_bytes: 32 << 10,
         l2_bytes: 256 << 10,

@@ -36,7 +36,7 @@ impl Emit<'_> {
         match d.class {
             Class::Pred => ins!(self, "setp.ne.u32 {d}, {}, 0", c.bits & 1),
             Class::B64 => ins!(self, "mov.b64 {d}, 0x{:016X}", c.bits),
-            Class::B32 => {
+            Class::B16 | Class::B32 => {
                 // Extended by its signedness, as all short types are.
                 let bits = if c.dtype.is_signed_int() { c.as_i64().expect("an integer") as u32 } else { c.bits as u32 };
                 ins!(self, "mov.b32 {d}, 0x{bits:08X}");
@@ -268,6 +268,26 @@ impl Emit<'_> {
 
     fn cast_one(&mut self, from: DType, to: DType, a: Reg) -> Reg {
         let d = self.reg(class_of(to));
+        let half = |dtype| if dtype == DType::F16 { "f16" } else { "bf16" };
+        match (from, to) {
+            (DType::BF16, DType::F32) => {
+                ins!(self, "shl.b32 {d}, {a}, 16");
+                return d;
+            }
+            (DType::F16, DType::F32) => {
+                let h = self.reg(Class::B16);
+                ins!(self, "cvt.u16.u32 {h}, {a}");
+                ins!(self, "cvt.f32.f16 {d}, {h}");
+                return d;
+            }
+            (DType::F32, DType::F16 | DType::BF16) => {
+                let h = self.reg(Class::B16);
+                ins!(self, "cvt.rn.{}.f32 {h}, {a}", half(to));
+                ins!(self, "cvt.u32.u16 {d}, {h}");
+                return d;
+            }
+            _ => {}
+        }
         let (source, target) = (kind(from), kind(to));
         match (from.is_float(), to.is_float()) {
             (true, true) if to.bits() > from.bits() => ins!(self, "cvt.{target}.{source} {d}, {a}"),
@@ -294,8 +314,20 @@ impl Emit<'_> {
     }
 
     pub(super) fn bitcast(&mut self, a: Val, to: DType) -> Vec<Reg> {
-        // Registers have no types; short types change how they are extended.
-        self.slots(&[a], |this, args| this.extended(to, args[0]))
+        let from = self.ty(a).dtype;
+        let unsigned = |dtype: DType| !dtype.is_signed_int() && dtype != DType::Bool;
+        self.slots(&[a], |this, args| {
+            if from == DType::Bool && to != DType::Bool {
+                return this.to_memory(DType::Bool, args)[0];
+            }
+            if to == DType::Bool && from != DType::Bool {
+                let p = this.reg(Class::Pred);
+                ins!(this, "setp.ne.b32 {p}, {}, 0", args[0]);
+                return p;
+            }
+            // Registers have no types; short types differ in how they are extended.
+            if unsigned(from) && unsigned(to) { args[0] } else { this.extended(to, args[0]) }
+        })
     }
 
     pub(super) fn iota(&mut self, ty: LaneType) -> Vec<Reg> {

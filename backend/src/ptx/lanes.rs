@@ -11,7 +11,7 @@ impl Emit<'_> {
     /// `shfl.sync` of a register of any class; `mode` is `bfly` or `idx`, `lane` its operand.
     fn exchange(&mut self, mode: &str, from: Reg, lane: &str) -> Reg {
         match from.class {
-            Class::B32 => {
+            Class::B16 | Class::B32 => {
                 let d = self.reg(Class::B32);
                 ins!(self, "shfl.sync.{mode}.b32 {d}, {from}, {lane}, 31, 0xffffffff");
                 d

@@ -59,7 +59,7 @@ pub fn module(program: &Program, sm: &str) -> Module {
     let made: Vec<(String, KernelInfo)> = kernels
         .par_iter()
         .map(|(number, kernel)| {
-            let legal = legalize(kernel, &Caps::default());
+            let legal = legalize(kernel, &Caps { converts_halves: true, ..Caps::default() });
             let name = entry_name(program, *number, kernel);
             let text = emit(&legal, &name, most[number.index()], THREADS);
             let (_, scratch_bytes) = legal.scratch_layout();

@@ -10,6 +10,8 @@ use std::fmt::{self, Write};
 pub(super) enum Class {
     /// `.pred`.
     Pred,
+    /// `.b16`, for what converts floats of 16 bits only.
+    B16,
     /// `.b32`.
     B32,
     /// `.b64`.
@@ -21,6 +23,7 @@ impl Class {
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Class::Pred => "pred",
+            Class::B16 => "b16",
             Class::B32 => "b32",
             Class::B64 => "b64",
         }
@@ -39,6 +42,7 @@ impl fmt::Display for Reg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = match self.class {
             Class::Pred => "p",
+            Class::B16 => "h",
             Class::B32 => "r",
             Class::B64 => "d",
         };
@@ -50,7 +54,7 @@ impl fmt::Display for Reg {
 #[derive(Default)]
 pub(super) struct Text {
     lines: String,
-    counts: [u32; 3],
+    counts: [u32; 4],
     labels: u32,
 }
 
@@ -81,7 +85,7 @@ impl Text {
     /// The body between braces: declarations, then the lines.
     pub(super) fn finish(self) -> String {
         let mut text = String::from("{\n");
-        for (class, letter) in [(Class::Pred, "p"), (Class::B32, "r"), (Class::B64, "d")] {
+        for (class, letter) in [(Class::Pred, "p"), (Class::B16, "h"), (Class::B32, "r"), (Class::B64, "d")] {
             let count = self.counts[class as usize];
             if count > 0 {
                 writeln!(text, "\t.reg .{} %{letter}<{count}>;", class.suffix()).expect("strings take all text");

@@ -152,7 +152,8 @@ impl GroupKernel<'_> {
     /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory. Bytes are
     /// 32-bit lanes wherever something is computed with them: no code generator moves them as such, but products of integers
     /// are worth taking them apart. Tables of `i64` and indices are no obstacle: what is loaded from them goes on as
-    /// coordinates do.
+    /// coordinates do. Machines with vectors of any type have as many bytes of the widest type in
+    /// memory.
     pub fn lanes(&self) -> u16 {
         let region = &self.graph.regions[self.region];
         let multiplies_integers = |n: &NodeData| {
@@ -166,6 +167,15 @@ impl GroupKernel<'_> {
         };
         let params = region.params.iter().filter(|&&v| !self.is_index(v));
         let mut in_memory = params.chain(&region.results);
+        if self.machine.streams_any_type {
+            let bits = |v: &Value| {
+                let dtype = self.graph.ty(*v).as_tensor().map_or(DType::String, |t| t.dtype);
+                let fits = dtype == DType::Bool || dtype.is_float() || dtype.is_int();
+                fits.then(|| dtype.bits()).filter(|&bits| bits >= 8)
+            };
+            let widest = in_memory.try_fold(16, |widest, v| Some(bits(v)?.max(widest)));
+            return widest.map_or(1, |widest| (self.machine.stream_lanes_f32 * 32 / widest) as u16);
+        }
         let inside = region.nodes.iter().flat_map(|&n| &self.graph.nodes[n].outputs);
         let computed =
             |ty: &Type| narrow(ty) || matches!(ty.as_tensor().map(|t| t.dtype), Some(DType::Bool | DType::I64));

@@ -76,6 +76,10 @@ fn lanes<'a>(b: &'a mut KernelBuilder, like: Val) -> Lanes<'a> {
 
 /// Stored bits to `f32`.
 pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
+    if b.converts_halves && matches!(from, DType::F16 | DType::BF16) {
+        let half = b.bitcast(from, bits);
+        return b.cast(DType::F32, half);
+    }
     let mut l = lanes(b, bits);
     let bits = l.b.cast(DType::U32, bits);
     if from == DType::F8E8M0 {
@@ -154,6 +158,10 @@ pub(super) fn round_to_odd(b: &mut KernelBuilder, x: Val) -> Val {
 
 /// `f32` to stored bits.
 pub(super) fn narrow_f32(b: &mut KernelBuilder, to: DType, x: Val) -> Val {
+    if b.converts_halves && matches!(to, DType::F16 | DType::BF16) {
+        let half = b.cast(to, x);
+        return b.bitcast(DType::U16, half);
+    }
     let mut l = lanes(b, x);
     let bits = l.bits_of(x);
     let infinite_exponent = l.int(0x7f80_0000);
