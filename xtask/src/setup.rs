@@ -61,7 +61,25 @@ pub fn setup() -> Result<()> {
     run(&python, &["tests/conformance/generate.py", "build/suite"])?;
     run(&python, &["tests/microsoft/generate.py", "build/microsoft"])?;
     run(&python, &["tests/models/generate.py", "build/models"])?;
-    zoo(&python, TESTED_MODELS)
+    assemblers(&python)?;
+    zoo(&python, TESTED_MODELS)?;
+    if !root().join("build/small/stamp").is_file() {
+        run(&python, &["tests/models/small.py", "build/zoo", "build/small"])?;
+    }
+    Ok(())
+}
+
+/// The assemblers of `tests/ptx-requirements.txt`, without what they need to compile CUDA. Wheels hold no permissions.
+fn assemblers(python: &OsString) -> Result<()> {
+    let (list, stamp) = ("tests/ptx-requirements.txt", root().join(".venv/ptx.installed"));
+    let wanted = read(&root().join(list))?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    run(python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", list])?;
+    let executable = "import glob, os, sys\nfor path in glob.glob(os.path.join(sys.prefix, \"lib/python*/site-packages/nvidia/*/bin/ptxas\")): os.chmod(path, 0o755)";
+    run(python, &["-c", executable])?;
+    std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))
 }
 
 /// Installs the programs that are missing, on Debian as root; elsewhere says which ones.

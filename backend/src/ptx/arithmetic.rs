@@ -318,7 +318,7 @@ impl Emit<'_> {
         let unsigned = |dtype: DType| !dtype.is_signed_int() && dtype != DType::Bool;
         self.slots(&[a], |this, args| {
             if from == DType::Bool && to != DType::Bool {
-                return this.to_memory(DType::Bool, args)[0];
+                return this.for_memory(DType::Bool, args)[0];
             }
             if to == DType::Bool && from != DType::Bool {
                 let p = this.reg(Class::Pred);

@@ -43,6 +43,9 @@ impl Mapping {
     }
 }
 
+/// A buffer, terms, and how many lanes a thread has.
+type AddressKey = (Buffer, Vec<(Val, Stride)>, u16);
+
 /// The state of the walk.
 pub(super) struct Emit<'k> {
     name: &'k str,
@@ -62,7 +65,7 @@ pub(super) struct Emit<'k> {
     pub(super) buffers: SecondaryMap<Buffer, Option<Reg>>,
     params: Vec<Reg>,
     /// Addresses computed in the open blocks, by buffer and terms.
-    pub(super) addresses: Vec<HashMap<(Buffer, Vec<(Val, Stride)>, u16), Reg>>,
+    pub(super) addresses: Vec<HashMap<AddressKey, Reg>>,
     /// The thread's number in its warp, as 32 bits.
     pub(super) thread: Reg,
     /// Numbers of the lanes that the thread holds, by the lanes of a thread.
@@ -70,8 +73,23 @@ pub(super) struct Emit<'k> {
     /// Whether a thread's lane of a vector of so many lanes is one of them.
     valid: HashMap<u16, Reg>,
     pub(super) hazards: Hazards,
+    /// Scratch is memory of the block instead of the caller's.
+    pub(super) shared_scratch: bool,
     /// The highest number of tasks that any launch has, if it is known.
     most_tasks: i64,
+}
+
+/// Memory of a block for scratch, at most: six blocks share what a multiprocessor has.
+const SHARED_SCRATCH: u64 = 24 << 10;
+
+/// The scratch of all workers of a block in bytes, where it fits into the block's own memory.
+pub(super) fn block_scratch(kernel: &Kernel, threads: u32) -> Option<u64> {
+    let workers = match Mapping::of(kernel) {
+        Mapping::Thread => threads,
+        Mapping::Warp => threads / u32::from(WARP),
+    };
+    let bytes = kernel.scratch_layout().1 * u64::from(workers);
+    (1..=SHARED_SCRATCH).contains(&bytes).then_some(bytes)
 }
 
 /// Lanes that one thread holds of a vector.
@@ -110,6 +128,7 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
         lane_numbers: HashMap::new(),
         valid: HashMap::new(),
         hazards: Hazards::of(kernel, mapping),
+        shared_scratch: block_scratch(kernel, threads).is_some(),
         most_tasks,
     };
     emit.entry();
@@ -123,7 +142,10 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
     for (ty, what) in [(".s64", "begin"), (".s64", "end"), (".u64", "scratch")] {
         parameters.push(format!("\t.param {ty} {name}_{what}"));
     }
-    let body = emit.text.finish();
+    let shared = block_scratch(kernel, threads)
+        .map(|bytes| format!("\t.shared .align 64 .b8 {name}_shared[{bytes}];\n"))
+        .unwrap_or_default();
+    let body = emit.text.finish(&shared);
     format!(".visible .entry {name}(\n{}\n)\n.maxntid {threads}, 1, 1\n{body}", parameters.join(",\n"))
 }
 
@@ -190,10 +212,19 @@ impl Emit<'_> {
         }
         let (layout, scratch_bytes) = kernel.scratch_layout();
         if scratch_bytes > 0 {
-            let (scratch, own) = (self.parameter("scratch"), self.reg(Class::B64));
-            let bytes = self.reg(Class::B64);
-            ins!(self, "mul.wide.u32 {bytes}, {worker}, {scratch_bytes}");
-            ins!(self, "add.s64 {own}, {scratch}, {bytes}");
+            let (scratch, number) = if self.shared_scratch {
+                let (own, base, name) = (self.reg(Class::B32), self.reg(Class::B64), self.name);
+                match self.mapping {
+                    Mapping::Thread => ins!(self, "mov.u32 {own}, {tid}"),
+                    Mapping::Warp => ins!(self, "shr.u32 {own}, {tid}, 5"),
+                }
+                ins!(self, "mov.u64 {base}, {name}_shared");
+                (base, own)
+            } else {
+                (self.parameter("scratch"), worker)
+            };
+            let own = self.reg(Class::B64);
+            ins!(self, "mad.wide.u32 {own}, {number}, {scratch_bytes}, {scratch}");
             for (buffer, offset) in layout {
                 let base = self.reg(Class::B64);
                 ins!(self, "add.s64 {base}, {own}, {offset}");
@@ -238,7 +269,8 @@ impl Emit<'_> {
         let thread = self.thread;
         for lanes in lengths {
             let each = per_thread(lanes);
-            if !self.lane_numbers.contains_key(&each) {
+            let known = self.lane_numbers.contains_key(&each);
+            if !known {
                 let first = self.reg(Class::B32);
                 ins!(self, "mul.lo.u32 {first}, {thread}, {each}");
                 let mut numbers = vec![first];
@@ -249,15 +281,12 @@ impl Emit<'_> {
                 }
                 self.lane_numbers.insert(each, numbers);
             }
-            if lanes % WARP != 0 {
+            if !lanes.is_multiple_of(WARP) {
                 assert!(lanes < WARP, "vectors have less than 32 lanes or a multiple of 32");
                 let p = self.reg(Class::Pred);
                 ins!(self, "setp.lt.u32 {p}, {thread}, {lanes}");
                 self.valid.insert(lanes, p);
             }
-        }
-        if self.mapping == Mapping::Warp && !self.lane_numbers.contains_key(&1) {
-            self.lane_numbers.insert(1, vec![thread]);
         }
     }
 
@@ -420,7 +449,6 @@ impl Emit<'_> {
     fn assign(&mut self, to: &[Vec<Reg>], from: &[Box<[Reg]>]) {
         let pairs: Vec<(Reg, Reg)> =
             to.iter().zip(from).flat_map(|(to, from)| to.iter().copied().zip(from.iter().copied())).collect();
-        let mut written: Vec<Reg> = Vec::new();
         let mut late = Vec::new();
         for (i, &(to, from)) in pairs.iter().enumerate() {
             // A target that a later pair reads waits in a register of its own.
@@ -431,7 +459,6 @@ impl Emit<'_> {
             } else {
                 self.mov(to, from);
             }
-            written.push(to);
         }
         for (to, from) in late {
             self.mov(to, from);

@@ -1,7 +1,7 @@
 //! Loads and stores: byte addresses, 16-byte accesses where elements and alignment allow, predicates for tails.
 
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::{Address, Buffer, LaneType, Stride, Val};
+use onnxc_ir::loops::{Access, Address, Buffer, LaneType, Stride, Val};
 
 use super::facts::gcd;
 use super::kernel::{Emit, Mapping, WARP, class_of, ins, per_thread};
@@ -148,7 +148,13 @@ impl Emit<'_> {
     }
 
     fn space(&self, buffer: Buffer) -> &'static str {
-        if self.is_constant(buffer) { "global.nc" } else { "global" }
+        if self.is_constant(buffer) { "global.nc" } else { self.written_space(buffer) }
+    }
+
+    /// The state space of a buffer that may be written.
+    fn written_space(&self, buffer: Buffer) -> &'static str {
+        let scratch = self.kernel.buffers[buffer].access == Access::Scratch;
+        if scratch && self.shared_scratch { "shared" } else { "global" }
     }
 
     /// The registers that a memory operation names for values of this type: predicates are bytes there.
@@ -163,7 +169,7 @@ impl Emit<'_> {
         }
     }
 
-    fn from_memory(&mut self, dtype: DType, regs: Vec<Reg>) -> Vec<Reg> {
+    fn of_memory(&mut self, dtype: DType, regs: Vec<Reg>) -> Vec<Reg> {
         if dtype != DType::Bool {
             return regs;
         }
@@ -176,7 +182,7 @@ impl Emit<'_> {
             .collect()
     }
 
-    pub(super) fn to_memory(&mut self, dtype: DType, regs: &[Reg]) -> Vec<Reg> {
+    pub(super) fn for_memory(&mut self, dtype: DType, regs: &[Reg]) -> Vec<Reg> {
         if dtype != DType::Bool {
             return regs.to_vec();
         }
@@ -192,7 +198,12 @@ impl Emit<'_> {
     /// How many values one instruction moves.
     fn at_once(each: u16, size: u64, alignment: u64) -> usize {
         let mut n = u64::from(each).min(4);
-        while n > 1 && (u64::from(each) % n != 0 || n == 3 || n * size > ALIGNMENT || alignment % (n * size) != 0) {
+        while n > 1
+            && (!u64::from(each).is_multiple_of(n)
+                || n == 3
+                || n * size > ALIGNMENT
+                || !alignment.is_multiple_of(n * size))
+        {
             n -= 1;
         }
         n as usize
@@ -213,7 +224,7 @@ impl Emit<'_> {
             let at = place.offset + (slot as u64 * size) as i64;
             ins!(this, "{guard}ld.{space}{}.{kind} {}, [{}+{at}]", vector(list), braced(list), place.base);
         });
-        self.from_memory(dtype, regs)
+        self.of_memory(dtype, regs)
     }
 
     /// Calls `access` for the pieces of a thread's lanes: whole ones, and single lanes where a count ends within one.
@@ -279,7 +290,7 @@ impl Emit<'_> {
             let d = self.indexed(buffer, place, index);
             ins!(self, "{}ld.{space}.{kind} {r}, [{d}+{}]", guard(p), place.offset);
         }
-        self.from_memory(ty.dtype, regs)
+        self.of_memory(ty.dtype, regs)
     }
 
     pub(super) fn store(&mut self, buffer: Buffer, address: &Address, value: Val, count: Option<Val>) {
@@ -287,21 +298,21 @@ impl Emit<'_> {
         self.meet(buffer, address, ty.lanes, true);
         let (each, size) = (per_thread(ty.lanes), self.element_bytes(buffer));
         let values = self.get(value);
-        let regs = self.to_memory(ty.dtype, &values);
+        let regs = self.for_memory(ty.dtype, &values);
         let count = self.count32(count);
-        let kind = memory_type(ty.dtype);
+        let (space, kind) = (self.written_space(buffer), memory_type(ty.dtype));
         if ty.lanes == 1 {
             let place = self.location(buffer, address, 0);
             let counted = self.lane_predicate(1, 0, count);
             let p = self.first_thread(counted);
-            ins!(self, "{}st.global.{kind} [{}+{}], {}", guard(p), place.base, place.offset, regs[0]);
+            ins!(self, "{}st.{space}.{kind} [{}+{}], {}", guard(p), place.base, place.offset, regs[0]);
             return;
         }
         let place = self.location(buffer, address, each);
         let n = Self::at_once(each, size, place.alignment);
         self.pieces(&regs, n, ty.lanes, count, |this, guard, slot, list| {
             let at = place.offset + (slot as u64 * size) as i64;
-            ins!(this, "{guard}st.global{}.{kind} [{}+{at}], {}", vector(list), place.base, braced(list));
+            ins!(this, "{guard}st.{space}{}.{kind} [{}+{at}], {}", vector(list), place.base, braced(list));
         });
     }
 
@@ -323,9 +334,9 @@ impl Emit<'_> {
         self.meet(buffer, address, 0, true);
         let place = self.location(buffer, address, 0);
         let values = self.get(value);
-        let regs = self.to_memory(ty.dtype, &values);
+        let regs = self.for_memory(ty.dtype, &values);
         let count = self.count32(count);
-        let kind = memory_type(ty.dtype);
+        let (space, kind) = (self.written_space(buffer), memory_type(ty.dtype));
         let indices_regs = self.get(indices);
         let targets: Vec<(Option<Reg>, Reg)> = indices_regs
             .iter()
@@ -334,12 +345,12 @@ impl Emit<'_> {
             .collect();
         if ty.lanes == 1 {
             let p = self.first_thread(targets[0].0);
-            ins!(self, "{}st.global.{kind} [{}+{}], {}", guard(p), targets[0].1, place.offset, regs[0]);
+            ins!(self, "{}st.{space}.{kind} [{}+{}], {}", guard(p), targets[0].1, place.offset, regs[0]);
             return;
         }
         if self.has_distinct_lanes(indices) {
             for (&(p, target), r) in targets.iter().zip(&regs) {
-                ins!(self, "{}st.global.{kind} [{target}+{}], {r}", guard(p), place.offset);
+                ins!(self, "{}st.{space}.{kind} [{target}+{}], {r}", guard(p), place.offset);
             }
             return;
         }
@@ -358,7 +369,7 @@ impl Emit<'_> {
                     now
                 }
             };
-            ins!(self, "@{now} st.global.{kind} [{target}+{}], {r}", place.offset);
+            ins!(self, "@{now} st.{space}.{kind} [{target}+{}], {r}", place.offset);
         }
         self.barrier();
         ins!(self, "add.u32 {turn}, {turn}, 1");

@@ -2,7 +2,7 @@
 //!
 //! One `.entry` for each kernel, from the same legalised Loop IR as on every target. Its parameters are the addresses of
 //! the buffers that are no scratch, in the kernel's order, the kernel's parameters, `begin` and `end` of the tasks, and
-//! the address of the scratch memory of all workers. All addresses are multiples of 16. The grid has any number of blocks
+//! the address of the scratch memory of all workers (unused where it fits into the memory of the blocks). All addresses are multiples of 16. The grid has any number of blocks
 //! of [`THREADS`] threads along x; a worker is a warp or a thread ([`Mapping`]), and each runs the tasks
 //! `begin + its number, + the number of workers, ...`.
 //!

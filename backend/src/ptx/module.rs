@@ -7,7 +7,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
 use rayon::prelude::*;
 
-use super::kernel::{Mapping, WARP, emit};
+use super::kernel::{Mapping, WARP, block_scratch, emit};
 
 /// Threads of a block.
 pub const THREADS: u32 = 128;
@@ -62,7 +62,9 @@ pub fn module(program: &Program, sm: &str) -> Module {
             let legal = legalize(kernel, &Caps { converts_halves: true, ..Caps::default() });
             let name = entry_name(program, *number, kernel);
             let text = emit(&legal, &name, most[number.index()], THREADS);
-            let (_, scratch_bytes) = legal.scratch_layout();
+            // What lies in the block's memory is no concern of the caller.
+            let outside = block_scratch(&legal, THREADS).is_none();
+            let scratch_bytes = if outside { legal.scratch_layout().1 } else { 0 };
             let workers = (SCRATCH_BYTES / scratch_bytes.max(1)).clamp(1, SCRATCH_WORKERS);
             let max_workers = (scratch_bytes > 0).then_some(workers);
             let mapping = Mapping::of(&legal);

@@ -82,9 +82,9 @@ impl Text {
         writeln!(self.lines, "{label}:").expect("strings take all text");
     }
 
-    /// The body between braces: declarations, then the lines.
-    pub(super) fn finish(self) -> String {
-        let mut text = String::from("{\n");
+    /// The body between braces: declarations, these ones first, then the lines.
+    pub(super) fn finish(self, declarations: &str) -> String {
+        let mut text = format!("{{\n{declarations}");
         for (class, letter) in [(Class::Pred, "p"), (Class::B16, "h"), (Class::B32, "r"), (Class::B64, "d")] {
             let count = self.counts[class as usize];
             if count > 0 {

@@ -1,0 +1,136 @@
+//! What is emitted for GPUs assembles, with the last ptxas of CUDA 12 and a newer one: a sample of the ONNX suite and small
+//! models of the zoo's kinds. Nothing runs here.
+//!
+//! `cargo xtask setup` installs the assemblers in `.venv` (`tests/ptx-requirements.txt`) and makes the models;
+//! `ONNXC_PTXAS` names other assemblers, separated by colons, `ONNXC_SUITE` and `ONNXC_SMALL` other places of models.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Of the suite's cases one in so many is assembled.
+const EVERY: usize = 40;
+
+fn built(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build").join(name), PathBuf::from)
+}
+
+/// The assemblers.
+fn assemblers() -> Vec<PathBuf> {
+    if let Some(list) = std::env::var_os("ONNXC_PTXAS") {
+        return std::env::split_paths(&list).collect();
+    }
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/lib");
+    let versions = std::fs::read_dir(&lib).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let nvidia: Vec<PathBuf> = versions.map(|python| python.join("site-packages/nvidia")).collect();
+    ["cuda_nvcc", "cu13"]
+        .map(|package| {
+            let found = nvidia.iter().map(|n| n.join(package).join("bin/ptxas")).find(|path| path.is_file());
+            found.unwrap_or_else(|| panic!("no ptxas of `{package}` in {}: run `cargo xtask setup`", lib.display()))
+        })
+        .into()
+}
+
+/// The PTX of a model's kernels; none if the model is one that no target serves.
+fn ptx(model: &Path, target: &str, folder: &Path) -> Option<PathBuf> {
+    let path = folder.join("model.ptx");
+    let output = Command::new(env!("CARGO_BIN_EXE_onnxc"))
+        .arg(model)
+        .args(["--emit", "asm", "--name", "m", "--target", target, "-o"])
+        .arg(&path)
+        .output()
+        .expect("onnxc runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || stderr.contains("error["), "{}: {stderr}", model.display());
+    output.status.success().then_some(path)
+}
+
+/// Assembles for an architecture and gives what the assembler says of registers.
+fn assemble(assembler: &Path, sm: &str, ptx: &Path, what: &Path) -> String {
+    let object = ptx.with_extension("cubin");
+    let mut command = Command::new(assembler);
+    command.args(["-v", &format!("-arch={sm}"), "-o"]).arg(&object).arg(ptx);
+    let output = command.output().unwrap_or_else(|e| panic!("{}: {e}; run `cargo xtask setup`", assembler.display()));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{} with {}:\n{text}", what.display(), assembler.display());
+    text
+}
+
+/// The folders of models below a folder, sorted.
+fn models(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        let entries =
+            std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}; run `cargo xtask setup`", folder.display()));
+        for entry in entries {
+            let path = entry.expect("the folder can be read").path();
+            if path.join("model.onnx").is_file() {
+                all.push(path.join("model.onnx"));
+            } else if path.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_sample_of_the_suite_assembles() {
+    let (assemblers, folder) = (assemblers(), tempfile::tempdir().expect("a temporary folder"));
+    let mut assembled = 0;
+    for model in models(&built("ONNXC_SUITE", "suite")).iter().step_by(EVERY) {
+        let Some(ptx) = ptx(model, "nvptx64-sm_80", folder.path()) else { continue };
+        assemblers.iter().for_each(|ptxas| drop(assemble(ptxas, "sm_80", &ptx, model)));
+        assembled += 1;
+    }
+    assert!(assembled >= 45, "{assembled} cases only");
+}
+
+#[test]
+fn small_models_assemble() {
+    let (assemblers, folder) = (assemblers(), tempfile::tempdir().expect("a temporary folder"));
+    let models = models(&built("ONNXC_SMALL", "small"));
+    assert_eq!(models.len(), 3, "run `cargo xtask setup`");
+    for model in models {
+        for (target, sm) in [("nvptx64-sm_80", "sm_80"), ("nvptx64-sm_90a", "sm_90a")] {
+            let ptx = ptx(&model, target, folder.path()).expect("the model compiles");
+            for ptxas in &assemblers {
+                let said = assemble(ptxas, sm, &ptx, &model);
+                assert!(said.contains("Used "), "{said}");
+            }
+        }
+    }
+}
+
+/// A model becomes three files, and the description names what is in the two others.
+#[test]
+fn a_model_is_text_weights_and_a_description() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = built("ONNXC_SMALL", "small").join("resnet18_64/model.onnx");
+    let out = folder.path().join("net.ptx");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxc"));
+    let status = command.arg(&model).args(["--target", "nvptx64-sm_80", "-o"]).arg(&out).status();
+    assert!(status.expect("onnxc runs").success(), "{}: run `cargo xtask setup`", model.display());
+    let text = std::fs::read_to_string(&out).expect("the text is there");
+    let json = std::fs::read(out.with_extension("json")).expect("the description is there");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("it is JSON");
+    let weights = std::fs::metadata(out.with_extension("weights")).expect("the weights are there").len();
+    assert_eq!(json["weights"]["bytes"].as_u64(), Some(weights));
+    assert_eq!(json["inputs"][0]["dims"], serde_json::json!([1, 3, 64, 64]));
+    let kernels = json["kernels"].as_array().expect("a list of kernels");
+    for kernel in kernels {
+        let name = kernel["name"].as_str().expect("a name");
+        assert!(text.contains(&format!(".visible .entry {name}(")), "{name}");
+    }
+    let launches = json["steps"].as_array().expect("a list of steps").iter().filter(|step| step["launch"].is_string());
+    for launch in launches {
+        let kernel = kernels.iter().find(|kernel| kernel["name"] == launch["launch"]).expect("the kernel is listed");
+        assert_eq!(kernel["buffers"].as_u64(), launch["buffers"].as_array().map(|b| b.len() as u64), "{launch}");
+    }
+    // A processor has no PTX.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnxc"));
+    let output = command.arg(&model).args(["--target", "x86_64", "-o"]).arg(&out).output().expect("onnxc runs");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("PTX is for GPUs"));
+}
