@@ -15,7 +15,8 @@ fn main() {
 mod support_library {
     use std::path::Path;
 
-    const SOURCES: [&str; 7] = [
+    const SOURCES: [&str; 8] = [
+        "csrc/cuda.c",
         "csrc/memory.c",
         "csrc/pool.c",
         "csrc/session.c",

@@ -542,12 +542,10 @@ impl Target {
         }
     }
 
-    /// Whether the machine that runs this process can run the target's code in process.
+    /// Whether the machine that runs this process can run the target's code in process; of a GPU target the host program,
+    /// which says itself where there is no device.
     pub fn runs_on_host(&self) -> bool {
         let host = Triple::host();
-        if self.gpu.is_some() {
-            return false;
-        }
         let same_architecture = host.architecture == self.triple.architecture;
         // The loader in this process reads ELF.
         let loadable = self.binary_format() == BinaryFormat::Elf;

@@ -18,6 +18,8 @@
 extern crate alloc;
 
 pub mod abi;
+#[cfg(feature = "sessions")]
+mod cuda;
 mod dtype;
 #[cfg(feature = "sessions")]
 mod error;
@@ -36,6 +38,8 @@ mod tensor;
 #[cfg(feature = "sessions")]
 mod weights;
 
+#[cfg(feature = "sessions")]
+pub use cuda::{cuda_functions, cuda_message};
 pub use dtype::{DataType, Element};
 #[cfg(feature = "sessions")]
 pub use error::{Error, OptionalBytes};
@@ -67,9 +71,10 @@ pub const PACKAGE_FILES: [(&str, &str); 4] = [
 ];
 
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
-pub const SUPPORT_SOURCES: [(&str, &str); 9] = [
+pub const SUPPORT_SOURCES: [(&str, &str); 10] = [
     ("include/onnxc.h", HEADER),
     ("include/onnxc_support.h", include_str!("../include/onnxc_support.h")),
+    ("csrc/cuda.c", include_str!("../csrc/cuda.c")),
     ("csrc/memory.c", include_str!("../csrc/memory.c")),
     ("csrc/pool.c", include_str!("../csrc/pool.c")),
     ("csrc/session.c", include_str!("../csrc/session.c")),

@@ -39,7 +39,7 @@ fn c_files() -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_library_compiles_without_warnings_and_its_code_fits_16_kilobytes() {
+fn the_library_compiles_without_warnings_and_its_code_fits_24_kilobytes() {
     let folder = tempfile::tempdir().unwrap();
     let mut code = 0;
     for file in c_files() {
@@ -49,7 +49,7 @@ fn the_library_compiles_without_warnings_and_its_code_fits_16_kilobytes() {
         let parsed = object::File::parse(&*bytes).unwrap();
         code += parsed.sections().filter(|s| s.kind() == SectionKind::Text).map(|s| s.size()).sum::<u64>();
     }
-    assert!((500..=16 * 1024).contains(&code), "{code} bytes of code");
+    assert!((500..=24 * 1024).contains(&code), "{code} bytes of code");
 }
 
 #[test]
@@ -98,4 +98,17 @@ fn a_c_program_runs_a_model_by_hand_and_in_a_session() {
             .arg(&program),
     );
     assert_eq!(succeeds(&mut Command::new(&program)), "by hand 0 23\nin a session 0 23\ntoo small -15: needs 4 x 3\n");
+}
+
+/// On a driver without a device, which takes the place of the system's.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_host_program_for_a_gpu_runs_records_and_fails_as_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let (driver, program) = (folder.path().join("libcuda.so.1"), folder.path().join("program"));
+    let tests = root().join("tests/cuda");
+    succeeds(compiler(false, "c11").args(["-shared", "-fPIC"]).arg(tests.join("driver.c")).arg("-o").arg(&driver));
+    let sources = [tests.join("program.c"), root().join("csrc/cuda.c")];
+    succeeds(compiler(false, "c11").args(sources).args(["-pthread", "-o"]).arg(&program));
+    assert_eq!(succeeds(Command::new(&program).env("LD_LIBRARY_PATH", folder.path())), "right\n");
 }

@@ -16,7 +16,7 @@ use onnxc_ir::program::verify::verify_steps;
 use onnxc_ir::program::{Launch, Program, Step};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::{Graph, TensorBytes, TensorType};
-use onnxc_runtime::{DataType, Dim, Model, STRING_FUNCTIONS, Session, TensorView};
+use onnxc_runtime::{DataType, Dim, Model, STRING_FUNCTIONS, Session, TensorView, cuda_functions, cuda_message};
 
 use super::checked::Checked;
 use super::compile::{hash, import, lower, object_failure, warnings, with_compiled};
@@ -192,7 +192,7 @@ pub(super) fn load_native(
     let hash = hash(path, targets, options)?;
     with_compiled(program, targets, hash, WeightPlacement::Embedded, |compiled| {
         let image = object_image(&compiled.spec).map_err(|e| object_failure(&e, path))?;
-        let mut host = string_functions();
+        let mut host = support_functions();
         host.extend(libraries::functions(&options.libraries, &options.custom_operators)?);
         let loaded = LoadedModel::load(image.into(), &host).map_err(|e| run_failure(e.to_string()))?;
         if options.perf_map {
@@ -392,8 +392,10 @@ pub(super) fn values_of(tensors: Vec<Value>, structures: &[(String, Structure)])
 }
 
 /// The support library's functions that compiled models may call.
-fn string_functions<'n>() -> Vec<HostSymbol<'n>> {
-    STRING_FUNCTIONS.iter().map(|&(name, function)| HostSymbol { name, address: function as *const u8 }).collect()
+fn support_functions<'n>() -> Vec<HostSymbol<'n>> {
+    let strings = STRING_FUNCTIONS.iter().map(|&(name, function)| HostSymbol { name, address: function as *const u8 });
+    let gpu = cuda_functions().into_iter().map(|(name, address)| HostSymbol { name, address: address.cast() });
+    strings.chain(gpu).collect()
 }
 
 /// Appends the tensors of a value; nothing where it is not made so.
@@ -532,7 +534,10 @@ impl Timed<'_> {
             .filter(|(_, port)| !port.state)
             .map(|(input, _)| view(input.dtype, &input.shape, input.bytes()).map_err(|e| run_failure(e.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
-        self.session.run(&views).map_err(|e| run_failure(e.to_string()))
+        self.session.run(&views).map_err(|e| {
+            let said = cuda_message();
+            run_failure(if said.is_empty() { e.to_string() } else { format!("{e}: {said}") })
+        })
     }
 
     /// Runs the model `runs` times and gives the least time that each of its `steps` steps took.

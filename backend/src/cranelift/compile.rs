@@ -27,7 +27,7 @@ use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
 use crate::object::{CompiledFunction, DataObject, ObjectSpec, Unwind};
 use crate::ptx;
-use crate::target::Target;
+use crate::target::{Gpu, Target};
 use crate::vector;
 
 /// The version of the ABI in `onnxc.h`.
@@ -130,10 +130,6 @@ pub fn compile_with<'a>(
     }
     assert_eq!(targets.len(), program.variants.len().max(1), "there is a target for each variant");
     let target = &targets[0];
-    if target.gpu().is_some() {
-        let message = "kernels for GPUs are written as .ptx; there is no host program for them yet".to_owned();
-        return Err(CompileError::Target { target: target.name().to_owned(), message });
-    }
     let isas = targets.iter().map(instruction_set).collect::<Result<Vec<OwnedTargetIsa>, _>>()?;
     let isa = &isas[0];
     let prefix = &program.name;
@@ -142,8 +138,14 @@ pub fn compile_with<'a>(
         .iter()
         .map(|(i, kernel)| format!("{prefix}_k{}_{}", i.index(), sanitized(&kernel.name)))
         .collect();
-    let kernels: Vec<(usize, &Kernel)> =
-        program.kernels.iter().map(|(number, kernel)| (program.variant_of[number] as usize, kernel)).collect();
+    let external_weights = placement == WeightPlacement::External && !program.weights.is_empty();
+    let device =
+        target.gpu().map(|gpu| gpu_objects(program, target, gpu, hash, &names, external_weights)).transpose()?;
+    // Of kernels for a GPU the host has descriptions only.
+    let kernels: Vec<(usize, &Kernel)> = match device {
+        Some(_) => Vec::new(),
+        None => program.kernels.iter().map(|(number, kernel)| (program.variant_of[number] as usize, kernel)).collect(),
+    };
     let compiled: Result<Vec<(CompiledFunction, Option<vector::Unsupported>)>, CompileError> = kernels
         .par_iter()
         .zip(&names)
@@ -157,9 +159,9 @@ pub fn compile_with<'a>(
         Some(Remark { pass: "codegen", origin: kernel.name.clone(), text })
     });
     let remarks = remarks.collect();
-    let external_weights = placement == WeightPlacement::External && !program.weights.is_empty();
     let symbols = program.named_symbols();
-    let entry = Entry { isa: &**isa, program, kernels: &names, targets, symbols, external_weights };
+    let gpu = device.is_some();
+    let entry = Entry { isa: &**isa, program, kernels: &names, targets, symbols, external_weights, gpu };
     let host: Result<Vec<CompiledFunction>, CompileError> = entry
         .functions()
         .into_par_iter()
@@ -183,6 +185,7 @@ pub fn compile_with<'a>(
     }
     let weights = (!program.weights.is_empty()).then_some(weights);
     let (embedded, external) = if external_weights { (None, weights) } else { (weights, None) };
+    data.extend(device.into_iter().flatten());
     let spec = ObjectSpec {
         target,
         prefix: prefix.clone(),
@@ -415,6 +418,58 @@ impl Strings<'_> {
     }
 }
 
+/// What the support library is told of a model for a GPU and of its kernels, whose descriptions take the place of their
+/// code; `csrc/cuda.c` has both structures.
+fn gpu_objects(
+    program: &Program,
+    target: &Target,
+    gpu: &Gpu,
+    hash: [u8; 32],
+    names: &[String],
+    external_weights: bool,
+) -> Result<Vec<DataObject>, CompileError> {
+    let refused = |step: &Step| {
+        let node = step.origins().first().map_or("the model", |&o| program.origins[o].path.as_str());
+        let message = format!("{node}: programs for GPUs cannot work on text or call functions of the user's");
+        CompileError::Target { target: target.name().to_owned(), message }
+    };
+    let steps = program.all_steps();
+    if let Some(step) = steps.iter().find(|s| matches!(s, Step::Strings { .. } | Step::Call(_))) {
+        return Err(refused(step));
+    }
+    let prefix = &program.name;
+    let module = ptx::module(program, gpu.sm);
+    let mut objects = vec![DataObject::c_string(format!("{prefix}__ptx"), &module.text)];
+    for (number, (info, symbol)) in module.kernels.iter().zip(names).enumerate() {
+        let name = DataObject::c_string(format!("{symbol}__name"), &info.name);
+        let kernel = &program.kernels[onnxc_ir::program::KernelRef::new(number)];
+        let mut object = DataObject::new(symbol.clone());
+        object.put_pointer(name.name.clone(), 0).put_u32(info.threads).put_u32(info.workers_per_block());
+        object.put_u64(info.scratch_bytes).put_u64(info.max_workers.unwrap_or(0));
+        object.put_u32(number as u32).put_u32(kernel.arguments().count() as u32);
+        object.put_u32(kernel.params.len() as u32).put_u32(0);
+        objects.extend([name, object]);
+    }
+    let looks = steps.iter().any(|step| !matches!(step, Step::Launch(_) | Step::Copy { .. } | Step::Select { .. }));
+    let capability: String = gpu.sm.chars().filter(char::is_ascii_digit).collect();
+    let exact = if gpu.sm.ends_with('a') { "0" } else { "" };
+    let mut model = DataObject::new(format!("{prefix}__cuda"));
+    model.put_u32(1).put_u32(format!("{capability}{exact}").parse().expect("a number"));
+    model.put_pointer(format!("{prefix}__ptx"), 0).put(&hash);
+    // The caller's call names external ones.
+    if program.weights.is_empty() || external_weights {
+        model.put_u64(0);
+    } else {
+        model.put_pointer(format!("{prefix}_weights"), 0);
+    }
+    model.put_u64(if program.weights.is_empty() { 0 } else { program.weight_bytes });
+    model.put_u32(module.kernels.len() as u32).put_u32(program.inputs.len() as u32);
+    model.put_u32(program.outputs.len() as u32).put_u32(program.slots);
+    model.put_u32(program.symbols.len() as u32).put_u32(u32::from(looks));
+    objects.push(model);
+    Ok(objects)
+}
+
 /// The model's descriptor and what it points to.
 fn descriptors(
     program: &Program,
@@ -468,8 +523,9 @@ fn descriptors(
     model.put_pointer(name, 0).put(&hash);
     // ONNXC_MEMORY_STATIC, _DIMS, _DATA.
     model.put_u32(if program.allocates() { 2 } else { u32::from(!fixed) });
-    // ONNXC_MODEL_EXTERNAL_WEIGHTS.
-    model.put_u32(external_weights.into());
+    // ONNXC_MODEL_EXTERNAL_WEIGHTS, _GPU.
+    let gpu = target.gpu().is_some();
+    model.put_u32(u32::from(external_weights) | u32::from(gpu) << 1);
     model.put_u32(program.inputs.len() as u32).put_u32(program.outputs.len() as u32);
     model.put_pointer(symbol("_ports"), 0).put_pointer(symbol("_ports"), program.inputs.len() as i64 * 144);
     model.put_u32(program.named_symbols() as u32).put_u32(all_steps.len() as u32);

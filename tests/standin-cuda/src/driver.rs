@@ -1,7 +1,7 @@
 //! The C functions of the driver API that onnxc's programs use, under the driver's names.
 //!
 //! Work runs when it is given: streams are in order of calls, events tell nothing. A stream that captures records instead,
-//! and the graph replays. An error of a launch stays, as it does with a device, and its string is the report.
+//! and the graph replays. An error of a launch stays until a context is pushed, and its string is the report.
 //!
 //! Environment: `ONNXC_STANDIN_CAPABILITY` (80 unless told, 0 for no device), `ONNXC_STANDIN_RACES=0` leaves races unseen.
 
@@ -240,9 +240,13 @@ pub extern "C" fn cuCtxSetCurrent(_context: usize) -> c_int {
     with(|_| 0)
 }
 
-/// There is one context.
+/// There is one context. An error ends here, so that one process can test many models; a device's would stay.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxPushCurrent_v2(_context: usize) -> c_int {
+    if let Some(s) = state().as_mut() {
+        s.failed = 0;
+        s.streams.iter_mut().for_each(|recorded| *recorded = None);
+    }
     with(|_| 0)
 }
 
@@ -619,12 +623,4 @@ pub unsafe extern "C" fn cuGetErrorString(code: c_int, text: *mut *const c_char)
 #[unsafe(no_mangle)]
 pub extern "C" fn onnxcStandinLaunches() -> u64 {
     state().as_ref().map_or(0, |s| s.launches)
-}
-
-/// Forgets the error that stays, so that one process can test many models. No function of the real driver.
-#[unsafe(no_mangle)]
-pub extern "C" fn onnxcStandinReset() {
-    if let Some(s) = state().as_mut() {
-        s.failed = 0;
-    }
 }

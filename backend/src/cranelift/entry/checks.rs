@@ -60,7 +60,7 @@ impl Entry<'_> {
             let differs = c.compare(IntCC::NotEqual, is, want);
             self.fail_if(c, differs, status::DTYPE, &about, None, [None; 2]);
             let device = c.load(I32, value, at::DEVICE);
-            let elsewhere = c.compare_with(IntCC::NotEqual, device, 1);
+            let elsewhere = self.elsewhere(c, device);
             self.fail_if(c, elsewhere, status::DEVICE, &about, None, [None; 2]);
             let data = c.load(I64, value, 0);
             let null = c.compare_with(IntCC::Equal, data, 0);

@@ -7,6 +7,7 @@ mod calls;
 mod checks;
 mod data;
 mod dispatch;
+mod gpu;
 mod steps;
 mod strings;
 
@@ -149,6 +150,8 @@ pub struct Entry<'a> {
     pub symbols: usize,
     /// Whether the caller has the weights, in memory that the call names.
     pub external_weights: bool,
+    /// Whether the kernels run on a GPU: then launches and copies go to the support library, see [`gpu`].
+    pub gpu: bool,
 }
 
 impl Entry<'_> {
@@ -168,8 +171,12 @@ impl Entry<'_> {
         add(self.symbol("_input"), false, self.input());
         add(self.symbol("_output"), false, self.output());
         add(self.symbol("_disjoint"), false, self.disjoint());
-        add(self.symbol("_task"), false, self.task());
-        add(self.symbol("_launch"), false, self.launch());
+        if self.gpu {
+            add(self.symbol("_launch"), false, self.gpu_launch());
+        } else {
+            add(self.symbol("_task"), false, self.task());
+            add(self.symbol("_launch"), false, self.launch());
+        }
         for list in self.lists() {
             for (part, steps) in list.steps.chunks(STEPS_PER_FUNCTION).enumerate() {
                 add(self.symbol(&format!("{}{part}", list.name)), false, self.steps(steps));
@@ -347,8 +354,9 @@ impl Entry<'_> {
             ] {
                 c.store(value, frame, offset);
             }
+            self.gpu_begin(c, frame);
             self.run_list(c, "_steps", self.program.steps.len(), frame);
-            let ok = c.int32(0);
+            let ok = self.gpu_end(c);
             c.f.ins().return_(&[ok]);
         })
     }
@@ -515,6 +523,7 @@ impl Entry<'_> {
             } else {
                 c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain, no_slots])
             };
+            self.gpu_leave(c);
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }
@@ -553,6 +562,7 @@ impl Entry<'_> {
             let (plain, no_slots) = (c.int32(1), c.int(0));
             let arguments = [values, values_out, p[2], plain, no_slots];
             let status = c.call(&self.symbol("_execute"), true, Some(I32), &arguments);
+            self.gpu_leave(c);
             c.f.ins().return_(&[status.expect("execute gives a status")]);
         })
     }

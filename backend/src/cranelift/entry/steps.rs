@@ -132,11 +132,17 @@ impl Entry<'_> {
                         // No bytes, no call: an empty tensor's pointer may be NULL.
                         let some = c.compare_with(IntCC::NotEqual, bytes, 0);
                         c.when(some, |c| {
-                            c.call("memcpy", false, Some(I64), &[to, from, bytes]);
+                            if self.gpu {
+                                c.call("onnxc_cuda_copy", false, None, &[to, from, bytes]);
+                            } else {
+                                c.call("memcpy", false, Some(I64), &[to, from, bytes]);
+                            }
                         });
                     }
                     Step::If { condition, then, otherwise, .. } => {
                         let condition = self.place(c, condition, &memory);
+                        let one = c.int(1);
+                        self.gpu_read(c, condition, one);
                         let condition = c.load(types::I8, condition, 0);
                         let (first, second, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
                         c.f.ins().brif(condition, first, &[], second, &[]);
@@ -150,6 +156,8 @@ impl Entry<'_> {
                     Step::Loop { trips, condition, iteration, counter, body, .. } => {
                         let [trips, condition, counter] =
                             [trips, condition, counter].map(|p| self.place(c, p, &memory));
+                        let (one, eight) = (c.int(1), c.int(8));
+                        self.gpu_read(c, trips, eight);
                         let (zero, iteration) = (c.int(0), iteration.index() as i32 * 8);
                         let (top, more) = (c.f.create_block(), c.f.create_block());
                         let (inside, after) = (c.f.create_block(), c.f.create_block());
@@ -161,10 +169,12 @@ impl Entry<'_> {
                         let below = c.compare(IntCC::SignedLessThan, i, trips);
                         c.f.ins().brif(below, more, &[], after, &[]);
                         c.f.switch_to_block(more);
+                        self.gpu_read(c, condition, one);
                         let again = c.load(types::I8, condition, 0);
                         c.f.ins().brif(again, inside, &[], after, &[]);
                         c.f.switch_to_block(inside);
                         c.store(i, counter, 0);
+                        self.gpu_write(c, counter, eight);
                         self.run_list(c, &list_name(number, 0), body.len(), frame);
                         let next = c.add(i, 1);
                         c.f.ins().jump(top, &[next.into()]);

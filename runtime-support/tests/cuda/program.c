@@ -1,0 +1,133 @@
+/* What a host program for a GPU does with csrc/cuda.c, by hand, on the driver beside this file. */
+
+#include "onnxc.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int32_t onnxc_cuda_begin(const void *model, const void *frame);
+void onnxc_cuda_launch(const void *kernel, void *const *buffers, const int64_t *params, int64_t tasks);
+void onnxc_cuda_copy(void *to, const void *from, uint64_t bytes);
+void onnxc_cuda_read(void *at, uint64_t bytes);
+void onnxc_cuda_write(const void *at, uint64_t bytes);
+int32_t onnxc_cuda_end(void);
+void onnxc_cuda_leave(void);
+const char *onnxc_cuda_message(void);
+
+struct kernel {
+    const char *name;
+    uint32_t threads, workers_per_block;
+    uint64_t scratch_bytes, max_workers;
+    uint32_t index, buffers, params, unused;
+};
+struct model {
+    uint32_t version, capability;
+    const char *text;
+    uint8_t hash[32];
+    const void *weights;
+    uint64_t weight_bytes;
+    uint32_t kernels, inputs, outputs, slots, symbols, looks;
+};
+struct slot {
+    void *data;
+    int64_t bytes;
+};
+struct frame {
+    const onnxc_call *call;
+    void *arena, *scratch;
+    const int64_t *dims;
+    void **bases;
+    const int64_t *sizes;
+    struct slot *slots;
+    const onnxc_value *outputs;
+    uint64_t arena_bytes;
+    const onnxc_value *inputs;
+};
+
+#define N 16
+#define CHECK(what)                                                                                                    \
+    if (!(what)) {                                                                                                     \
+        printf("line %d: %s (%s)\n", __LINE__, #what, onnxc_cuda_message());                                           \
+        return 1;                                                                                                      \
+    }
+
+static _Alignas(64) uint8_t arena[256];
+static float in[N], out[N], weights[N];
+
+int main(void) {
+    struct kernel kernel = {"k", 128, 4, 64, 8, 0, 2, 0, 0};
+    struct model model = {1, 80, "text", {1}, weights, sizeof weights, 1, 1, 1, 1, 0, 0};
+    onnxc_call call = {0};
+    onnxc_value given = {0}, result = {0};
+    given.tensor.device.device_type = result.tensor.device.device_type = kDLCPU;
+    void *bases[] = {in, out};
+    int64_t sizes[] = {sizeof in, sizeof out};
+    struct slot slots[1] = {{NULL, 0}};
+    struct frame frame = {&call, arena, arena, NULL, bases, sizes, slots, &result, sizeof arena, &given};
+    for (int i = 0; i < N; i++) weights[i] = 100.0f + (float)i;
+
+    /* Three runs: one is recorded, all replay. */
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < N; i++) in[i] = (float)(round + i);
+        CHECK(onnxc_cuda_begin(&model, &frame) == 0);
+        onnxc_cuda_launch(&kernel, (void *[]){in, arena + 64}, NULL, N);
+        onnxc_cuda_launch(&kernel, (void *[]){arena + 64, out}, NULL, N);
+        CHECK(onnxc_cuda_end() == 0);
+        onnxc_cuda_leave();
+        for (int i = 0; i < N; i++) CHECK(out[i] == 4.0f * (float)(round + i));
+    }
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    CHECK(driver != NULL);
+    int (*counted)(int);
+    *(void **)&counted = dlsym(driver, "counted");
+    CHECK(counted(0) == 2 && counted(1) == 1);
+    int allocations = counted(2);
+
+    /* A model whose host looks at data, with a slot and weights. */
+    struct model looks = model;
+    looks.looks = 1;
+    CHECK(onnxc_cuda_begin(&looks, &frame) == 0);
+    int64_t *counter = (int64_t *)(void *)arena;
+    *counter = 7;
+    onnxc_cuda_write(counter, 8);
+    *counter = 0;
+    onnxc_cuda_read(counter, 8);
+    CHECK(*counter == 7);
+    float held[N];
+    slots[0] = (struct slot){held, sizeof held};
+    onnxc_cuda_launch(&kernel, (void *[]){weights, held}, NULL, N);
+    onnxc_cuda_read(held, sizeof held);
+    CHECK(held[3] == 206);
+    onnxc_cuda_copy(out, held, sizeof held);
+    CHECK(onnxc_cuda_end() == 0 && out[15] == 230);
+    slots[0].data = NULL;
+    /* Weights, arena and two ports stay; the slot's mirror went. */
+    CHECK(counted(2) == allocations + 4 + 1);
+
+    /* A run that a step left, and the next one; another model at the same address; a tensor on the device. */
+    CHECK(onnxc_cuda_begin(&model, &frame) == 0);
+    onnxc_cuda_leave();
+    model.hash[0] = 2;
+    float *device = malloc(sizeof in);
+    CHECK(device != NULL);
+    for (int i = 0; i < N; i++) device[i] = (float)i;
+    bases[0] = device;
+    given.tensor.device.device_type = (DLDeviceType)2;
+    CHECK(onnxc_cuda_begin(&model, &frame) == 0);
+    onnxc_cuda_launch(&kernel, (void *[]){device, out}, NULL, N);
+    CHECK(onnxc_cuda_end() == 0 && out[5] == 10);
+
+    struct model bad = model;
+    bad.text = "bad";
+    CHECK(onnxc_cuda_begin(&bad, &frame) == ONNXC_DEVICE_FAILED);
+    CHECK(strstr(onnxc_cuda_message(), "line 3: nonsense") != NULL);
+    CHECK(onnxc_cuda_begin(&bad, &frame) == ONNXC_DEVICE_FAILED);
+    struct model newer = model;
+    newer.capability = 900;
+    CHECK(onnxc_cuda_begin(&newer, &frame) == ONNXC_NO_DEVICE);
+    free(device);
+    puts("right");
+    return 0;
+}

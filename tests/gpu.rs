@@ -1,0 +1,104 @@
+//! Models for GPUs on the stand-in driver of `tests/standin-cuda`, a test tool that interprets PTX: numbers, memory plan,
+//! launches, no race and no access out of bounds. It says nothing about a device's speed.
+//!
+//! The ONNX suite without its large models (`real`), whose cases that pass are in `tests/gpu/snapshot.txt`, one name a line
+//! (`BLESS=1` writes it anew), and the small models that `cargo xtask setup` makes of the zoo's. `ONNXC_SUITE` and
+//! `ONNXC_SMALL` name other places of both.
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+// The library is built because this test depends on it.
+use onnxc_standin_cuda as _;
+
+/// The suite's folders.
+const PARTS: [&str; 4] = ["node", "pytorch-converted", "pytorch-operator", "simple"];
+
+/// What `cargo xtask setup` makes.
+fn built(variable: &str, name: &str) -> PathBuf {
+    let folder = std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build").join(name), PathBuf::from);
+    assert!(folder.is_dir(), "{}: nothing there; run `cargo xtask setup`", folder.display());
+    folder
+}
+
+fn suite() -> PathBuf {
+    built("ONNXC_SUITE", "suite")
+}
+
+/// A folder with the stand-in as `libcuda.so.1`.
+fn driver() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = std::env::current_exe().expect("the test's own path");
+    let library = program.with_file_name("libonnxc_standin_cuda.so");
+    std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so.1")).expect("a link");
+    assert!(folder.path().join("libcuda.so.1").exists(), "{} is not there", library.display());
+    folder
+}
+
+fn test(cases: &[PathBuf], arguments: &[&str], driver: &Path, capability: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onnxc"))
+        .args(["test", "--target", "nvptx64-sm_80"])
+        .args(cases)
+        .args(arguments)
+        .env("LD_LIBRARY_PATH", driver)
+        .env("ONNXC_STANDIN_CAPABILITY", capability)
+        .output()
+        .expect("onnxc runs")
+}
+
+/// What the stand-in says of accesses: each is a fault of the emitted code.
+fn reports(run: &Output) -> Vec<String> {
+    let messages = said(run);
+    messages.lines().filter(|l| l.contains("stand-in CUDA driver:")).map(str::to_owned).collect()
+}
+
+fn said(run: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
+}
+
+#[test]
+fn suite_passes_on_the_stand_in() {
+    let driver = driver();
+    let found_path = driver.path().join("found.txt");
+    let parts = PARTS.map(|part| suite().join(part));
+    let run = test(&parts, &["--quiet", "--snapshot", found_path.to_str().unwrap()], driver.path(), "80");
+    assert!(reports(&run).is_empty(), "{}", reports(&run).join("\n"));
+    let found = std::fs::read_to_string(&found_path).expect("onnxc wrote the snapshot");
+    let passed: BTreeSet<&str> =
+        found.lines().filter_map(|l| l.split_once(' ')).filter(|(_, s)| *s == "pass").map(|(name, _)| name).collect();
+    let snapshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/snapshot.txt");
+    if std::env::var_os("BLESS").is_some() {
+        let text: String = passed.iter().map(|name| format!("{name}\n")).collect();
+        std::fs::write(&snapshot, text).expect("the snapshot can be written");
+        return;
+    }
+    let expected = std::fs::read_to_string(&snapshot).expect("the snapshot is checked in");
+    let expected: BTreeSet<&str> = expected.lines().collect();
+    assert_eq!(passed, expected, "cases that pass; BLESS=1 writes them anew");
+    assert!(passed.len() >= 1200, "{} cases pass", passed.len());
+}
+
+/// ResNet-18 on 64x64 pixels, two layers of BERT, two layers of a Llama with its cache.
+#[test]
+fn small_models_run_on_the_stand_in() {
+    let driver = driver();
+    let tolerances = ["--rtol", "1e-3", "--atol", "1e-4", "--timeout", "240"];
+    let run = test(&[built("ONNXC_SMALL", "small")], &tolerances, driver.path(), "80");
+    assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{}", said(&run));
+    assert!(reports(&run).is_empty(), "{}", reports(&run).join("\n"));
+}
+
+#[test]
+fn a_missing_driver_and_a_device_that_is_too_old_are_said() {
+    let case = [suite().join("node/test_abs")];
+    let nothing = tempfile::tempdir().expect("a temporary folder");
+    let run = test(&case, &[], nothing.path(), "80");
+    assert!(said(&run).contains("there is no GPU driver"), "{}", said(&run));
+    let driver = driver();
+    let run = test(&case, &[], driver.path(), "75");
+    assert!(said(&run).contains("the device has 7.5"), "{}", said(&run));
+}
