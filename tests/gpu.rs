@@ -92,6 +92,40 @@ fn small_models_run_on_the_stand_in() {
     assert!(reports(&run).is_empty(), "{}", reports(&run).join("\n"));
 }
 
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().expect("the command starts");
+    assert!(output.status.success(), "{command:?}\n{}", said(&output));
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+/// The C program of `tests/weights.rs` with objects for a GPU: sessions, weights in the object and in a file, wrong calls.
+#[test]
+fn a_c_program_runs_objects_with_weights_inside_and_in_a_file() {
+    let (driver, folder) = (driver(), tempfile::tempdir().expect("a temporary folder"));
+    let (root, path) = (Path::new(env!("CARGO_MANIFEST_DIR")), |name: &str| folder.path().join(name));
+    let onnxc = || Command::new(env!("CARGO_BIN_EXE_onnxc"));
+    for (object, weights) in [("embedded.o", "embed"), ("external.o", "external")] {
+        let mut compile = onnxc();
+        compile.arg(root.join("examples/embed-rust/digits.onnx")).arg("-o").arg(path(object));
+        succeeds(compile.args(["--target", "nvptx64-sm_80", "--dim", "batch=1", "--weights", weights]));
+    }
+    succeeds(onnxc().args(["support", "--out"]).arg(path("support")));
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(path("support/include"))
+        .arg("-I")
+        .arg(folder.path());
+    cc.arg(root.join("tests/weights/program.c")).args(["embedded.o", "external.o"].map(path));
+    let sources = ["cuda.c", "memory.c", "pool.c", "session.c", "status.c", "weights.c"];
+    cc.args(sources.map(|name| path("support/share/onnxc").join(name)));
+    succeeds(cc.args(["-pthread", "-ldl", "-o"]).arg(path("program")));
+    let mut program = Command::new(path("program"));
+    let printed = succeeds(program.arg(path("external.weights")).env("LD_LIBRARY_PATH", driver.path()));
+    assert_eq!(printed, "open 0: ok\nrun 0 0 same 1\nwrong -22 -22 -22 -22 -22\n");
+    let header = std::fs::read_to_string(path("embedded.h")).expect("the header is there");
+    assert!(header.contains("needs cuda.c of the support library"));
+}
+
 #[test]
 fn a_missing_driver_and_a_device_that_is_too_old_are_said() {
     let case = [suite().join("node/test_abs")];

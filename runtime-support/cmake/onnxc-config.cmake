@@ -6,7 +6,7 @@
 # TARGET by default. CPU is what `onnxc targets` lists, such as native or x86_64-avx512; by default any processor of
 # CMAKE_SYSTEM_PROCESSOR will do. OPTIONS go to onnxc as they are.
 #
-# The target onnxc::support is the support library (thread pool, sessions, strings), compiled with the project's own compiler.
+# The target onnxc::support is the support library (thread pool, sessions, strings, GPUs), compiled with the project's own compiler.
 #
 # `onnxc support --out PREFIX` wrote this file. ONNXC_EXECUTABLE names the compiler where it is not on the PATH.
 
@@ -28,7 +28,7 @@ if(NOT TARGET onnxc::support)
   list(TRANSFORM _onnxc_sources PREPEND "${ONNXC_SOURCE_DIR}/")
   add_library(onnxc_support STATIC ${_onnxc_sources})
   target_include_directories(onnxc_support PUBLIC "${ONNXC_INCLUDE_DIR}")
-  target_link_libraries(onnxc_support PUBLIC Threads::Threads)
+  target_link_libraries(onnxc_support PUBLIC Threads::Threads ${CMAKE_DL_LIBS})
   target_compile_features(onnxc_support PUBLIC c_std_11)
   set_target_properties(onnxc_support PROPERTIES POSITION_INDEPENDENT_CODE ON)
   add_library(onnxc::support ALIAS onnxc_support)

@@ -195,6 +195,12 @@ pub fn compile_with<'a>(
         externals: external_symbols(program),
     };
     let mut header = header(program, targets);
+    if gpu {
+        header.notes.push(
+            "Kernels run on an NVIDIA GPU: the program needs cuda.c of the support library; tensors may be kDLCUDA."
+                .into(),
+        );
+    }
     if external.is_some() {
         header.notes.push(format!(
             "Weights: {} bytes in a file of their own, which onnxc_call.weights is to name in memory.",
