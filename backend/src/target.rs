@@ -482,7 +482,7 @@ impl Target {
     /// Every named target, for `onnxc targets`.
     pub fn all() -> Vec<TargetInfo> {
         let records = RECORDS.iter().map(|record| (record.name, record.about, record.tested));
-        let gpus = GPUS.iter().map(|gpu| (gpu.name, gpu.about, "assembled with ptxas"));
+        let gpus = GPUS.iter().map(|gpu| (gpu.name, gpu.about, "assembled with ptxas, run on an interpreter of PTX"));
         let info = |(name, about, tested)| {
             let target = Self::parse(name).expect("every name in the tables is a target");
             TargetInfo { name, about, tested, target }
