@@ -102,13 +102,14 @@ fn llama_decodes_with_caches_of_its_own() {
     decode("llama70m_dyn_dynamo", 2, "s27", "s12", &[("s11", 2)], &[2, 2, -1, 64], true);
 }
 
-/// What is given for a state is put there, and what a run makes of it is taken from there.
+/// What is given for a state is put there, and what a run makes of it is taken from there: for every data set of the
+/// model, so the room of a cache is above the largest of them (64 steps and one more).
 #[test]
 fn commands_give_states_and_take_them() {
     let zoo = std::env::var_os("ONNXC_ZOO")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/zoo"), PathBuf::from);
     for (name, past) in [("gpt2_kv_dyn", "s11"), ("llama70m_dyn_dynamo", "s12")] {
-        let (folder, room) = (zoo.join(name), format!("{past}=0..64"));
+        let (folder, room) = (zoo.join(name), format!("{past}=0..96"));
         let state = ["--state", "past*=present*", "--dim", &room];
         let run = |arguments: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_onnxc"));

@@ -144,17 +144,18 @@ fn install(python: &Path, requirements: &str, stamp: &Path) -> Result<()> {
 }
 
 /// Grows the named models into `build/zoo`, all of them when none is named. A model is there when its stamp holds the
-/// text of its recipe.
+/// text of its recipe and of the program that grows it.
 pub fn zoo(python: &OsString, names: &[&str]) -> Result<()> {
     let recipes = root().join("bench/zoo/recipes");
     let out = root().join("build/zoo");
+    let program = read(&root().join("bench/zoo/make_zoo.py"))?;
     let names: Vec<String> =
         if names.is_empty() { all_recipes(&recipes)? } else { names.iter().map(|n| (*n).into()).collect() };
     let mut stale = Vec::new();
     for name in names {
-        let recipe = read(&recipes.join(format!("{name}.json")))?;
-        if !std::fs::read_to_string(out.join(&name).join("recipe.json")).is_ok_and(|made| made == recipe) {
-            stale.push((name, recipe));
+        let stamp = format!("{}\n{program}", read(&recipes.join(format!("{name}.json")))?);
+        if !std::fs::read_to_string(out.join(&name).join("stamp.txt")).is_ok_and(|made| made == stamp) {
+            stale.push((name, stamp));
         }
     }
     if stale.is_empty() {
@@ -163,9 +164,9 @@ pub fn zoo(python: &OsString, names: &[&str]) -> Result<()> {
     let mut arguments = vec!["bench/zoo/make_zoo.py".to_string(), "build/zoo".to_string()];
     arguments.extend(stale.iter().map(|(name, _)| name.clone()));
     run(python, &arguments)?;
-    for (name, recipe) in stale {
-        let stamp = out.join(name).join("recipe.json");
-        std::fs::write(&stamp, recipe).map_err(|e| Error(format!("{}: {e}", stamp.display())))?;
+    for (name, stamp) in stale {
+        let path = out.join(name).join("stamp.txt");
+        std::fs::write(&path, stamp).map_err(|e| Error(format!("{}: {e}", path.display())))?;
     }
     Ok(())
 }
