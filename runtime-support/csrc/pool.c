@@ -26,6 +26,12 @@
 #define INSIDE_MASK ((uint64_t)0xffff)
 #define JOB_STEP ((uint64_t)0x10000)
 
+/* The tasks that a worker has of its own, on a line of their own: every claim writes it. */
+struct share {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+};
+
 struct worker {
     onnxc_pool *pool;
     pthread_t thread;
@@ -33,9 +39,7 @@ struct worker {
 };
 
 struct onnxc_pool {
-    /* The gate and the task counter lie on lines of their own: every claim writes the counter. */
     _Alignas(64) _Atomic uint64_t gate;
-    _Alignas(64) _Atomic int64_t next_task;
     _Alignas(64) _Atomic int sleepers;
     _Atomic int holders;
     atomic_flag busy;
@@ -43,7 +47,7 @@ struct onnxc_pool {
     /* The job: written only while the gate is closed and nobody is inside. */
     onnxc_task_fn fn;
     void *arg;
-    int64_t tasks;
+    struct share *shares;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_cond_t done;
@@ -64,16 +68,33 @@ static bool is_open(uint64_t gate) {
     return (gate / JOB_STEP) % 2 == 1;
 }
 
+/* Neighbouring tasks are one worker's, the same ones in every job of as many tasks: what a kernel wrote is then in the
+ * cache of the core that reads it in the next. */
+static void share_out(onnxc_pool *pool, int64_t tasks) {
+    const int64_t each = tasks / pool->workers, more = tasks % pool->workers;
+    int64_t begin = 0;
+    int worker;
+    for (worker = 0; worker < pool->workers; worker++) {
+        struct share *const share = &pool->shares[worker];
+        share->end = begin + each + (worker < more);
+        atomic_store_explicit(&share->next, begin, memory_order_relaxed);
+        begin = share->end;
+    }
+}
+
+/* Runs what is left of the worker's own share, then what is left of the others', which may never wake. */
 static void work(onnxc_pool *pool, int worker) {
     const onnxc_task_fn fn = pool->fn;
     void *const arg = pool->arg;
-    const int64_t tasks = pool->tasks;
-    for (;;) {
-        const int64_t task = atomic_fetch_add_explicit(&pool->next_task, 1, memory_order_relaxed);
-        if (task >= tasks) {
-            return;
+    int past;
+    for (past = 0; past < pool->workers; past++) {
+        struct share *const share = &pool->shares[(worker + past) % pool->workers];
+        while (atomic_load_explicit(&share->next, memory_order_relaxed) < share->end) {
+            const int64_t task = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed);
+            if (task < share->end) {
+                fn(arg, task, worker);
+            }
         }
-        fn(arg, task, worker);
     }
 }
 
@@ -192,8 +213,7 @@ void onnxc_pool_parallel_for(void *user, onnxc_task_fn fn, void *arg, int64_t ta
     }
     pool->fn = fn;
     pool->arg = arg;
-    pool->tasks = tasks;
-    atomic_store_explicit(&pool->next_task, 0, memory_order_relaxed);
+    share_out(pool, tasks);
     atomic_fetch_add(&pool->gate, JOB_STEP);
     wake_sleepers(pool, tasks - 1);
     work(pool, 0);
@@ -231,12 +251,14 @@ int onnxc_pool_create(int workers, onnxc_pool **result) {
         return ONNXC_NO_MEMORY;
     }
     pool->threads = calloc((size_t)workers, sizeof *pool->threads);
-    if (pool->threads == NULL) {
+    pool->shares = onnxc_arena_alloc((size_t)workers * sizeof *pool->shares);
+    if (pool->threads == NULL || pool->shares == NULL) {
+        free(pool->threads);
+        onnxc_arena_free(pool->shares);
         onnxc_arena_free(pool);
         return ONNXC_NO_MEMORY;
     }
     atomic_init(&pool->gate, 0);
-    atomic_init(&pool->next_task, 0);
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->holders, 0);
     atomic_init(&pool->stop, false);
@@ -276,6 +298,7 @@ void onnxc_pool_destroy(onnxc_pool *pool) {
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
     free(pool->threads);
+    onnxc_arena_free(pool->shares);
     onnxc_arena_free(pool);
 }
 
