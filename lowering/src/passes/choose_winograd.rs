@@ -15,12 +15,15 @@ use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region};
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
-use crate::schedules::winograd::tiles_per_task;
+use crate::schedules::winograd::{filter_is_small, tiles_per_task};
 
 const NAME: &str = "choose_winograd";
 
 /// Bytes of weights that memory delivers in a cycle.
-const MEMORY_BYTES: f64 = 8.0;
+const MEMORY_BYTES: f64 = 6.0;
+
+/// What reading weights from the second-level cache costs beside reading them from memory.
+const CACHED: f64 = 0.25;
 
 /// The algorithm has to promise this share of the direct one's time at most: it rounds more and needs scratch.
 const GAIN: f64 = 0.85;
@@ -98,7 +101,9 @@ impl Work {
         let per_task = tiles_per_task(tiles, patch, self.channels, self.columns, machine);
         let tasks = (tiles + per_task - 1) / per_task;
         let weights = (patch * patch * self.channels * self.columns) as f64;
-        let products = Work::cycles(machine, weights * (tasks * per_task) as f64, 4.0 * weights * tasks as f64);
+        let again = if filter_is_small(patch, self.channels, self.columns, machine) { CACHED } else { 1.0 };
+        let passes = 1.0 + (tasks - 1) as f64 * again;
+        let products = Work::cycles(machine, weights * tiles as f64, 4.0 * weights * passes);
         // Each element of a patch is loaded, transformed twice and stored.
         let vectors = (self.channels + self.columns) as f64 / f64::from(machine.kernel_lanes_f32);
         products + tiles as f64 * vectors * (patch * patch * 3) as f64

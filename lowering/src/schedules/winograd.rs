@@ -16,7 +16,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Node, Op, Value};
 
-use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, lanes_of_panel, multiply_add};
+use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, even_part, tasks_worth, lanes_of_panel, multiply_add};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
@@ -24,15 +24,26 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 const MOST_TILES: i64 = 64;
 /// A task has at least this many tiles where there are more: the filter passes once for each task.
 const LEAST_TILES: i64 = 48;
+/// The same where the filter stays in the second-level cache.
+const LEAST_TILES_OF_SMALL_FILTERS: i64 = 24;
 /// Rows of a register tile at most.
 const MOST_ROWS: i64 = 8;
 
-/// The tiles of a task: as many as the second-level cache holds patches of, spread evenly over tasks and register tiles.
+/// Whether a transformed filter stays in the second-level cache from task to task.
+pub fn filter_is_small(patch: i64, channels: i64, columns: i64, machine: &MachineModel) -> bool {
+    patch * patch * channels * columns * 4 <= machine.l2_bytes as i64 / 2
+}
+
+/// The tiles of a task: as many as the second-level cache holds patches of, spread evenly over tasks and register tiles;
+/// fewer if the work is enough for more cores.
 pub fn tiles_per_task(tiles: i64, patch: i64, channels: i64, columns: i64, machine: &MachineModel) -> i64 {
     let bytes = patch * patch * (channels + columns.min(2 * i64::from(PANEL))) * 4;
+    let small = filter_is_small(patch, channels, columns, machine);
+    let least = if small { LEAST_TILES_OF_SMALL_FILTERS } else { LEAST_TILES };
     let fit = (machine.l2_bytes as i64 * 3 / 4 / bytes).clamp(LEAST_TILES, MOST_TILES);
-    let even = ceil_div(tiles, ceil_div(tiles, fit));
-    ceil_div(even, rows_of(even, machine)) * rows_of(even, machine)
+    let tasks = tasks_worth(patch * patch * tiles * channels * columns, machine);
+    let whole = |tiles: i64| ceil_div(tiles, rows_of(tiles, machine)) * rows_of(tiles, machine);
+    even_part(tiles, ceil_div(tiles, fit).max(tasks.min(tiles / least)), whole)
 }
 
 /// Rows of a register tile for a task of `tiles` tiles.

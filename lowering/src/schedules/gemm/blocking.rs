@@ -12,7 +12,13 @@ use super::{Gemm, PANEL, Panels};
 use crate::codegen::space::product;
 
 /// Multiply-adds of a task at least: enough to pay for handing it to a worker.
-const TASK_WORK: i64 = 1 << 20;
+const TASK_WORK: i64 = 1 << 19;
+
+/// Reading a strip of weights costs as much as this many rows of multiply-adds.
+const READING: i64 = 20;
+
+/// A task has at most this many strips.
+const MOST_STRIPS: i64 = 64;
 
 /// A task has at most this many rows; its sums in scratch stay small.
 const MOST_ROWS: i64 = 256;
@@ -65,19 +71,23 @@ impl Blocking {
         let row_bytes = gemm.row_bytes.as_const().unwrap_or(4096).max(1);
         let room = (machine.l2_bytes as i64 * 3 / 4 / row_bytes).clamp(LEAST_ROWS, MOST_ROWS);
         // Rows are spread evenly over tiles, and tiles over tasks: 14 rows are two tiles of 7 rather than 8 and 6.
-        let (tile_rows, rows) = match gemm.rows.as_const() {
+        let tile_rows = match gemm.rows.as_const() {
+            Some(all) if all > 0 => ceil_div(all, ceil_div(all, most)),
+            _ => most,
+        };
+        let grid = Grid::of(gemm, nr);
+        let most_rows = grid.as_ref().map_or(room, |grid| room.min(grid.rows_of_a_task(machine)));
+        let rows = match gemm.rows.as_const() {
             Some(all) if all > 0 => {
-                let tile_rows = ceil_div(all, ceil_div(all, most));
                 let tiles = ceil_div(all, tile_rows);
-                let tasks = ceil_div(all, room);
-                (tile_rows, ceil_div(tiles, tasks) * tile_rows)
+                even_part(tiles, ceil_div(all, most_rows), |size| size) * tile_rows
             }
-            _ => (most, (room / most).max(1) * most),
+            _ => (room / most).max(1) * most,
         };
         let lines = match (product(&gemm.lines).as_const(), gemm.rows.as_const()) {
             (Some(lines), Some(all)) if all <= rows => {
-                let fit = (room / rows).clamp(1, lines.max(1));
-                ceil_div(lines.max(1), ceil_div(lines.max(1), fit))
+                let lines = lines.max(1);
+                even_part(lines, ceil_div(lines, (most_rows / rows).clamp(1, lines)), |size| size)
             }
             _ => 1,
         };
@@ -94,16 +104,7 @@ impl Blocking {
             _ => (0, None, 1),
         };
 
-        // Panels per task: enough work, but enough tasks for the cores too.
-        let panel_count = gemm.columns.as_const().map(|n| ceil_div(n, nr));
-        let run = match (whole, panel_count) {
-            (Some(depth), Some(count)) => {
-                let work = (depth * nr).saturating_mul(lines * rows.min(gemm.rows.as_const().unwrap_or(rows)));
-                let wanted = TASK_WORK / work.max(1);
-                wanted.clamp(1, ceil_div(count, 2 * i64::from(machine.cores)).max(1)).clamp(1, 64)
-            }
-            _ => 1,
-        };
+        let run = grid.map_or(1, |grid| grid.strips_of_a_task(lines, rows, machine));
         Blocking { tile_rows, vectors, lines, rows, fixed, chunk, blocks, run }
     }
 
@@ -148,6 +149,85 @@ impl Blocking {
     }
 }
 
+/// Products of constant sizes, as they are cut into tasks.
+///
+/// Cores that have the same rows in one kernel after the other find them in their caches; cores that have the same
+/// columns read all rows, those of other cores included, but only their part of the weights. So products of many rows
+/// are cut along them, others along the columns.
+struct Grid {
+    /// Products beside each other.
+    outer: i64,
+    lines: i64,
+    /// Rows of each line.
+    rows: i64,
+    strips: i64,
+    /// Columns of all strips.
+    columns: i64,
+    /// Multiply-adds of a row of a strip.
+    row_work: i64,
+}
+
+impl Grid {
+    /// None where a size is not known.
+    fn of(gemm: &Gemm, nr: i64) -> Option<Grid> {
+        let columns = gemm.columns.as_const()?;
+        let depth = product(gemm.contracted.iter()).as_const()?;
+        Some(Grid {
+            outer: product(&gemm.outer).as_const()?.max(1),
+            lines: product(&gemm.lines).as_const()?.max(1),
+            rows: gemm.rows.as_const()?.max(1),
+            strips: ceil_div(columns, nr).max(1),
+            columns,
+            row_work: depth.saturating_mul(nr).max(1),
+        })
+    }
+
+    /// What a strip of so many rows costs; few rows cost what it takes to read the strip.
+    fn work(&self, rows: i64) -> i64 {
+        self.row_work.saturating_mul(rows.max(READING))
+    }
+
+    /// How many tasks the whole is worth.
+    fn wanted(&self, machine: &MachineModel) -> i64 {
+        tasks_worth(self.work(self.lines * self.rows).saturating_mul(self.outer * self.strips), machine)
+    }
+
+    /// Rows that a task should have at most.
+    fn rows_of_a_task(&self, machine: &MachineModel) -> i64 {
+        let all = self.lines * self.rows;
+        let tasks = ceil_div(self.wanted(machine), self.outer).min(all / LEAST_ROWS);
+        if tasks <= 1 || self.columns > 2 * all * self.outer { all } else { ceil_div(all, tasks) }
+    }
+
+    /// Strips that a task should have where it has so many rows.
+    fn strips_of_a_task(&self, lines: i64, rows: i64, machine: &MachineModel) -> i64 {
+        let blocks = self.outer * ceil_div(self.lines, lines) * ceil_div(self.rows, rows);
+        let parts = ceil_div(self.wanted(machine), blocks).min(self.strips);
+        even_part(self.strips, parts, |size| size).min(MOST_STRIPS)
+    }
+}
+
+/// How many tasks so many multiply-adds are worth.
+pub fn tasks_worth(multiply_adds: i64, machine: &MachineModel) -> i64 {
+    (multiply_adds / TASK_WORK).clamp(1, 2 * i64::from(machine.cores))
+}
+
+/// The size of the parts, the last one smaller, into which `whole` is cut: at least `parts`, and some more if two or
+/// four cores then share them more evenly. `round` makes sizes ones that can be.
+pub fn even_part(whole: i64, parts: i64, round: impl Fn(i64) -> i64) -> i64 {
+    let balance = |size: i64| {
+        let count = ceil_div(whole, size);
+        let load = |cores: i64| whole * 100 / (ceil_div(count, cores) * size * cores);
+        if count == 1 { 0 } else { 4 * load(2) + load(4) }
+    };
+    let most = ceil_div(whole, parts.max(1));
+    if parts <= 1 {
+        return round(most);
+    }
+    let sizes = ((most * 2 / 3).max(1)..=most).map(round);
+    sizes.max_by_key(|&size| (balance(size), size)).expect("the greatest size is there")
+}
+
 /// Rows of the left operand, if they are too few for a tile.
 fn few_rows(gemm: &Gemm) -> Option<i64> {
     let rows = product(gemm.lines.iter().chain([&gemm.rows])).as_const()?;
@@ -160,8 +240,12 @@ fn vectors_of_few(rows: i64, gemm: &Gemm, lanes: u16) -> i64 {
     let panel = i64::from(PANEL) / i64::from(lanes);
     let all = gemm.columns.as_const().map_or(1, |n| ceil_div(n, i64::from(PANEL)));
     let most = (CHAINS / rows / panel).clamp(1, all);
+    let least = most.div_euclid(2).max(1);
     let divides = |panels: &i64| all % panels == 0;
-    let panels = (most.div_euclid(2) + 1..=most).rev().find(divides).unwrap_or(most);
+    // Strips of an even number are shared evenly; half of the sums still keep up with the memory.
+    let even = |panels: &i64| divides(panels) && all / panels % 2 == 0;
+    let mut sizes = (least..=most).rev();
+    let panels = sizes.clone().find(even).or_else(|| sizes.find(divides)).unwrap_or(most);
     (panels * panel).max(2)
 }
 

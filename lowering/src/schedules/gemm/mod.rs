@@ -20,7 +20,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
 use onnxc_ir::tensor::Value;
 
 use self::blocking::Blocking;
-pub use self::blocking::ceil_div;
+pub use self::blocking::{ceil_div, even_part, tasks_worth};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
