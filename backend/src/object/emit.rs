@@ -77,16 +77,24 @@ pub fn object_image(spec: &ObjectSpec<'_>) -> Result<Mmap, ObjectError> {
 /// The object under a temporary name in the folder of `path`, which disappears with the value.
 pub(crate) fn object_beside(spec: &ObjectSpec<'_>, path: &Path) -> Result<NamedTempFile, ObjectError> {
     let layout = lay_out(spec)?;
+    written_beside(path, |out| {
+        out.write_all(&layout.head)?;
+        match spec.weights.as_ref().filter(|_| layout.weights_follow) {
+            Some(weights) => weights.stream(out),
+            None => Ok(()),
+        }
+    })
+}
+
+/// What `write` writes, under a temporary name in the folder of `path`. Its errors that are not the file's are the weights'.
+fn written_beside(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<NamedTempFile, ObjectError> {
     let mut temporary = output_file::beside(path).map_err(|error| failed(path, error))?;
     let mut out = WriteErrors { out: BufWriter::new(temporary.as_file_mut()), failed: false };
-    let mut write = || {
-        out.write_all(&layout.head)?;
-        if let Some(weights) = spec.weights.as_ref().filter(|_| layout.weights_follow) {
-            weights.stream(&mut out)?;
-        }
-        out.flush()
-    };
-    match write() {
+    let written = write(&mut out).and_then(|()| out.flush());
+    match written {
         Ok(()) => {}
         Err(error) if out.failed => return Err(failed(path, error)),
         Err(error) => return Err(ObjectError::Weights(error)),
@@ -129,15 +137,7 @@ pub fn weights_file<'p>(
     digest: &mut dyn Write,
 ) -> Result<PendingFile<'p>, ObjectError> {
     weights.check()?;
-    let mut temporary = output_file::beside(path).map_err(|error| failed(path, error))?;
-    let mut out = WriteErrors { out: BufWriter::new(temporary.as_file_mut()), failed: false };
-    let streamed = weights.stream(&mut Both(&mut out, digest)).and_then(|()| out.flush());
-    match streamed {
-        Ok(()) => {}
-        Err(error) if out.failed => return Err(failed(path, error)),
-        Err(error) => return Err(ObjectError::Weights(error)),
-    }
-    drop(out);
+    let temporary = written_beside(path, |out| weights.stream(&mut Both(out, digest)))?;
     Ok(PendingFile { temporary, path })
 }
 
