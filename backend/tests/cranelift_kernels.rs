@@ -1,14 +1,9 @@
 //! Kernels translated for Cranelift against the interpreter of the Loop IR: every operation on every type and lane count,
 //! tails, and control flow. Each target that this processor runs executes them; the others must at least compile them.
 
-use std::ffi::c_void;
+mod compiling;
+mod running;
 
-use cranelift_codegen::Context;
-use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::isa;
-use cranelift_codegen::settings::{self, Configurable};
-use cranelift_frontend::FunctionBuilderContext;
-use onnxc_backend::cranelift::kernel::{KernelOptions, translate};
 use onnxc_backend::target::Target;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
@@ -17,10 +12,8 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Kernel, KernelBuilder, LoopKind, Stride, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
-#[cfg(target_arch = "x86_64")]
-type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
-#[cfg(not(target_arch = "x86_64"))]
-type Entry = unsafe extern "C" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
+use compiling::cranelift;
+use running::{execute, same};
 
 const TYPES: [DType; 11] = [
     DType::F32,
@@ -39,44 +32,21 @@ const LANES: [u16; 5] = [1, 2, 4, 8, 16];
 /// Elements of each buffer.
 const LEN: usize = 64;
 
-/// The machine code of a kernel. It must be whole in itself: no library call.
-fn code(kernel: &Kernel, target: &Target) -> Vec<u8> {
-    let legal = legalize(kernel, &Caps::default());
-    let mut shared = settings::builder();
-    for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("enable_verifier", "true")] {
-        shared.set(name, value).unwrap();
-    }
-    let mut builder = isa::lookup(target.triple().clone()).unwrap();
-    for setting in target.cranelift_settings() {
-        builder.enable(setting).unwrap();
-    }
-    let isa = builder.finish(settings::Flags::new(shared)).unwrap();
-    let options = KernelOptions::of(target);
-    let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
-    let mut context = Context::for_function(function);
-    if let Err(e) = context.compile(&*isa, &mut ControlPlane::default()) {
-        let message = format!("{:?}", e.inner);
-        panic!("{target}: {message}\n{legal}\n{}", context.func.display());
-    }
-    let compiled = context.compiled_code().unwrap();
-    assert!(compiled.buffer.relocs().is_empty(), "{target}: {:?}\n{legal}", compiled.buffer.relocs());
-    compiled.buffer.data().to_vec()
-}
-
 /// Runs a kernel over `tasks` tasks on every target and under the interpreter; what they leave in the buffers is the same
 /// but for the bits of NaNs.
 fn check(kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64) {
+    let legal = legalize(kernel, &Caps::default());
     let mut theirs = buffers.to_vec();
     let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
     run_kernel(kernel, &mut regions, params, 0, tasks, 0).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
     let types: Vec<DType> = kernel.arguments().map(|(_, b)| b.dtype).collect();
     for name in ["x86_64", "x86_64-avx2", "x86_64-avx512", "aarch64", "aarch64-dotprod"] {
         let target = Target::parse(name).unwrap();
-        let code = code(kernel, &target);
+        let code = cranelift(&legal, &target);
         if !target.runs_on_host() {
             continue;
         }
-        let ours = execute(&code, kernel, buffers, params, tasks);
+        let ours = execute(&code, &legal, buffers, params, tasks);
         for (buffer, ((a, b), dtype)) in ours.iter().zip(&theirs).zip(&types).enumerate() {
             let size = dtype.bytes().unwrap() as usize;
             for (i, (x, y)) in a.chunks(size).zip(b.chunks(size)).enumerate() {
@@ -84,37 +54,6 @@ fn check(kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64) {
             }
         }
     }
-}
-
-fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u8>> {
-    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
-    // SAFETY: the page has room for the code.
-    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
-    // SAFETY: the page is ours.
-    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
-    // SAFETY: the code is a kernel.
-    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
-    let mut words: Vec<Vec<u64>> = buffers
-        .iter()
-        .map(|b| {
-            b.chunks(8).map(|c| u64::from_le_bytes(std::array::from_fn(|i| c.get(i).copied().unwrap_or(0)))).collect()
-        })
-        .collect();
-    let pointers: Vec<*const c_void> = words.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
-    let mut scratch = vec![0u64; kernel.scratch_layout().1 as usize / 8 + 8];
-    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
-    // SAFETY: the interpreter has checked that the kernel stays inside of the buffers.
-    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
-    words.iter().zip(buffers).map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect()).collect()
-}
-
-fn same(dtype: DType, x: &[u8], y: &[u8]) -> bool {
-    let nan = |b: &[u8]| match dtype {
-        DType::F32 => f32::from_le_bytes(b.try_into().unwrap()).is_nan(),
-        DType::F64 => f64::from_le_bytes(b.try_into().unwrap()).is_nan(),
-        _ => false,
-    };
-    x == y || nan(x) && nan(y)
 }
 
 /// Elements with every extreme of the type, in an order that `seed` changes.

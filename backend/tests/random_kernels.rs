@@ -5,6 +5,7 @@
 //! `ONNXC_RANDOM_KERNELS=N` runs N kernels from another seed.
 #![cfg(target_arch = "x86_64")]
 
+mod compiling;
 mod running;
 
 use onnxc_backend::target::Target;
@@ -20,7 +21,8 @@ use proptest::collection::vec;
 use proptest::num::u16::ANY;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
-use running::{cranelift, execute, same};
+use compiling::cranelift;
+use running::{execute, same};
 
 /// Elements of each buffer.
 const LEN: i64 = 256;

@@ -1,7 +1,7 @@
 //! Kernels of the wide backend against the interpreter of the Loop IR, on processors that have AVX-512.
 #![cfg(target_arch = "x86_64")]
 
-use std::ffi::c_void;
+mod running;
 
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
@@ -11,7 +11,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::loops::{Access, Address, FmaMode, Kernel, KernelBuilder, LoopKind, Stride};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
-type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
+use running::{execute, same};
 
 /// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
 /// last place where `close` says so. What lacks AVX2 code is compiled for AVX-512 only.
@@ -27,15 +27,17 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
         }
         let Some(ours) = run(&legal, isa, false, buffers, params, tasks) else { continue };
         for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
-            let a: Vec<u8> = a.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect();
             if !close {
-                assert_eq!(a, *b, "{isa:?}: buffer {i}\n{legal}");
+                assert_eq!(a, b, "{isa:?}: buffer {i}\n{legal}");
                 continue;
             }
             for (j, (x, y)) in a.chunks(4).zip(b.chunks(4)).enumerate() {
-                let (x, y) = (f32::from_le_bytes(x.try_into().unwrap()), f32::from_le_bytes(y.try_into().unwrap()));
-                let same = x == y || x.is_nan() && y.is_nan() || (x - y).abs() <= 1e-5 * y.abs().max(1e-3);
-                assert!(same, "{isa:?}: buffer {i} element {j}: {x} for {y}\n{legal}");
+                let same = same(DType::F32, x, y);
+                let [x, y] = [x, y].map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+                assert!(
+                    same || (x - y).abs() <= 1e-5 * y.abs().max(1e-3),
+                    "{isa:?}: buffer {i} element {j}: {x} for {y}\n{legal}"
+                );
             }
         }
     }
@@ -49,38 +51,12 @@ fn runs_here(isa: Isa) -> bool {
 }
 
 /// The buffers after a run of the compiled kernel; nothing where AVX2 lacks code for it.
-fn run(
-    legal: &Kernel,
-    isa: Isa,
-    flush: bool,
-    buffers: &[Vec<u8>],
-    params: &[i64],
-    tasks: i64,
-) -> Option<Vec<Vec<u64>>> {
-    let code = match vector::compile(legal, isa, flush) {
-        Ok(code) => code.bytes,
-        Err(_) if isa == Isa::Avx2 => return None,
+fn run(legal: &Kernel, isa: Isa, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Option<Vec<Vec<u8>>> {
+    match vector::compile(legal, isa, flush) {
+        Ok(code) => Some(execute(&code.bytes, legal, buffers, params, tasks)),
+        Err(_) if isa == Isa::Avx2 => None,
         Err(e) => panic!("{e}\n{legal}"),
-    };
-    let mut page = region::alloc(code.len(), region::Protection::READ_WRITE).unwrap();
-    // SAFETY: the page has room for the code.
-    unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), page.as_mut_ptr::<u8>(), code.len()) };
-    // SAFETY: the page is ours.
-    unsafe { region::protect(page.as_ptr::<u8>(), code.len(), region::Protection::READ_EXECUTE).unwrap() };
-    // SAFETY: the code is a kernel.
-    let entry: Entry = unsafe { std::mem::transmute(page.as_ptr::<u8>()) };
-
-    let mut ours: Vec<Vec<u64>> = buffers.iter().map(|b| words(b)).collect();
-    let pointers: Vec<*const c_void> = ours.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
-    let mut scratch = vec![0u64; legal.scratch_layout().1 as usize / 8 + 8];
-    let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
-    // SAFETY: the interpreter, which `check` runs too, would report a kernel that leaves its buffers.
-    unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
-    Some(ours)
-}
-
-fn words(bytes: &[u8]) -> Vec<u64> {
-    bytes.chunks(8).map(|c| u64::from_le_bytes(std::array::from_fn(|i| c.get(i).copied().unwrap_or(0)))).collect()
+    }
 }
 
 fn floats(n: usize, f: impl Fn(usize) -> f32) -> Vec<u8> {
@@ -293,8 +269,8 @@ fn subnormal_numbers_vanish_on_request() {
     let legal = legalize(&b.finish(), &Caps::default());
     for (flush, expected) in [(false, tiny / 2.0), (true, 0.0)] {
         let buffers = [floats(16, |_| tiny), vec![0xff; 64]];
-        let written = run(&legal, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][0] as u32;
-        assert_eq!(f32::from_bits(written), expected, "flush {flush}");
+        let written = &run(&legal, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][..4];
+        assert_eq!(f32::from_le_bytes(written.try_into().unwrap()), expected, "flush {flush}");
         assert_eq!(std::hint::black_box(tiny) * std::hint::black_box(0.5), tiny / 2.0);
     }
 }

@@ -1,38 +1,14 @@
-//! Compiling a legalised kernel with Cranelift, and running machine code on copies of buffers.
+//! Running a kernel's machine code on copies of buffers.
 
 use std::ffi::c_void;
 
-use cranelift_codegen::Context;
-use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::isa;
-use cranelift_codegen::settings::{self, Configurable};
-use cranelift_frontend::FunctionBuilderContext;
-use onnxc_backend::cranelift::kernel::{KernelOptions, translate};
-use onnxc_backend::target::Target;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 
+#[cfg(target_arch = "x86_64")]
 type Entry = unsafe extern "sysv64" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
-
-/// Cranelift's code of a legalised kernel.
-pub fn cranelift(legal: &Kernel, target: &Target) -> Vec<u8> {
-    let mut shared = settings::builder();
-    for (name, value) in [("is_pic", "true"), ("opt_level", "none"), ("enable_verifier", "true")] {
-        shared.set(name, value).unwrap();
-    }
-    let mut builder = isa::lookup(target.triple().clone()).unwrap();
-    for setting in target.cranelift_settings() {
-        builder.enable(setting).unwrap();
-    }
-    let isa = builder.finish(settings::Flags::new(shared)).unwrap();
-    let options = KernelOptions::of(target);
-    let function = translate(legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
-    let mut context = Context::for_function(function);
-    if let Err(e) = context.compile(&*isa, &mut ControlPlane::default()) {
-        panic!("{:?}\n{legal}", e.inner);
-    }
-    context.compiled_code().unwrap().buffer.data().to_vec()
-}
+#[cfg(not(target_arch = "x86_64"))]
+type Entry = unsafe extern "C" fn(*const *const c_void, *const i64, i64, i64, *mut c_void, i32);
 
 /// The buffers after a run of the tasks `0..tasks`.
 pub fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Vec<Vec<u8>> {
@@ -48,7 +24,7 @@ pub fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64]
     let pointers: Vec<*const c_void> = words.iter_mut().map(|b| b.as_mut_ptr() as *const c_void).collect();
     let mut scratch = vec![0u64; kernel.scratch_layout().1 as usize / 8 + 8];
     let aligned = scratch.as_mut_ptr().wrapping_byte_add(scratch.as_ptr().align_offset(64) * 8);
-    // SAFETY: the interpreter has checked that the kernel stays inside of the buffers.
+    // SAFETY: the interpreter, which the tests run too, reports a kernel that leaves its buffers.
     unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
     words.iter().zip(buffers).map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect()).collect()
 }
