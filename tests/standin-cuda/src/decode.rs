@@ -12,6 +12,7 @@ use crate::kernel::{
     Atomic, Given, Guard, Inst, Kernel, LOCAL_WINDOW, Logic, Module, Multiplicand, Op, Place, Pred, Reg, SHARED_WINDOW,
     Shuffle, Space, Vote,
 };
+use crate::launch::DEFAULT_SHARED;
 use crate::matrix;
 use crate::memory::Memory;
 use crate::text::{Entry, Item, Operand, Read, Refusal, Source, Statement, Variable, refuse};
@@ -122,6 +123,15 @@ fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64) -> Read<
     };
     for item in &entry.body {
         d.item(item)?;
+    }
+    if d.shared > DEFAULT_SHARED {
+        return refuse(
+            1,
+            format!(
+                "'{}' declares {} bytes of shared memory, of which {DEFAULT_SHARED} are there",
+                entry.name, d.shared
+            ),
+        );
     }
     let end = d.insts.len() as u32;
     d.insts.push(Inst { line: 0, guard: ALWAYS, op: Op::Exit });
@@ -461,7 +471,7 @@ impl Decoder<'_> {
                 } else {
                     1
                 };
-                if into.len() != count || !has("m8n8") || !has("b16") {
+                if into.len() != count || !has("sync") || !has("aligned") || !has("m8n8") || !has("b16") {
                     return unknown();
                 }
                 let space = space(s);
@@ -656,7 +666,8 @@ impl Decoder<'_> {
                 Some(Operand::Int(n)) => Op::CopyWait(Some(*n as u32)),
                 _ => return refuse(line, "cp.async.wait_group takes a number"),
             },
-            ["async", cache, "shared" | "shared::cta", "global", ..] => {
+            ["async", cache, "shared" | "shared::cta", "global"]
+            | ["async", cache, "shared" | "shared::cta", "global", "L2::64B" | "L2::128B" | "L2::256B"] => {
                 let (Some(Operand::Int(bytes)), 3 | 4) = (o.get(2), o.len()) else {
                     return refuse(line, "cp.async takes two addresses and a size");
                 };
@@ -683,7 +694,12 @@ impl Decoder<'_> {
             Ty::U8 => Some(Multiplicand::Byte { signed: false }),
             _ => None,
         };
-        let k = s.opcode.iter().find_map(|p| p.strip_prefix("m16n8k")).and_then(|k| k.parse().ok());
+        // A is by rows and B by columns in all shapes; sums of bytes wrap.
+        let shape = match s.opcode[1..].iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["sync", "aligned", shape, "row", "col", _, _, _, _] => shape,
+            _ => return unknown(),
+        };
+        let k = shape.strip_prefix("m16n8k").and_then(|k| k.parse().ok());
         let (&[to, a, b, from], Some(k), 4) = (types, k, s.operands.len()) else { return unknown() };
         let (Some(left), Some(right)) = (kind(a), kind(b)) else { return unknown() };
         let bytes = |m| matches!(m, Multiplicand::Byte { .. });

@@ -5,11 +5,12 @@
 //!
 //! Environment: `ONNXC_STANDIN_CAPABILITY` (80 unless told, 0 for no device), `ONNXC_STANDIN_RACES=0` leaves races unseen.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::kernel::{Kernel, Module};
-use crate::launch::{Grid, MAX_SHARED, launch};
+use crate::launch::{DEFAULT_SHARED, Grid, MAX_SHARED, launch};
 use crate::memory::Memory;
 
 const INVALID_VALUE: c_int = 1;
@@ -43,6 +44,8 @@ struct State {
     /// Streams by number, with what they record.
     streams: Vec<Option<Vec<Step>>>,
     launches: u64,
+    /// Dynamic shared memory that launches of a kernel, by address, were given by attribute.
+    dynamic: HashMap<usize, u32>,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -205,7 +208,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _devi
 pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) -> c_int {
     let known = match attribute {
         1 => 1024,
-        8 => 48 * 1024,
+        8 => DEFAULT_SHARED as c_int,
         10 => 32,
         // Few processors make few warps, which is quick; more than one makes several blocks.
         16 => 4,
@@ -327,10 +330,23 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     }
 }
 
-/// Kernels need no attributes here.
+/// Attribute 8 is the dynamic shared memory that launches may have; kernels need no others here.
+///
+/// # Safety
+/// As above: a kernel of cuModuleGetFunction.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuFuncSetAttribute(_function: *const Kernel, _attribute: c_int, _value: c_int) -> c_int {
-    with(|_| 0)
+pub unsafe extern "C" fn cuFuncSetAttribute(function: *const Kernel, attribute: c_int, value: c_int) -> c_int {
+    // SAFETY: the caller's contract.
+    let declared = unsafe { (*function).shared };
+    with(|s| match u32::try_from(value) {
+        Ok(bytes) if attribute != 8 || declared + u64::from(bytes) <= MAX_SHARED => {
+            if attribute == 8 {
+                s.dynamic.insert(function as usize, bytes);
+            }
+            0
+        }
+        _ => INVALID_VALUE,
+    })
 }
 
 /// # Safety
@@ -439,7 +455,15 @@ pub unsafe extern "C" fn cuLaunchKernel(
     }
     let grid =
         Grid { blocks: [blocks_x, blocks_y, blocks_z], threads: [threads_x, threads_y, threads_z], dynamic_shared };
-    with(|s| s.give(stream, Step::Launch { kernel, grid, params: bytes }))
+    with(|s| {
+        let shared = kernel.shared + u64::from(dynamic_shared);
+        if shared > DEFAULT_SHARED && s.dynamic.get(&(function as usize)).is_none_or(|&most| dynamic_shared > most) {
+            let text =
+                format!("{}: {shared} bytes of shared memory, which no attribute of the kernel allows", kernel.name);
+            return s.fail(INVALID_VALUE, text);
+        }
+        s.give(stream, Step::Launch { kernel, grid, params: bytes })
+    })
 }
 
 /// # Safety

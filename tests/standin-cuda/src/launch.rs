@@ -8,6 +8,9 @@ use crate::warp::{Context, Stop, Trouble, Warp};
 /// Shared memory that a block may have, in bytes.
 pub const MAX_SHARED: u64 = 99 * 1024;
 
+/// Shared memory that a kernel may declare, and that a block may have without being allowed more, in bytes.
+pub const DEFAULT_SHARED: u64 = 48 * 1024;
+
 /// How many blocks of how many threads, and bytes of shared memory besides what the kernel declares.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
@@ -62,6 +65,7 @@ pub fn launch(
         kernel,
         memory,
         shared: Piece::new(shared as usize),
+        arriving: vec![0; (shared as usize).div_ceil(4)],
         clock: Clock::new(*segment),
         params,
         grid,
@@ -77,6 +81,7 @@ pub fn launch(
         if block > 0 && shared > 0 {
             context.shared.bytes.fill(0xFF);
             context.shared.forget();
+            context.arriving.fill(0);
         }
         for number in 0..threads.div_ceil(32) as u32 {
             let moment = context.clock.begin(block, number, 0);

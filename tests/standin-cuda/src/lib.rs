@@ -13,6 +13,7 @@
 // Operations are written for all integer types at once, of which one needs no cast.
 #![allow(clippy::unnecessary_cast)]
 
+mod access;
 mod arith;
 mod convert;
 mod decode;

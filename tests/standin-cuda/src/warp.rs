@@ -5,21 +5,22 @@
 
 use std::collections::VecDeque;
 
+use crate::access::Copy;
 use crate::arith::insert;
-use crate::kernel::{
-    Atomic, Given, Guard, Inst, Kernel, LOCAL_WINDOW, Op, Place, Reg, SHARED_WINDOW, Shuffle, Space, Vote,
-};
+use crate::kernel::{Given, Guard, Inst, Kernel, Op, Reg, Shuffle, Vote};
 use crate::launch::Grid;
 use crate::matrix;
-use crate::memory::{Fault, Memory, Piece};
+use crate::memory::{Memory, Piece};
 use crate::races::{Clock, Moment, Touch};
-use crate::types::{Float, Lanes, Ty, with_float, with_int, zero};
+use crate::types::{Lanes, zero};
 
 /// What a block and its launch own.
 pub struct Context<'a> {
     pub kernel: &'a Kernel,
     pub memory: &'a mut Memory,
     pub shared: Piece,
+    /// For each word of shared memory the line of the `cp.async` that is under way to it, or 0.
+    pub arriving: Vec<u32>,
     pub clock: Clock,
     pub params: &'a [u8],
     pub grid: Grid,
@@ -59,14 +60,6 @@ struct Path {
     mask: u32,
 }
 
-struct Copy {
-    lane: u32,
-    to: u64,
-    data: [u8; 16],
-    bytes: usize,
-    line: u32,
-}
-
 /// A warp's state.
 pub struct Warp {
     regs: Vec<Lanes>,
@@ -75,9 +68,9 @@ pub struct Warp {
     alive: u32,
     pub moment: Moment,
     number: u32,
-    local: Vec<u8>,
-    open: Vec<Copy>,
-    groups: VecDeque<Vec<Copy>>,
+    pub local: Vec<u8>,
+    pub open: Vec<Copy>,
+    pub groups: VecDeque<Vec<Copy>>,
 }
 
 impl Warp {
@@ -140,7 +133,8 @@ impl Warp {
         self.preds[guard.pred as usize] ^ if guard.negated { u32::MAX } else { 0 }
     }
 
-    fn reg(&self, reg: Reg) -> &Lanes {
+    /// A register.
+    pub fn reg(&self, reg: Reg) -> &Lanes {
         &self.regs[reg as usize]
     }
 
@@ -296,55 +290,17 @@ impl Warp {
                 self.store(inst, at, mask, context, (from, place, *ty, *ordered))?
             }
             Op::Atomic { d, place, a, b, ty, op } => {
-                for lane in lanes_of(mask) {
-                    let size = ty.bytes() as usize;
-                    let (x, y) = (self.reg(*a)[lane].get(), self.reg(*b)[lane].get());
-                    let bytes = self.reach(inst, at, lane, place, size, Touch::Atomic, context)?;
-                    let mut raw = [0; 8];
-                    raw[..size].copy_from_slice(bytes);
-                    let old = u64::from_le_bytes(raw);
-                    bytes.copy_from_slice(&combine(*op, *ty, old, x, y).to_le_bytes()[..size]);
-                    if let Some(d) = d {
-                        self.reg(*d)[lane].set(old);
-                    }
-                }
+                self.atomic(inst, at, mask, context, (*d, place, [*a, *b], *ty, *op))?
             }
             Op::Copy { to, from, bytes, valid } => {
-                for lane in lanes_of(mask) {
-                    let valid = valid.map_or(*bytes, |v| self.reg(v)[lane].get() as u32).min(*bytes);
-                    let mut data = [0; 16];
-                    let address = self.address(from, lane);
-                    if !address.is_multiple_of(u64::from(*bytes)) {
-                        return Err(misaligned(inst, lane, address, *bytes as usize));
-                    }
-                    for i in 0..valid {
-                        // Byte by byte, as only the valid ones are read.
-                        let one = Place { offset: from.offset + i64::from(i), ..*from };
-                        data[i as usize] = self.reach(inst, at, lane, &one, 1, Touch::Read, context)?[0];
-                    }
-                    let to = self.address(to, lane);
-                    if !to.is_multiple_of(u64::from(*bytes)) {
-                        return Err(misaligned(inst, lane, to, *bytes as usize));
-                    }
-                    self.open.push(Copy { lane: lane as u32, to, data, bytes: *bytes as usize, line: inst.line });
-                }
+                self.begin_copies(inst, at, mask, context, (to, from, *bytes as usize, *valid))?
             }
-            Op::CopyCommit => {
-                if mask != self.alive {
-                    return Err(trouble(inst, mask.trailing_zeros(), "copies committed by a part of a warp".into()));
-                }
-                self.groups.push_back(std::mem::take(&mut self.open));
+            Op::CopyCommit | Op::CopyWait(_) if mask != self.alive => {
+                let what = "cp.async groups are made and waited for by whole warps here".to_string();
+                return Err(trouble(inst, mask.trailing_zeros(), what));
             }
-            Op::CopyWait(pending) => {
-                if pending.is_none() {
-                    self.groups.push_back(std::mem::take(&mut self.open));
-                }
-                while self.groups.len() > pending.unwrap_or(0) as usize {
-                    for copy in self.groups.pop_front().expect("there are some") {
-                        self.finish(copy, context)?;
-                    }
-                }
-            }
+            Op::CopyCommit => self.commit_copies(),
+            Op::CopyWait(pending) => self.wait_for_copies(*pending, context)?,
             Op::Shuffle { d, p, a, b, c, members, how } => {
                 self.members(inst, *members, mask)?;
                 let values: [u64; 32] = std::array::from_fn(|i| self.reg(*a)[i].get());
@@ -440,162 +396,9 @@ impl Warp {
         }
         Ok(())
     }
-
-    fn address(&self, place: &Place, lane: usize) -> u64 {
-        self.reg(place.base)[lane].get().wrapping_add_signed(place.offset)
-    }
-
-    /// The memory that a lane reads or writes, checked.
-    #[allow(clippy::too_many_arguments)]
-    fn reach<'m>(
-        &'m mut self,
-        inst: &Inst,
-        at: usize,
-        lane: usize,
-        place: &Place,
-        size: usize,
-        touch: Touch,
-        context: &'m mut Context,
-    ) -> Result<&'m mut [u8], Trouble> {
-        let mut address = self.address(place, lane);
-        if address & (size as u64 - 1) != 0 {
-            return Err(misaligned(inst, lane, address, size));
-        }
-        let mut space = place.space;
-        if space == Space::Generic {
-            (space, address) = match address {
-                a if a >= LOCAL_WINDOW => (Space::Local, a - LOCAL_WINDOW),
-                a if a >= SHARED_WINDOW => (Space::Shared, a - SHARED_WINDOW),
-                a => (Space::Global, a),
-            };
-        }
-        let outside = |near: String| Trouble {
-            address: Some(address),
-            ..trouble(inst, lane as u32, format!("{size} bytes out of bounds in {space:?} memory, {near}"))
-        };
-        let (piece, start) = match space {
-            Space::Local => {
-                let each = self.local.len() / 32;
-                // 32-bit addresses of shared and local memory may carry anything above.
-                let start = (address & 0xFFFF_FFFF) as usize;
-                if start + size > each {
-                    return Err(outside(format!("which has {each} bytes")));
-                }
-                return Ok(&mut self.local[each * lane + start..each * lane + start + size]);
-            }
-            Space::Shared => {
-                let (start, all) = ((address & 0xFFFF_FFFF) as usize, context.shared.bytes.len());
-                if start + size > all {
-                    return Err(outside(format!("of which the block has {all} bytes")));
-                }
-                (&mut context.shared, start)
-            }
-            Space::Global | Space::Generic => {
-                context.memory.find(address, size as u64, &mut context.hints[at]).map_err(|fault| match fault {
-                    Fault::Outside(near) => outside(near),
-                    Fault::Misaligned | Fault::Race(_) => outside(String::new()),
-                })?
-            }
-        };
-        if context.check_races {
-            let conflict = piece.touch(start, size, &context.clock, &self.moment, lane as u32, touch);
-            if let Some(conflict) = conflict {
-                let Fault::Race(other) = Fault::from(conflict) else { unreachable!("a conflict is a race") };
-                let verb = if touch == Touch::Read { "reads" } else { "writes" };
-                return Err(Trouble {
-                    address: Some(address),
-                    race: true,
-                    ..trouble(inst, lane as u32, format!("race in {space:?} memory: this thread {verb}, {other}"))
-                });
-            }
-        }
-        Ok(&mut piece.bytes[start..start + size])
-    }
-
-    fn load(
-        &mut self,
-        inst: &Inst,
-        at: usize,
-        mask: u32,
-        context: &mut Context,
-        (into, place, ty, ordered): (&[Reg], &Place, Ty, bool),
-    ) -> Result<(), Trouble> {
-        let each = ty.bytes() as usize;
-        let touch = if ordered { Touch::Atomic } else { Touch::Read };
-        for lane in lanes_of(mask) {
-            let mut raw = [0u8; 32];
-            let size = each * into.len();
-            raw[..size].copy_from_slice(self.reach(inst, at, lane, place, size, touch, context)?);
-            for (i, d) in into.iter().enumerate() {
-                let bytes = &raw[each * i..each * (i + 1)];
-                let value = match bytes {
-                    [a] if ty == Ty::S8 => *a as i8 as u64,
-                    [a] => u64::from(*a),
-                    [a, b] if ty == Ty::S16 => i16::from_le_bytes([*a, *b]) as u64,
-                    [a, b] => u64::from(u16::from_le_bytes([*a, *b])),
-                    [a, b, c, d] if ty == Ty::S32 => i32::from_le_bytes([*a, *b, *c, *d]) as u64,
-                    [a, b, c, d] => u64::from(u32::from_le_bytes([*a, *b, *c, *d])),
-                    _ => u64::from_le_bytes(bytes.try_into().expect("types have 1, 2, 4 or 8 bytes")),
-                };
-                self.reg(*d)[lane].set(value);
-            }
-        }
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        inst: &Inst,
-        at: usize,
-        mask: u32,
-        context: &mut Context,
-        (from, place, ty, ordered): (&[Reg], &Place, Ty, bool),
-    ) -> Result<(), Trouble> {
-        let each = ty.bytes() as usize;
-        let touch = if ordered { Touch::Atomic } else { Touch::Write };
-        for lane in lanes_of(mask) {
-            let mut raw = [0u8; 32];
-            for (i, a) in from.iter().enumerate() {
-                raw[each * i..each * (i + 1)].copy_from_slice(&self.reg(*a)[lane].get().to_le_bytes()[..each]);
-            }
-            let size = each * from.len();
-            self.reach(inst, at, lane, place, size, touch, context)?.copy_from_slice(&raw[..size]);
-        }
-        Ok(())
-    }
-
-    /// The bytes of an asynchronous copy arrive.
-    fn finish(&mut self, copy: Copy, context: &mut Context) -> Result<(), Trouble> {
-        let start = (copy.to & 0xFFFF_FFFF) as usize;
-        let all = context.shared.bytes.len();
-        let here = |what: String, race| Trouble {
-            line: copy.line,
-            lane: copy.lane,
-            address: Some(copy.to),
-            misaligned: false,
-            race,
-            what,
-        };
-        if start + copy.bytes > all {
-            return Err(here(
-                format!("cp.async out of bounds in Shared memory, of which the block has {all} bytes"),
-                false,
-            ));
-        }
-        if context.check_races {
-            let piece = &mut context.shared;
-            let conflict = piece.touch(start, copy.bytes, &context.clock, &self.moment, copy.lane, Touch::Write);
-            if let Some(conflict) = conflict {
-                let Fault::Race(other) = Fault::from(conflict) else { unreachable!("a conflict is a race") };
-                return Err(here(format!("race in Shared memory: cp.async writes, {other}"), true));
-            }
-        }
-        context.shared.bytes[start..start + copy.bytes].copy_from_slice(&copy.data[..copy.bytes]);
-        Ok(())
-    }
 }
 
-fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
+pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |i| mask >> i & 1 == 1)
 }
 
@@ -610,39 +413,14 @@ fn parameter(params: &[u8], offset: u32, bytes: u32, signed: bool) -> u64 {
     if signed { ((value << shift) as i64 >> shift) as u64 } else { value }
 }
 
-fn trouble(inst: &Inst, lane: u32, what: String) -> Trouble {
+pub fn trouble(inst: &Inst, lane: u32, what: String) -> Trouble {
     Trouble { line: inst.line, lane, address: None, misaligned: false, race: false, what }
 }
 
-fn misaligned(inst: &Inst, lane: usize, address: u64, size: usize) -> Trouble {
+pub fn misaligned(inst: &Inst, lane: usize, address: u64, size: usize) -> Trouble {
     Trouble {
         address: Some(address),
         misaligned: true,
         ..trouble(inst, lane as u32, format!("an access of {size} bytes is misaligned"))
-    }
-}
-
-/// What an atomic operation leaves in memory.
-fn combine(op: Atomic, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
-    let equal = |x: u64, y: u64| x << (64 - 8 * ty.bytes()) == y << (64 - 8 * ty.bytes());
-    match op {
-        Atomic::And => old & a,
-        Atomic::Or => old | a,
-        Atomic::Xor => old ^ a,
-        Atomic::Exchange => a,
-        Atomic::CompareExchange => {
-            if equal(old, a) {
-                b
-            } else {
-                old
-            }
-        }
-        Atomic::Add if ty.float() => {
-            use crate::types::{Bf16, F16};
-            with_float!(ty, T => T::of(old).add(T::of(a)).lane()).unwrap_or(old)
-        }
-        Atomic::Add => old.wrapping_add(a),
-        Atomic::Min => with_int!(ty, T => (old as T).min(a as T) as u64).unwrap_or(old),
-        Atomic::Max => with_int!(ty, T => (old as T).max(a as T) as u64).unwrap_or(old),
     }
 }

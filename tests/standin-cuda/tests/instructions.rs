@@ -1,33 +1,9 @@
 //! Each class of instructions on hand-written kernels, with results that PTX's definition gives.
 
-use onnxc_standin_cuda::{Grid, Memory, Module, Report, launch};
+mod common;
 
-/// Runs a kernel of `threads` threads in one block on an output of `bytes` and an input, and gives the output back.
-fn run(body: &str, input: &[u8], bytes: u64, threads: u32) -> Result<Vec<u8>, Report> {
-    run_blocks(body, input, bytes, threads, 1)
-}
-
-fn run_blocks(body: &str, input: &[u8], bytes: u64, threads: u32, blocks: u32) -> Result<Vec<u8>, Report> {
-    let text = format!(
-        ".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 in)\n{{\n\
-         .reg .pred %p<8>;\n.reg .b16 %h<16>;\n.reg .b32 %r<32>;\n.reg .f32 %f<32>;\n.reg .b64 %rd<16>;\n.reg .f64 %fd<8>;\n\
-         ld.param.u64 %rd0, [out];\nld.param.u64 %rd1, [in];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %rd2, %r0, 4;\n\
-         add.s64 %rd0, %rd0, %rd2;\nadd.s64 %rd1, %rd1, %rd2;\n{body}\nret;\n}}\n"
-    );
-    let mut memory = Memory::default();
-    let module = Module::load(&text, 80, &mut memory).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let out = memory.allocate(bytes);
-    let from = memory.allocate(input.len() as u64);
-    memory.range(from, input.len() as u64).unwrap().copy_from_slice(input);
-    let params: Vec<u8> = [out, from].iter().flat_map(|p| p.to_le_bytes()).collect();
-    let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1, 1], dynamic_shared: 0 };
-    launch(module.kernel("k").unwrap(), &mut memory, &params, grid, true, &mut 1)?;
-    Ok(memory.range(out, bytes).unwrap().to_vec())
-}
-
-fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
-}
+use common::{complaint, run, run_blocks, words};
+use onnxc_standin_cuda::{Memory, Module};
 
 /// One thread computes `%r1` from `%r2 = a` and `%r3 = b`.
 fn word(body: &str, a: u32, b: u32) -> u32 {
@@ -216,78 +192,11 @@ fn memory_of_all_spaces() {
 }
 
 #[test]
-fn copies_arrive_when_waited_for() {
-    let body = |wait: &str| {
-        format!(
-            ".shared .align 16 .b8 tile[512];\nmov.u32 %r1, tile;\nmad.lo.u32 %r2, %r0, 4, %r1;\nst.shared.u32 [%r2], 9;\n\
-             cp.async.ca.shared.global [%r2], [%rd1], 4;\ncp.async.commit_group;\ncp.async.wait_group {wait};\n\
-             ld.shared.u32 %r3, [%r2];\nst.global.u32 [%rd0], %r3;"
-        )
-    };
-    let input: Vec<u8> = (0..32u32).flat_map(|i| (i + 100).to_le_bytes()).collect();
-    assert_eq!(words(&run(&body("0"), &input, 128, 32).unwrap())[3], 103);
-    assert_eq!(words(&run(&body("1"), &input, 128, 32).unwrap())[3], 9);
-    let filled = ".shared .align 16 .b8 tile[16];\nmov.u32 %r1, tile;\ncp.async.cg.shared.global [%r1], [%rd1], 16, 8;\n\
-        cp.async.wait_all;\nld.shared.v4.u32 {%r2, %r3, %r4, %r5}, [%r1];\nst.global.v4.u32 [%rd0], {%r2, %r3, %r4, %r5};";
-    assert_eq!(words(&run(filled, &[1, 0, 0, 0, 2, 0, 0, 0], 16, 1).unwrap()), [1, 2, 0, 0]);
-}
-
-#[test]
-fn matrices() {
-    // A 16x16 matrix in f16 by way of ldmatrix times the 16x8 identity pattern b[k][n] = (k == n) + 2 (k == n + 8).
-    let body = ".shared .align 16 .b8 tile[512];\nmov.u32 %r1, tile;\nand.b32 %r2, %r0, 15;\nshr.u32 %r3, %r0, 4;\n\
-        mad.lo.u32 %r4, %r2, 32, %r1;\nmad.lo.u32 %r4, %r3, 16, %r4;\n\
-        ld.param.u64 %rd3, [in];\nmul.wide.u32 %rd4, %r2, 32;\nadd.s64 %rd3, %rd3, %rd4;\nmul.wide.u32 %rd4, %r3, 16;\nadd.s64 %rd3, %rd3, %rd4;\n\
-        ld.global.v4.u32 {%r5, %r6, %r7, %r8}, [%rd3];\nst.shared.v4.u32 [%r4], {%r5, %r6, %r7, %r8};\nbar.sync 0;\n\
-        ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r4];\n\
-        shr.u32 %r14, %r0, 2;\nand.b32 %r15, %r0, 3;\nshl.b32 %r15, %r15, 1;\nsetp.eq.u32 %p1, %r14, %r15;\nadd.u32 %r15, %r15, 1;\nsetp.eq.u32 %p2, %r14, %r15;\n\
-        selp.u32 %r16, 0x3C00, 0, %p1;\nselp.u32 %r17, 0x3C000000, 0, %p2;\nor.b32 %r16, %r16, %r17;\n\
-        selp.u32 %r18, 0x4000, 0, %p1;\nselp.u32 %r17, 0x40000000, 0, %p2;\nor.b32 %r17, %r18, %r17;\n\
-        mov.f32 %f0, 0f3F800000;\n\
-        mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r10, %r11, %r12, %r13}, {%r16, %r17}, {%f0, %f0, %f0, %f0};\n\
-        ld.param.u64 %rd5, [out];\nmul.wide.u32 %rd6, %r0, 8;\nadd.s64 %rd5, %rd5, %rd6;\n\
-        st.global.v2.f32 [%rd5], {%f1, %f2};\nst.global.v2.f32 [%rd5+256], {%f3, %f4};";
-    // a[i][k] = i + 16 k - 128, exact in f16; the order of registers of ldmatrix is that of the operand.
-    let value = |i: usize, k: usize| (i + 16 * k) as f32 - 128.0;
-    let half = |x: f32| {
-        let bits = x.abs().to_bits();
-        let magnitude = if x == 0.0 { 0 } else { ((bits >> 13) - (112 << 10)) as u16 };
-        magnitude | if x < 0.0 { 0x8000 } else { 0 }
-    };
-    let input: Vec<u8> = (0..256).flat_map(|i| half(value(i / 16, i % 16)).to_le_bytes()).collect();
-    let out = words(&run(body, &input, 512, 32).unwrap());
-    for i in 0..16 {
-        for n in 0..8 {
-            let want = 1.0 + value(i, n) + 2.0 * value(i, n + 8);
-            assert_eq!(f32::from_bits(out[i * 8 + n]), want, "row {i}, column {n}");
-        }
-    }
-}
-
-#[test]
-fn matrices_of_bytes_and_tf32() {
-    let ones = "mov.u32 %r1, 0x01010101;\nmov.u32 %r2, 0xFFFFFFFF;\nmov.u32 %r3, 5;\n\
-        mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r4, %r5, %r6, %r7}, {%r1, %r1, %r1, %r1}, {%r2, %r2}, {%r3, %r3, %r3, %r3};\n\
-        st.global.u32 [%rd0], %r7;";
-    assert_eq!(words(&run(ones, &[], 128, 32).unwrap())[9], (5 - 32i32) as u32);
-    // Lane `4 g + t` holds a[g][t] and the like; a is the row number, b is 1.
-    let tensor = "shr.u32 %r1, %r0, 2;\ncvt.rn.f32.u32 %f1, %r1;\nadd.f32 %f2, %f1, 0f41000000;\nmov.f32 %f3, 0f3F800000;\nmov.f32 %f4, 0f00000000;\n\
-        mov.b32 %r2, %f1;\nmov.b32 %r3, %f2;\nmov.b32 %r4, %f3;\n\
-        mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f5, %f6, %f7, %f8}, {%r2, %r3, %r2, %r3}, {%r4, %r4}, {%f4, %f4, %f4, %f4};\n\
-        st.global.f32 [%rd0], %f8;";
-    assert_eq!(f32::from_bits(words(&run(tensor, &[], 128, 32).unwrap())[13]), 8.0 * (3.0 + 8.0));
-}
-
-fn complaint(body: &str, threads: u32, blocks: u32) -> Report {
-    run_blocks(body, &[0; 128], 256, threads, blocks).expect_err("reports")
-}
-
-#[test]
 fn wild_accesses_are_reported() {
     let after = complaint("st.global.u32 [%rd0+252], %r0;", 2, 1);
     assert!(after.text.contains("thread 1") && after.text.contains("out of bounds"), "{}", after.text);
     assert!(after.text.contains("256 bytes into an allocation of 256"), "{}", after.text);
-    assert!(complaint("ld.global.u32 %r1, [%rd1+128];", 1, 1).text.contains("line 18"));
+    assert!(complaint("ld.global.u32 %r1, [%rd1+128];", 1, 1).text.contains("line 19"));
     assert!(complaint("ld.global.u32 %r1, [%rd1+2];", 1, 1).misaligned);
     assert!(complaint("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd1+8];", 1, 1).misaligned);
     assert!(complaint(".shared .b8 t[16];\nst.shared.u32 [t+16], %r0;", 1, 1).text.contains("16 bytes"));
