@@ -63,7 +63,11 @@ fn description(program: &Program, kernels: &[KernelInfo]) -> Result<Value, Failu
     let records = program.kernels.values().zip(kernels).map(|(kernel, info)| {
         json!({
             "name": info.name,
-            "worker": match info.mapping { Mapping::Warp => "warp", Mapping::Thread => "thread" },
+            "worker": match info.mapping {
+                Mapping::Warp => "warp",
+                Mapping::Thread => "thread",
+                Mapping::Block => "block",
+            },
             "threads": info.threads,
             "workers_per_block": info.workers_per_block(),
             "max_workers": info.max_workers,

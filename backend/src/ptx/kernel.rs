@@ -5,18 +5,22 @@
 //! consecutive in memory. Scalars are uniform: every thread computes them, so control flow never diverges inside of a
 //! warp. Lanes behind the last one hold anything; they touch no memory and enter no reduction.
 //!
-//! Warps (or threads) run the tasks `begin + w, begin + w + W, ...`, where `W` is their number in the grid.
+//! A kernel with a tile of a matrix product (see [`super::tile`]) has a block for each task: its warps share the tile's
+//! loops over rows, and everything outside of those is the same in all of them.
+//!
+//! Warps (or threads, or blocks) run the tasks `begin + w, begin + w + W, ...`, where `W` is their number in the grid.
 
 use std::collections::HashMap;
 
 use cranelift_entity::{EntityRef, SecondaryMap};
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::{Access, Block, Buffer, FmaMode, Inst, InstData, Kernel, LaneType, Stride, Val};
+use onnxc_ir::loops::{Access, Block, Buffer, FmaMode, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Val};
 use onnxc_ir::scalar::{BinaryOp, Scalar};
 
 use super::facts::Fact;
 use super::hazards::Hazards;
 use super::text::{Class, Reg, Text};
+use super::tile::Shape;
 
 /// Threads of a warp.
 pub(super) const WARP: u16 = 32;
@@ -34,13 +38,26 @@ pub enum Mapping {
     Warp,
     /// A thread: the kernel has no vectors.
     Thread,
+    /// A block: its warps share what stands in loops over them.
+    Block,
 }
 
 impl Mapping {
     /// The mapping of a legalised kernel.
     pub fn of(kernel: &Kernel) -> Mapping {
+        if tile_of(kernel).is_some() {
+            return Mapping::Block;
+        }
         if kernel.vals.values().any(|ty| ty.lanes > 1) { Mapping::Warp } else { Mapping::Thread }
     }
+}
+
+/// The shape of a kernel's tile.
+pub(super) fn tile_of(kernel: &Kernel) -> Option<Shape> {
+    kernel.insts.values().find_map(|inst| match &inst.data {
+        InstData::Tile(tile) => Some(Shape::of(tile)),
+        _ => None,
+    })
 }
 
 /// A buffer, terms, and how many lanes a thread has.
@@ -48,7 +65,7 @@ type AddressKey = (Buffer, Vec<(Val, Stride)>, u16);
 
 /// The state of the walk.
 pub(super) struct Emit<'k> {
-    name: &'k str,
+    pub(super) name: &'k str,
     pub(super) kernel: &'k Kernel,
     pub(super) mapping: Mapping,
     pub(super) text: Text,
@@ -68,6 +85,10 @@ pub(super) struct Emit<'k> {
     pub(super) addresses: Vec<HashMap<AddressKey, Reg>>,
     /// The thread's number in its warp, as 32 bits.
     pub(super) thread: Reg,
+    /// Its number in its block.
+    pub(super) tid: Reg,
+    /// The walk is in a loop over the warps of a block.
+    shared_out: bool,
     /// Numbers of the lanes that the thread holds, by the lanes of a thread.
     lane_numbers: HashMap<u16, Vec<Reg>>,
     /// Whether a thread's lane of a vector of so many lanes is one of them.
@@ -84,11 +105,14 @@ const SHARED_SCRATCH: u64 = 24 << 10;
 
 /// The scratch of all workers of a block in bytes, where it fits into the block's own memory.
 pub(super) fn block_scratch(kernel: &Kernel, threads: u32) -> Option<u64> {
+    let own = kernel.scratch_layout().1;
     let workers = match Mapping::of(kernel) {
         Mapping::Thread => threads,
         Mapping::Warp => threads / u32::from(WARP),
+        // The sums lie where the operands were.
+        Mapping::Block => return tile_of(kernel).map(|shape| shape.bytes().max(own)),
     };
-    let bytes = kernel.scratch_layout().1 * u64::from(workers);
+    let bytes = own * u64::from(workers);
     (1..=SHARED_SCRATCH).contains(&bytes).then_some(bytes)
 }
 
@@ -110,7 +134,7 @@ pub(super) fn class_of(dtype: DType) -> Class {
 pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -> String {
     let mapping = Mapping::of(kernel);
     let mut text = Text::default();
-    let thread = text.reg(Class::B32);
+    let (thread, tid) = (text.reg(Class::B32), text.reg(Class::B32));
     let mut emit = Emit {
         name,
         kernel,
@@ -125,6 +149,8 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
         params: Vec::new(),
         addresses: vec![HashMap::new()],
         thread,
+        tid,
+        shared_out: false,
         lane_numbers: HashMap::new(),
         valid: HashMap::new(),
         hazards: Hazards::of(kernel, mapping),
@@ -188,7 +214,9 @@ impl Emit<'_> {
         }
         self.params = (0..kernel.params.len()).map(|n| self.parameter(&format!("p{n}"))).collect();
         let (begin, end) = (self.parameter("begin"), self.parameter("end"));
-        let [tid, ctaid, ntid, nctaid] = ["tid", "ctaid", "ntid", "nctaid"].map(|special| {
+        let tid = self.tid;
+        ins!(self, "mov.u32 {tid}, %tid.x");
+        let [ctaid, ntid, nctaid] = ["ctaid", "ntid", "nctaid"].map(|special| {
             let r = self.reg(Class::B32);
             ins!(self, "mov.u32 {r}, %{special}.x");
             r
@@ -209,6 +237,11 @@ impl Emit<'_> {
                 ins!(self, "mad.lo.u32 {worker}, {ctaid}, {warps}, {warp}");
                 ins!(self, "mul.lo.u32 {workers}, {nctaid}, {warps}");
             }
+            Mapping::Block => {
+                ins!(self, "and.b32 {thread}, {tid}, 31");
+                ins!(self, "mov.u32 {worker}, {ctaid}");
+                ins!(self, "mov.u32 {workers}, {nctaid}");
+            }
         }
         let (layout, scratch_bytes) = kernel.scratch_layout();
         if scratch_bytes > 0 {
@@ -217,6 +250,7 @@ impl Emit<'_> {
                 match self.mapping {
                     Mapping::Thread => ins!(self, "mov.u32 {own}, {tid}"),
                     Mapping::Warp => ins!(self, "shr.u32 {own}, {tid}, 5"),
+                    Mapping::Block => ins!(self, "mov.u32 {own}, 0"),
                 }
                 ins!(self, "mov.u64 {base}, {name}_shared");
                 (base, own)
@@ -306,7 +340,7 @@ impl Emit<'_> {
     }
 
     /// Emits a block's instructions and gives what it yields.
-    fn block(&mut self, block: Block) -> Vec<Val> {
+    pub(super) fn block(&mut self, block: Block) -> Vec<Val> {
         let kernel = self.kernel;
         self.addresses.push(HashMap::new());
         let mut yielded = Vec::new();
@@ -321,7 +355,7 @@ impl Emit<'_> {
         yielded
     }
 
-    fn define(&mut self, val: Val, regs: Vec<Reg>) {
+    pub(super) fn define(&mut self, val: Val, regs: Vec<Reg>) {
         self.values[val] = Some(regs.into_boxed_slice());
     }
 
@@ -377,9 +411,11 @@ impl Emit<'_> {
             InstData::Load { buffer, address, count } => self.load(*buffer, address, ty, *count),
             InstData::LoadSplat { buffer, address } => self.load_splat(*buffer, address, ty),
             InstData::Gather { buffer, address, indices, count } => self.gather(*buffer, address, *indices, ty, *count),
-            InstData::Store { .. } | InstData::Scatter { .. } | InstData::Prefetch { .. } | InstData::Yield(_) => {
-                unreachable!("has no result")
-            }
+            InstData::Store { .. }
+            | InstData::Scatter { .. }
+            | InstData::Prefetch { .. }
+            | InstData::Tile(_)
+            | InstData::Yield(_) => unreachable!("has no result"),
         };
         self.define(result, regs);
     }
@@ -405,13 +441,23 @@ impl Emit<'_> {
         let kernel = self.kernel;
         let record = &kernel.insts[inst];
         let results = &record.results;
+        if matches!(record.data, InstData::Store { .. } | InstData::Scatter { .. }) {
+            assert!(self.mapping != Mapping::Block || self.shared_out, "one warp of a block stores");
+        }
         match &record.data {
+            InstData::Tile(tile) => self.tile(tile),
             InstData::Store { buffer, address, value, count } => self.store(*buffer, address, *value, *count),
             InstData::Scatter { buffer, address, indices, value, count } => {
                 self.scatter(*buffer, address, *indices, *value, *count);
             }
             // A prefetch of memory that is not there is a fault on some devices; warps hide latency.
             InstData::Prefetch { .. } => {}
+            InstData::For { kind: LoopKind::GpuThread(1), lo, hi, step, init, body }
+                if self.mapping == Mapping::Block =>
+            {
+                assert!(init.is_empty(), "nothing goes from one warp to the next");
+                self.warp_loop((*lo, *hi, *step), *body);
+            }
             InstData::For { lo, hi, step, init, body, .. } => {
                 let finals = self.for_loop((*lo, *hi, *step), init, *body);
                 for (&result, regs) in results.iter().zip(finals) {
@@ -520,6 +566,34 @@ impl Emit<'_> {
         ins!(self, "@{more} bra {top}");
         self.text.place(&out);
         carried
+    }
+
+    /// A loop whose iterations the warps of the block take turns in.
+    fn warp_loop(&mut self, (lo, hi, step): (Val, Val, i64), body: Block) {
+        let param = self.kernel.blocks[body].params[0];
+        self.facts[param] = Fact::induction(self.facts[lo], self.facts[hi], step);
+        let (tid, lo, hi) = (self.tid, self.get1(lo), self.get1(hi));
+        let [warp, warps, own, stride] = [Class::B32, Class::B32, Class::B64, Class::B64].map(|class| self.reg(class));
+        let index = self.reg(Class::B64);
+        ins!(self, "shr.u32 {warp}, {tid}, 5");
+        ins!(self, "mul.wide.u32 {own}, {warp}, {step}");
+        ins!(self, "add.s64 {index}, {lo}, {own}");
+        ins!(self, "mov.u32 {warps}, %ntid.x");
+        ins!(self, "shr.u32 {warps}, {warps}, 5");
+        ins!(self, "mul.wide.u32 {stride}, {warps}, {step}");
+        let (done, more) = (self.reg(Class::Pred), self.reg(Class::Pred));
+        let (top, out) = (self.text.label("turn"), self.text.label("turned"));
+        ins!(self, "setp.ge.s64 {done}, {index}, {hi}");
+        ins!(self, "@{done} bra {out}");
+        self.define(param, vec![index]);
+        self.text.place(&top);
+        let outer = std::mem::replace(&mut self.shared_out, true);
+        self.block(body);
+        self.shared_out = outer;
+        ins!(self, "add.s64 {index}, {index}, {stride}");
+        ins!(self, "setp.lt.s64 {more}, {index}, {hi}");
+        ins!(self, "@{more} bra {top}");
+        self.text.place(&out);
     }
 
     fn while_loop(&mut self, init: &[Val], body: Block) -> Vec<Vec<Reg>> {

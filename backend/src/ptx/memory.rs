@@ -27,11 +27,11 @@ fn memory_type(dtype: DType) -> &'static str {
 
 /// A place in memory: a register and bytes behind it.
 #[derive(Clone, Copy)]
-struct Location {
-    base: Reg,
-    offset: i64,
+pub(super) struct Location {
+    pub(super) base: Reg,
+    pub(super) offset: i64,
     /// Divides the address.
-    alignment: u64,
+    pub(super) alignment: u64,
 }
 
 impl Emit<'_> {
@@ -90,7 +90,7 @@ impl Emit<'_> {
     }
 
     /// Where an address is; for a thread's own lanes if it has `each` of a vector.
-    fn location(&mut self, buffer: Buffer, address: &Address, each: u16) -> Location {
+    pub(super) fn location(&mut self, buffer: Buffer, address: &Address, each: u16) -> Location {
         let size = self.element_bytes(buffer);
         // Older values first: what a loop does not change is computed before it.
         let mut terms = address.terms.to_vec();

@@ -7,10 +7,10 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
 use rayon::prelude::*;
 
-use super::kernel::{Mapping, WARP, block_scratch, emit};
+use super::kernel::{Mapping, WARP, block_scratch, emit, tile_of};
 
-/// Threads of a block.
-pub const THREADS: u32 = 128;
+/// Threads of a block whose warps or threads work on their own.
+const THREADS: u32 = 128;
 
 /// Workers at a time that have scratch memory of their own, at most; kernels without scratch have no such bound.
 const SCRATCH_WORKERS: u64 = 132 * 16;
@@ -39,6 +39,7 @@ impl KernelInfo {
         match self.mapping {
             Mapping::Warp => self.threads / u32::from(WARP),
             Mapping::Thread => self.threads,
+            Mapping::Block => 1,
         }
     }
 }
@@ -60,15 +61,16 @@ pub fn module(program: &Program, sm: &str) -> Module {
         .par_iter()
         .map(|(number, kernel)| {
             let legal = legalize(kernel, &Caps { converts_halves: true, ..Caps::default() });
+            let threads = tile_of(&legal).map_or(THREADS, |shape| shape.threads);
             let name = entry_name(program, *number, kernel);
-            let text = emit(&legal, &name, most[number.index()], THREADS);
+            let text = emit(&legal, &name, most[number.index()], threads);
             // What lies in the block's memory is no concern of the caller.
-            let outside = block_scratch(&legal, THREADS).is_none();
+            let outside = block_scratch(&legal, threads).is_none();
             let scratch_bytes = if outside { legal.scratch_layout().1 } else { 0 };
             let workers = (SCRATCH_BYTES / scratch_bytes.max(1)).clamp(1, SCRATCH_WORKERS);
             let max_workers = (scratch_bytes > 0).then_some(workers);
             let mapping = Mapping::of(&legal);
-            (text, KernelInfo { name, mapping, threads: THREADS, scratch_bytes, max_workers })
+            (text, KernelInfo { name, mapping, threads, scratch_bytes, max_workers })
         })
         .collect();
     // `.NaN` minima are of 7.0, `mma` and `cp.async` of 7.0 too; drivers of CUDA 11.8 and later take 7.8.

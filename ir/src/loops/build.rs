@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{
     Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel,
-    LaneType, Locality, LoopKind, Stride, Val,
+    LaneType, Locality, LoopKind, Stride, Tile, Val,
 };
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -523,7 +523,8 @@ impl KernelBuilder {
             if hi <= lo {
                 return init.to_vec();
             }
-            if hi - lo <= step {
+            // The only iteration of a loop over threads is one thread's.
+            if hi - lo <= step && !matches!(kind, LoopKind::GpuThread(_)) {
                 let i = self.i64(lo);
                 return body(self, i, init);
             }
@@ -581,6 +582,18 @@ impl KernelBuilder {
         let types = yields(&self.kernel, then);
         assert_eq!(types, yields(&self.kernel, otherwise), "both sides of an if give values of the same types");
         self.emit(InstData::If { cond, then, otherwise }, &types).to_vec()
+    }
+
+    /// Opens the body of a tile; gives it and the band's first row. [`KernelBuilder::end_tile`] closes it.
+    pub fn begin_tile(&mut self) -> (Block, Val) {
+        let body = self.open_block(&[INDEX]);
+        (body, self.kernel.blocks[body].params[0])
+    }
+
+    /// Closes the body of a tile, which names it.
+    pub fn end_tile(&mut self, tile: Tile) {
+        self.close_block(&[]);
+        self.emit(InstData::Tile(Box::new(tile)), &[]);
     }
 
     /// A loop that carries nothing.

@@ -20,12 +20,14 @@ pub mod interp;
 pub mod legalize;
 pub mod parse;
 pub mod print;
+pub mod tile;
 pub mod verify;
 
 use cranelift_entity::{PrimaryMap, entity_impl};
 use smallvec::SmallVec;
 
 pub use build::KernelBuilder;
+pub use tile::{Digit, Digits, Tile, TileKind, TileOperand};
 
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -129,7 +131,8 @@ pub enum LoopKind {
     Unrolled,
     /// Iterations are independent and mapped to a GPU's blocks along this axis (0 to 2).
     GpuBlock(u8),
-    /// Iterations are independent and mapped to the threads of a block along this axis (0 to 2).
+    /// Iterations are independent and mapped to the threads of a block along this axis (0 to 2). Along axis 1 stand the
+    /// block's warps.
     GpuThread(u8),
 }
 
@@ -283,6 +286,8 @@ pub enum InstData {
         /// Run otherwise.
         otherwise: Block,
     },
+    /// A tile of a matrix product, band by band; see [`tile`].
+    Tile(Box<Tile>),
     /// Ends a block with its results.
     Yield(SmallVec<[Val; 8]>),
 }
@@ -374,6 +379,16 @@ impl Address {
         self
     }
 
+    /// Replaces each value of its terms.
+    pub(crate) fn map_operands(&mut self, f: &mut dyn FnMut(Val) -> Val) {
+        for (v, s) in &mut self.terms {
+            *v = f(*v);
+            if let Stride::Value(s) = s {
+                *s = f(*s);
+            }
+        }
+    }
+
     /// Adds a constant.
     pub fn offset_by(mut self, elements: i64) -> Address {
         self.offset += elements;
@@ -387,6 +402,7 @@ impl InstData {
         match self {
             InstData::For { body, .. } | InstData::While { body, .. } => SmallVec::from_slice(&[*body]),
             InstData::If { then, otherwise, .. } => SmallVec::from_slice(&[*then, *otherwise]),
+            InstData::Tile(tile) => SmallVec::from_slice(&[tile.body]),
             _ => SmallVec::new(),
         }
     }
@@ -401,6 +417,7 @@ impl InstData {
                 | InstData::For { .. }
                 | InstData::While { .. }
                 | InstData::If { .. }
+                | InstData::Tile(_)
                 | InstData::Yield(_)
         )
     }
@@ -416,14 +433,7 @@ impl InstData {
 
     /// Replaces each value operand, address terms included.
     pub fn map_operands(&mut self, mut f: impl FnMut(Val) -> Val) {
-        let address = |a: &mut Address, f: &mut dyn FnMut(Val) -> Val| {
-            for (v, s) in &mut a.terms {
-                *v = f(*v);
-                if let Stride::Value(s) = s {
-                    *s = f(*s);
-                }
-            }
-        };
+        let address = |a: &mut Address, f: &mut dyn FnMut(Val) -> Val| a.map_operands(f);
         match self {
             InstData::Const(_) | InstData::Param(_) | InstData::Iota => {}
             InstData::Unary(_, a)
@@ -474,6 +484,7 @@ impl InstData {
             }
             InstData::While { init, .. } => init.iter_mut().for_each(|v| *v = f(*v)),
             InstData::If { cond, .. } => *cond = f(*cond),
+            InstData::Tile(tile) => tile.map_operands(&mut f),
             InstData::Yield(vals) => vals.iter_mut().for_each(|v| *v = f(*v)),
         }
     }

@@ -10,8 +10,8 @@ use cranelift_entity::{EntityRef, PrimaryMap};
 use smallvec::SmallVec;
 
 use super::{
-    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, InstData, InstRecord, Kernel, LaneType,
-    Locality, LoopKind, Stride, Val,
+    Access, Address, Block, BlockData, Buffer, BufferData, Digit, Digits, FmaMode, INDEX, InstData, InstRecord, Kernel,
+    LaneType, Locality, LoopKind, Stride, Tile, TileKind, TileOperand, Val,
 };
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -451,6 +451,10 @@ impl<'t> Parser<'t> {
                 self.expect("else")?;
                 InstData::If { cond, then, otherwise: self.block(SmallVec::new(), depth + 1)? }
             }
+            ("tile", _) => match TileKind::from_name(suffix) {
+                Some(kind) => self.tile(kind, depth)?,
+                None => return self.fail(format!("`{suffix}` is no kind of tile")),
+            },
             ("yield", "") => {
                 let mut vals = SmallVec::new();
                 if self.peek() == Some('%') {
@@ -490,6 +494,56 @@ impl<'t> Parser<'t> {
         let index = self.define(index, INDEX)?;
         let (params, init) = self.carried(SmallVec::from_slice(&[index]))?;
         Ok(InstData::For { kind, lo, hi, step, init: init.into(), body: self.block(params, depth + 1)? })
+    }
+
+    fn tile(&mut self, kind: TileKind, depth: usize) -> Result<InstData> {
+        let rows = self.number()?;
+        self.expect("x")?;
+        let cols = self.number()?;
+        self.expect("band")?;
+        let band = self.number()?;
+        self.expect("depth")?;
+        let sum_depth = self.val()?;
+        self.expect("sums")?;
+        let sums = self.buffer_ref()?;
+        self.expect("pitch")?;
+        let pitch = self.number()?;
+        self.expect("lhs")?;
+        let lhs = self.tile_operand()?;
+        self.expect("rhs")?;
+        let rhs = self.tile_operand()?;
+        self.expect("each")?;
+        let name = self.new_name()?;
+        let row = self.define(name, INDEX)?;
+        let body = self.block(SmallVec::from_slice(&[row]), depth + 1)?;
+        Ok(InstData::Tile(Box::new(Tile { kind, rows, cols, band, depth: sum_depth, lhs, rhs, sums, pitch, body })))
+    }
+
+    fn tile_operand(&mut self) -> Result<TileOperand> {
+        let (buffer, address) = (self.buffer_ref()?, self.address()?);
+        self.expect("rows")?;
+        let first = self.val()?;
+        self.expect("..")?;
+        let bound = self.val()?;
+        let rows = self.digits()?;
+        self.expect("depth")?;
+        Ok(TileOperand { buffer, address, first, bound, rows, depth: self.digits()? })
+    }
+
+    fn digits(&mut self) -> Result<Digits> {
+        self.expect("(")?;
+        let mut digits = Digits::new();
+        loop {
+            let size = self.number()?;
+            self.expect(":")?;
+            let stride =
+                if self.peek() == Some('%') { Stride::Value(self.val()?) } else { Stride::Const(self.number()?) };
+            digits.push(Digit { size, stride });
+            if !self.eat(",") {
+                self.expect(")")?;
+                return Ok(digits);
+            }
+        }
     }
 
     /// `carry (%param = %init, ...)`, if it is there.
@@ -577,7 +631,7 @@ mod tests {
         let x = b.buffer("x", DType::F32, Access::Read, None);
         let y = b.buffer("y", DType::F32, Access::Write, Some(64));
         b.allow_in_place(y, x);
-        let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(16));
+        let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(256));
         let n = b.param("n");
         b.task_loop(|b, task| {
             let at = Address::at(-3).plus(task, Stride::Const(8)).plus(n, Stride::Value(task));
@@ -604,6 +658,23 @@ mod tests {
             b.store(tmp, Address::at(0), all, None);
             b.scatter(y, at, iota, all, Some(n));
             let cond = b.index_compare(CmpOp::Lt, task, n);
+            let digits = |list: &[Digit]| Digits::from_slice(list);
+            let whole = digits(&[Digit { size: 0, stride: Stride::Value(n) }]);
+            let two =
+                digits(&[Digit { size: 0, stride: Stride::Const(16) }, Digit { size: 4, stride: Stride::Const(-1) }]);
+            let lhs = TileOperand {
+                buffer: x,
+                address: Address::at(2).plus(task, Stride::Const(8)),
+                first: task,
+                bound: n,
+                rows: whole.clone(),
+                depth: two.clone(),
+            };
+            let rhs = TileOperand { rows: two, depth: whole, ..lhs.clone() };
+            let (kind, pitch) = (TileKind::Tf32, 16);
+            let (body, row) = b.begin_tile();
+            b.store(y, Address::at(0).plus(row, Stride::Const(1)), one, None);
+            b.end_tile(Tile { kind, rows: 16, cols: 16, band: 16, depth: n, lhs, rhs, sums: tmp, pitch, body });
             let chosen = b.if_(cond, |_| vec![total, one], |_| vec![one, one]);
             let looped = b.while_(&[chosen[0]], |b, c| {
                 let next = b.binary(BinaryOp::Mul, c[0], chosen[1]);

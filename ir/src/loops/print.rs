@@ -17,14 +17,19 @@
 //!   }
 //! }
 //! ```
-//! A loop that carries values is `%9: f32 = for serial %5 in %0..%1 step 1 carry (%8 = %3) {`.
+//! A tile (see [`super::tile`]) has the digits of rows and depths as `(size:stride, ...)`:
+//! ```text
+//! tile.f16 64x64 band 64 depth %4 sums @3 pitch 72 lhs @0[0] rows %5..%6 (0:32) depth (0:1)
+//!   rhs @1[%7*512] rows %5..%8 (0:512, 16:1) depth (0:16) each %9 {
+//! ```
+//! on one line. A loop that carries values is `%9: f32 = for serial %5 in %0..%1 step 1 carry (%8 = %3) {`.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use cranelift_entity::EntityRef;
 
-use super::{Access, Address, Block, FmaMode, Inst, InstData, Kernel, LaneType, Locality, LoopKind, Stride, Val};
+use super::{Access, Address, Block, FmaMode, Inst, InstData, Kernel, LaneType, Locality, LoopKind, Stride, Tile, Val};
 use crate::dtype::DType;
 use crate::scalar::Scalar;
 
@@ -161,6 +166,28 @@ fn write_address(f: &mut impl Write, address: &Address) -> fmt::Result {
     write!(f, "]")
 }
 
+fn write_tile(f: &mut impl Write, tile: &Tile) -> fmt::Result {
+    write!(f, "tile.{} {}x{} band {}", tile.kind.name(), tile.rows, tile.cols, tile.band)?;
+    write!(f, " depth {} sums {} pitch {}", tile.depth, tile.sums, tile.pitch)?;
+    for (name, operand) in ["lhs", "rhs"].into_iter().zip(tile.operands()) {
+        write!(f, " {name} {}", operand.buffer)?;
+        write_address(f, &operand.address)?;
+        write!(f, " rows {}..{} ", operand.first, operand.bound)?;
+        for (between, digits) in [("", &operand.rows), (" depth ", &operand.depth)] {
+            write!(f, "{between}(")?;
+            for (i, digit) in digits.iter().enumerate() {
+                write!(f, "{}{}:", if i > 0 { ", " } else { "" }, digit.size)?;
+                match digit.stride {
+                    Stride::Const(c) => write!(f, "{c}")?,
+                    Stride::Value(v) => write!(f, "{v}")?,
+                }
+            }
+            write!(f, ")")?;
+        }
+    }
+    Ok(())
+}
+
 fn write_count(f: &mut impl Write, count: &Option<Val>) -> fmt::Result {
     count.map_or(Ok(()), |c| write!(f, " first {c}"))
 }
@@ -254,6 +281,10 @@ fn write_head(f: &mut impl Write, kernel: &Kernel, inst: Inst) -> fmt::Result {
             write!(f, " {{")
         }
         InstData::If { cond, .. } => write!(f, "if {cond} {{"),
+        InstData::Tile(tile) => {
+            write_tile(f, tile)?;
+            write!(f, " each {} {{", params(tile.body).first().copied().unwrap_or(Val::new(0)))
+        }
         InstData::Yield(vals) => {
             write!(f, "yield")?;
             if !vals.is_empty() {

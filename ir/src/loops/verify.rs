@@ -6,7 +6,9 @@ use std::fmt;
 
 use cranelift_entity::SecondaryMap;
 
-use super::{Access, Address, Block, Buffer, INDEX, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Val, print};
+use super::{
+    Access, Address, Block, Buffer, INDEX, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Tile, Val, print,
+};
 use crate::dtype::DType;
 use crate::scalar::BinaryOp;
 
@@ -108,7 +110,7 @@ impl<'k> Verifier<'k> {
                 check(kernel.blocks.is_valid(block), block.to_string());
                 owners[block] += 1;
             }
-            if let Some(buffer) = buffer_of(&record.data) {
+            for buffer in buffers_of(&record.data) {
                 check(kernel.buffers.is_valid(buffer), buffer.to_string());
             }
         }
@@ -263,7 +265,9 @@ impl<'k> Verifier<'k> {
         let ty = |v: Val| kernel.ty(v);
         let results: Vec<LaneType> = record.results.iter().map(|&v| ty(v)).collect();
         let expected_results = match &record.data {
-            InstData::Store { .. } | InstData::Scatter { .. } | InstData::Prefetch { .. } => Some(0),
+            InstData::Store { .. } | InstData::Scatter { .. } | InstData::Prefetch { .. } | InstData::Tile(_) => {
+                Some(0)
+            }
             InstData::For { .. } | InstData::While { .. } | InstData::If { .. } | InstData::Yield(_) => None,
             _ => Some(1),
         };
@@ -420,8 +424,44 @@ impl<'k> Verifier<'k> {
                 self.carried(inst, *then, &[], &results, &results);
                 self.carried(inst, *otherwise, &[], &results, &results);
             }
+            InstData::Tile(tile) => self.tile(inst, tile),
             InstData::Yield(_) => unreachable!("the block's walk handles its yield"),
         }
+    }
+
+    fn tile(&mut self, inst: Inst, tile: &Tile) {
+        let kernel = self.kernel;
+        self.expect(inst, "the depth", kernel.ty(tile.depth), INDEX);
+        for operand in tile.operands() {
+            self.address(inst, &operand.address);
+            self.expect(inst, "a tile's first row", kernel.ty(operand.first), INDEX);
+            self.expect(inst, "a tile's bound", kernel.ty(operand.bound), INDEX);
+            for digits in [&operand.rows, &operand.depth] {
+                let sizes_fit = digits.iter().enumerate().all(|(i, digit)| (digit.size > 0) == (i > 0));
+                if digits.is_empty() || !sizes_fit {
+                    self.fail(inst, "digits but the first have a size");
+                }
+                for digit in digits {
+                    if let Stride::Value(stride) = digit.stride {
+                        self.expect(inst, "a stride", kernel.ty(stride), INDEX);
+                    }
+                }
+            }
+            let data = &kernel.buffers[operand.buffer];
+            if data.access != Access::Read || !tile.kind.accepts(data.dtype) {
+                self.fail(inst, format!("{} `{}` is no operand of this tile", operand.buffer, data.name));
+            }
+        }
+        if tile.band == 0 || tile.pitch < tile.cols || !tile.rows.is_multiple_of(tile.band) || tile.rows == 0 {
+            self.fail(inst, "bands divide the rows, and their rows lie apart");
+        }
+        let sums = &kernel.buffers[tile.sums];
+        let enough = sums.len.is_some_and(|len| len >= u64::from(tile.band) * u64::from(tile.pitch));
+        let scratch = kernel.buffers.values().filter(|data| data.access == Access::Scratch).count();
+        if sums.access != Access::Scratch || sums.dtype != tile.kind.sums() || !enough || scratch != 1 {
+            self.fail(inst, "the sums are the only scratch, of their type, and a band fits");
+        }
+        self.carried(inst, tile.body, &[INDEX], &[], &[]);
     }
 
     /// Checks an inner block's parameters and what it yields.
@@ -440,15 +480,16 @@ impl<'k> Verifier<'k> {
     }
 }
 
-fn buffer_of(data: &InstData) -> Option<Buffer> {
+fn buffers_of(data: &InstData) -> Vec<Buffer> {
     match data {
         InstData::Load { buffer, .. }
         | InstData::LoadSplat { buffer, .. }
         | InstData::Gather { buffer, .. }
         | InstData::Store { buffer, .. }
         | InstData::Scatter { buffer, .. }
-        | InstData::Prefetch { buffer, .. } => Some(*buffer),
-        _ => None,
+        | InstData::Prefetch { buffer, .. } => vec![*buffer],
+        InstData::Tile(tile) => vec![tile.lhs.buffer, tile.rhs.buffer, tile.sums],
+        _ => vec![],
     }
 }
 

@@ -145,6 +145,7 @@ impl Translate<'_> {
             | InstData::Store { .. }
             | InstData::Scatter { .. }
             | InstData::Prefetch { .. }
+            | InstData::Tile(_)
             | InstData::For { .. }
             | InstData::While { .. }
             | InstData::If { .. }

@@ -249,6 +249,7 @@ impl Translate<'_> {
                 }
                 // Cranelift has no prefetch.
                 InstData::Prefetch { .. } => {}
+                InstData::Tile(_) => unreachable!("schedules make tiles for GPUs only"),
                 data => {
                     let values = self.inst(data, self.ty(record.results[0]));
                     self.set(record.results[0], values);

@@ -20,7 +20,7 @@ impl Place {
     }
 }
 
-fn read(memory: &[u8], place: &Place, index: u64) -> u64 {
+pub(super) fn read(memory: &[u8], place: &Place, index: u64) -> u64 {
     match place.dtype.bytes() {
         Some(size) => {
             let mut bits = [0; 8];
@@ -37,7 +37,7 @@ fn read(memory: &[u8], place: &Place, index: u64) -> u64 {
     }
 }
 
-fn write(memory: &mut [u8], place: &Place, index: u64, bits: u64) {
+pub(super) fn write(memory: &mut [u8], place: &Place, index: u64, bits: u64) {
     match place.dtype.bytes() {
         Some(size) => {
             memory[place.range(index, 1, size as usize)].copy_from_slice(&bits.to_le_bytes()[..size as usize]);

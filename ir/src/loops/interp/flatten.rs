@@ -4,7 +4,9 @@
 
 use cranelift_entity::{EntityRef, SecondaryMap};
 
-use super::super::{Block, Inst, InstData, Kernel, LaneType, Stride, Val};
+use super::super::{
+    Address, Block, Digits, Inst, InstData, Kernel, LaneType, Stride, Tile, TileKind, TileOperand, Val,
+};
 use crate::dtype::DType;
 use crate::loops::FmaMode;
 use crate::scalar::{BinaryOp, CmpOp, UnaryOp};
@@ -48,6 +50,44 @@ pub(super) enum Code {
     },
     Compute(Compute),
     Memory(Memory),
+    /// Computes the sums of a tile, which wait until they are handed on.
+    TileSums(Box<TileSums>),
+    /// Puts the band that begins at the row in this slot into the buffer of sums.
+    TileBand {
+        row: usize,
+        band: usize,
+        columns: usize,
+        pitch: usize,
+        buffer: usize,
+    },
+}
+
+/// A tile of a matrix product, on slots.
+pub(super) struct TileSums {
+    pub inst: Inst,
+    pub kind: TileKind,
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+    pub operands: [TileSide; 2],
+}
+
+/// An operand of a tile.
+pub(super) struct TileSide {
+    pub buffer: usize,
+    pub offset: i64,
+    pub constant_terms: Vec<(usize, i64)>,
+    pub value_terms: Vec<(usize, usize)>,
+    pub first: usize,
+    pub bound: usize,
+    pub rows: Vec<FlatDigit>,
+    pub depth: Vec<FlatDigit>,
+}
+
+/// A digit: its size, and its stride or the slot that has it.
+pub(super) struct FlatDigit {
+    pub size: i64,
+    pub stride: Result<i64, usize>,
 }
 
 /// A pure operation on slots.
@@ -240,12 +280,70 @@ impl<'k> FlatKernel<'k> {
             }
             InstData::Yield(_) => unreachable!("the block's walk ends at its yield"),
             InstData::Prefetch { .. } => {}
+            InstData::Tile(tile) => self.tile(inst, tile),
             data => {
                 if !self.memory(inst, data) {
                     self.compute(record.results[0], data);
                 }
             }
         }
+    }
+
+    /// The sums, and then a loop over the bands.
+    fn tile(&mut self, inst: Inst, tile: &Tile) {
+        let operands = tile.operands().map(|operand| self.tile_side(operand));
+        let (rows, columns) = (usize::from(tile.rows), usize::from(tile.cols));
+        let sums = TileSums { inst, kind: tile.kind, rows, columns, depth: self.slot_of[tile.depth], operands };
+        self.code.push(Code::TileSums(Box::new(sums)));
+        let row = self.define(self.kernel.blocks[tile.body].params[0]);
+        let end = self.fresh(1);
+        self.constants.push((end, tile.rows.into(), 1));
+        let zero = self.fresh(1);
+        self.constants.push((zero, 0, 1));
+        self.code.push(Code::Move { from: zero, to: row, lanes: 1 });
+        let head = self.code.len();
+        self.code.push(Code::JumpUnlessLess { a: row, b: end, target: 0 });
+        let (band, pitch) = (usize::from(tile.band), usize::from(tile.pitch));
+        self.code.push(Code::TileBand { row, band, columns, pitch, buffer: tile.sums.index() });
+        self.block(tile.body);
+        let out = self.code.len() + 2;
+        self.code.push(Code::Advance { index: row, step: tile.band.into(), end: out });
+        self.code.push(Code::Jump(head));
+        self.code[head] = Code::JumpUnlessLess { a: row, b: end, target: out };
+    }
+
+    fn tile_side(&self, operand: &TileOperand) -> TileSide {
+        let (constant_terms, value_terms) = self.terms(&operand.address);
+        let digits = |digits: &Digits| {
+            let flat = |stride: Stride| match stride {
+                Stride::Const(c) => Ok(c),
+                Stride::Value(v) => Err(self.slot_of[v]),
+            };
+            digits.iter().map(|d| FlatDigit { size: d.size, stride: flat(d.stride) }).collect()
+        };
+        TileSide {
+            buffer: operand.buffer.index(),
+            offset: operand.address.offset,
+            constant_terms,
+            value_terms,
+            first: self.slot_of[operand.first],
+            bound: self.slot_of[operand.bound],
+            rows: digits(&operand.rows),
+            depth: digits(&operand.depth),
+        }
+    }
+
+    /// The terms of an address with constant strides, and with others.
+    fn terms(&self, address: &Address) -> (Vec<(usize, i64)>, Vec<(usize, usize)>) {
+        let mut constant_terms = Vec::new();
+        let mut value_terms = Vec::new();
+        for &(val, stride) in &address.terms {
+            match stride {
+                Stride::Const(c) => constant_terms.push((self.slot_of[val], c)),
+                Stride::Value(s) => value_terms.push((self.slot_of[val], self.slot_of[s])),
+            }
+        }
+        (constant_terms, value_terms)
     }
 
     fn compute(&mut self, result: Val, data: &InstData) {
@@ -313,14 +411,7 @@ impl<'k> FlatKernel<'k> {
             }
             _ => return false,
         };
-        let mut constant_terms = Vec::new();
-        let mut value_terms = Vec::new();
-        for &(val, stride) in &address.terms {
-            match stride {
-                Stride::Const(c) => constant_terms.push((self.slot_of[val], c)),
-                Stride::Value(s) => value_terms.push((self.slot_of[val], self.slot_of[s])),
-            }
-        }
+        let (constant_terms, value_terms) = self.terms(address);
         let typed = value.or(result).expect("an access has a value");
         let memory = Memory {
             kind,

@@ -7,6 +7,7 @@
 mod access;
 mod flatten;
 mod lanes;
+mod tile;
 
 #[cfg(test)]
 mod tests;
@@ -145,6 +146,7 @@ impl FlatKernel<'_> {
             fuse: options.fuse,
             steps_left: options.max_steps,
             max_steps: options.max_steps,
+            sums: Vec::new(),
         };
         for &(slot, bits, lanes) in &self.constants {
             machine.regs[slot..slot + lanes].fill(bits);
@@ -176,6 +178,8 @@ struct Machine<'a, 'k> {
     fuse: bool,
     steps_left: u64,
     max_steps: u64,
+    /// Those of the last tile.
+    sums: Vec<u32>,
 }
 
 impl Machine<'_, '_> {
@@ -214,6 +218,15 @@ impl Machine<'_, '_> {
                     if let Err((index, len)) = access::execute(&mut self.memory, &self.places, &mut self.regs, op) {
                         return Err(self.out_of_bounds(op.inst, op.buffer, index, len));
                     }
+                }
+                Code::TileSums(tile) => match tile::sums(&self.memory, &self.places, &self.regs, tile) {
+                    Ok(sums) => self.sums = sums,
+                    Err((buffer, index, len)) => return Err(self.out_of_bounds(tile.inst, buffer, index, len)),
+                },
+                Code::TileBand { row, band, columns, pitch, buffer } => {
+                    let first = self.regs[*row] as usize * columns;
+                    let sums = &self.sums[first..first + band * columns];
+                    tile::put(&mut self.memory, &self.places[*buffer], sums, (*columns, *pitch));
                 }
             }
         }

@@ -143,3 +143,66 @@ fn endless_loops_are_stopped() {
     let error = FlatKernel::new(&kernel).run(&mut [], &[], &[], [0, 1, 0], &options).expect_err("it is stopped");
     assert_eq!(error, InterpError::TooLong { kernel: "endless".into(), steps: 1000 });
 }
+
+/// `y = x * w^T` of odd sizes by tiles of 16 x 16 in bands of 8; `w` lies in panels of 16 columns.
+const TILES: &str = r#"
+kernel "tiles" ("m", "n", "k") {
+  buffer @0 "x": f32 read
+  buffer @1 "w": f32 read
+  buffer @2 "y": f32 write
+  buffer @3 "sums": f32[160] scratch
+  body (%b, %e, %w) {
+    %m: i64 = param 0
+    %n: i64 = param 1
+    %k: i64 = param 2
+    %tile: i64 = const 16
+    %zero: i64 = const 0
+    %eight: i64 = const 8
+    for serial %task in %b..%e step 1 {
+      %row: i64 = mul %task, %tile
+      %panel: i64 = mul %k, %tile
+      tile.f16 16x16 band 8 depth %k sums @3 pitch 20 lhs @0[0] rows %row..%m (0:%k) depth (0:1)
+        rhs @1[0] rows %zero..%n (0:%panel, 16:1) depth (0:16) each %band {
+        %first: i64 = add %row, %band
+        %left: i64 = sub %m, %first
+        %rows: i64 = min %left, %eight
+        for gpu_thread.1 %i in %zero..%rows step 1 {
+          %v: f32x16 = load @3[%i*20]
+          %at: i64 = add %first, %i
+          store @2[%at*%n], %v first %n
+          yield
+        }
+        yield
+      }
+      yield
+    }
+    yield
+  }
+}
+"#;
+
+#[test]
+fn tiles_sum_rounded_products_band_by_band() {
+    let kernel = crate::loops::parse::parse(TILES).expect("the text parses");
+    crate::loops::verify::verify(&kernel).unwrap_or_else(|e| panic!("{e}"));
+    let (m, n, k) = (19, 13, 5);
+    let x: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
+    let w: Vec<f32> = (0..k * 16).map(|i| if i % 16 < n { (i as f32 * 0.11).cos() } else { f32::NAN }).collect();
+    let half = |x: f32| {
+        let half = crate::evaluate::cast(DType::F32, DType::F16, x.to_bits().into());
+        f32::from_bits(crate::evaluate::cast(DType::F16, DType::F32, half) as u32)
+    };
+    let expected: Vec<f32> =
+        (0..m * n).map(|i| (0..k).fold(0.0, |sum, d| sum + half(x[i / n * k + d]) * half(w[d * 16 + i % n]))).collect();
+    let legal = crate::loops::legalize::legalize(&kernel, &Default::default());
+    for kernel in [&kernel, &legal] {
+        let (mut x, mut w, mut y) = (floats(&x), floats(&w), floats(&vec![0.0; m * n]));
+        let params = [m as i64, n as i64, k as i64];
+        run_kernel(kernel, &mut [&mut x, &mut w, &mut y], &params, 0, 2, 0).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(to_floats(&y), expected);
+    }
+    // A depth too many reads behind the operand.
+    let (mut x, mut w, mut y) = (floats(&x), floats(&w), floats(&vec![0.0; m * n]));
+    let error = run_kernel(&kernel, &mut [&mut x, &mut w, &mut y], &[m as i64, n as i64, 6], 1, 2, 0);
+    assert!(matches!(error, Err(InterpError::OutOfBounds { .. })), "{error:?}");
+}

@@ -30,7 +30,7 @@ mod tests;
 use cranelift_entity::SecondaryMap;
 
 use self::lanes::Lanes;
-use super::{Address, Block, FmaMode, Inst, InstData, Kernel, KernelBuilder, LaneType, LoopKind, Stride, Val};
+use super::{Address, Block, FmaMode, Inst, InstData, Kernel, KernelBuilder, LaneType, LoopKind, Stride, Tile, Val};
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
@@ -214,6 +214,18 @@ impl Rewriter<'_> {
                 let yielded = self.block(b, *otherwise);
                 b.close_block(&yielded);
                 return b.choose(self.get(*cond), then_block, else_block);
+            }
+            InstData::Tile(tile) => {
+                let addresses = tile.operands().map(|operand| self.address(b, &operand.address));
+                let mut new = Tile::clone(tile);
+                new.map_operands(&mut |v| self.get(v));
+                [new.lhs.address, new.rhs.address] = addresses;
+                let (body, row) = b.begin_tile();
+                new.body = body;
+                self.bind(tile.body, &[row]);
+                self.block(b, tile.body);
+                b.end_tile(new);
+                return vec![];
             }
             InstData::Yield(_) => unreachable!("the block's walk ends at its yield"),
         };
