@@ -3,10 +3,11 @@
 //! After its anchor a group is a chain of segments: elementwise operations at one position, then a reshape, transpose or
 //! pad that moves the position on. Inside of a segment the result is pulled, with the anchor's element as a given.
 
-use onnxc_ir::loops::Val;
+use onnxc_ir::loops::{Locality, Val};
 use onnxc_ir::tensor::{Op, Value};
 
 use super::GroupKernel;
+use super::coord::Access;
 use super::pull::{Position, Pulled};
 
 impl GroupKernel<'_> {
@@ -53,19 +54,7 @@ impl GroupKernel<'_> {
             let data = &graph.nodes[node];
             memo.insert(value, &position.coords, val);
             val = self.pull(data.inputs[0], &position, memo);
-            position = match &data.op {
-                Op::Transpose { perm } => position.at(perm.iter().map(|&p| position.coords[p as usize]).collect()),
-                Op::Pad { lo, .. } => {
-                    let mut coords = Vec::with_capacity(lo.len());
-                    for (&c, lo) in position.coords.iter().zip(lo) {
-                        let lo = self.dim(lo);
-                        coords.push(self.coord_scale(c, 1, lo, position.lanes));
-                    }
-                    position.at(coords)
-                }
-                _ => position.at(self.reshape_coords(data.inputs[0], view, &position.coords, position.lanes)),
-            };
-            position = self.broadcast(view, &position);
+            position = self.moved(view, &position);
             value = view;
         }
         let result = self.results()[0];
@@ -74,5 +63,59 @@ impl GroupKernel<'_> {
         let strides = self.strides(result);
         let buffer = self.output(result);
         self.store(buffer, &strides, &position, val);
+    }
+    /// A position of a view's operand as one of the view, which is a reshape, a transpose or a pad.
+    fn moved(&mut self, view: Value, position: &Position) -> Position {
+        let graph = self.graph;
+        let data = &graph.nodes[graph.def_node(view).expect("a view is a node's output")];
+        let coords = match &data.op {
+            Op::Transpose { perm } => perm.iter().map(|&p| position.coords[p as usize]).collect(),
+            Op::Pad { lo, .. } => {
+                let mut coords = Vec::with_capacity(lo.len());
+                for (&c, lo) in position.coords.iter().zip(lo) {
+                    let lo = self.dim(lo);
+                    coords.push(self.coord_scale(c, 1, lo, position.lanes));
+                }
+                coords
+            }
+            _ => self.reshape_coords(data.inputs[0], view, &position.coords, position.lanes),
+        };
+        self.broadcast(view, &position.at(coords))
+    }
+
+    /// Fetches what a later [`push`](Self::push) of the same position loads, but for operands that are broadcast: those
+    /// are few, and in a cache already.
+    pub fn fetch_operands(&mut self, anchor: Value, at: &Position) {
+        let graph = self.graph;
+        let mut position = self.broadcast(anchor, at);
+        let mut reached = vec![anchor];
+        for &node in &graph.regions[self.region].nodes {
+            let data = &graph.nodes[node];
+            if !data.inputs.iter().any(|v| reached.contains(v)) {
+                continue;
+            }
+            let result = data.outputs[0];
+            match &data.op {
+                Op::Reshape | Op::Transpose { .. } | Op::Pad { .. } => position = self.moved(result, &position),
+                Op::Elementwise(_) => {
+                    for &operand in data.inputs.iter().filter(|v| !reached.contains(v)) {
+                        let same = graph.tensor_ty(operand).shape == graph.tensor_ty(result).shape;
+                        if graph.def_node(operand).is_none() && same {
+                            self.fetch(operand, &position);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            reached.extend(data.outputs.iter().copied());
+        }
+    }
+
+    fn fetch(&mut self, input: Value, at: &Position) {
+        let strides = self.strides(input);
+        let buffer = self.input(input);
+        if let (address, Access::Consecutive) = self.locate(&at.coords, &strides, at.lanes) {
+            self.b.prefetch(buffer, address, Locality::L1);
+        }
     }
 }

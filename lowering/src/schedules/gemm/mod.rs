@@ -349,6 +349,7 @@ impl Body<'_> {
         }
         let depth = self.depth(k, Index::Const(last));
         self.tiles(k, task, column, &mut |k, tile| {
+            self.fetch_operands(k, tile);
             let sums = self.accumulate(k, tile, &depth, last > 0);
             if self.staged { self.keep(k, tile, &sums) } else { self.store(k, tile, &sums) }
         });
@@ -584,6 +585,19 @@ impl Body<'_> {
             let address = k.b.advance(address, row, panel);
             let address = k.b.advance(address, within, 1);
             k.b.prefetch(buffer, address, Locality::L2);
+        }
+    }
+
+    /// Fetches what the operations after the product will read for a tile, while the tile is computed.
+    fn fetch_operands(&self, k: &mut GroupKernel<'_>, tile: &Tile) {
+        let lanes = i64::from(self.lanes);
+        for r in 0..tile.rows {
+            let row = k.b.iadd(tile.row, r);
+            for j in 0..self.vectors {
+                let index = k.b.iadd(tile.column, j * lanes);
+                let coords = self.operands.result(&tile.around, row, Coord::consecutive(index, lanes));
+                k.fetch_operands(self.gemm.result, &Position { coords, lanes: self.lanes, count: None });
+            }
         }
     }
 
