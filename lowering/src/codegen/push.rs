@@ -111,10 +111,11 @@ impl GroupKernel<'_> {
         }
     }
 
-    fn fetch(&mut self, input: Value, at: &Position) {
+    /// Fetches the first element of a position of an input, if its lanes lie side by side.
+    pub fn fetch(&mut self, input: Value, at: &Position) {
         let strides = self.strides(input);
         let buffer = self.input(input);
-        if let (address, Access::Consecutive) = self.locate(&at.coords, &strides, at.lanes) {
+        if let (address, Access::Consecutive | Access::Same) = self.locate(&at.coords, &strides, at.lanes) {
             self.b.prefetch(buffer, address, Locality::L1);
         }
     }

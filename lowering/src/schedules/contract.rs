@@ -259,6 +259,19 @@ impl Operands for Roles {
         self.operand(k, self.right, coords, lanes, count)
     }
 
+    fn left_in_memory(
+        &self,
+        k: &GroupKernel<'_>,
+        outer: &[Index],
+        row: Index,
+        depth: Index,
+    ) -> Option<(Value, Vec<Coord>)> {
+        let innermost = self.left_labels.last() == self.contracted.last();
+        let stored = k.graph.def_node(self.left).is_none() && self.contracted.len() == 1 && innermost;
+        let coords = || self.coords(&self.left_labels, outer, row, Coord::uniform(0), &[Coord::uniform(depth)]);
+        stored.then(|| (self.left, coords()))
+    }
+
     fn stored(&self) -> Option<Value> {
         self.panel.map(|_| self.right)
     }

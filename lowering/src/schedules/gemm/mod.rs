@@ -39,6 +39,12 @@ const UNROLLED: i64 = 4;
 /// How many steps ahead a panel is fetched that is read at the speed of memory.
 const NEAR: i64 = 64;
 
+/// Bytes of a line of the caches.
+const LINE_BYTES: i64 = 64;
+
+/// Rows of the next tile that are fetched while the steps of a line are computed: a power of two, those of a full tile.
+const ROWS_OF_A_LINE: i64 = 8;
+
 /// Scalar operations of an epilogue that stays in the registers of a tile.
 pub const LIGHT_EPILOGUE: u32 = 8;
 
@@ -78,6 +84,12 @@ pub trait Operands {
         lanes: u16,
         count: Option<Val>,
     ) -> Val;
+
+    /// The left operand, if it lies in memory with its contracted dimension innermost, and the coordinates of a row's
+    /// element.
+    fn left_in_memory(&self, _: &GroupKernel<'_>, _: &[Index], _: Index, _: Index) -> Option<(Value, Vec<Coord>)> {
+        None
+    }
 
     /// The right operand in panels, if a product reads it where it is.
     fn stored(&self) -> Option<Value>;
@@ -511,6 +523,7 @@ impl Body<'_> {
             }
             let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
             self.fetch(k, tile, depth, contracted);
+            self.fetch_rows(k, tile, contracted);
             let mut next = Vec::with_capacity(sums.len());
             for r in 0..tile.rows {
                 let left = self.left(k, tile, r, contracted);
@@ -585,6 +598,28 @@ impl Body<'_> {
             let address = k.b.advance(address, row, panel);
             let address = k.b.advance(address, within, 1);
             k.b.prefetch(buffer, address, Locality::L2);
+        }
+    }
+
+    /// Fetches a line of the next tile's rows: over the steps of a line all of them. Where the rows do not fit the
+    /// second-level cache they come from far away, and the hardware does not see the next ones coming.
+    fn fetch_rows(&self, k: &mut GroupKernel<'_>, tile: &Tile, contracted: &[Index]) {
+        let &[Index::Val(step)] = contracted else { return };
+        let bytes = product([&self.gemm.rows, &self.gemm.row_bytes]).as_const();
+        if bytes.is_none_or(|bytes| bytes <= k.machine.l2_bytes as i64) {
+            return;
+        }
+        let line = LINE_BYTES / i64::from(self.gemm.acc.bits() / 8);
+        let masked = |k: &mut GroupKernel<'_>, mask: i64| {
+            let mask = k.b.constant(Scalar::i64(mask), 1);
+            Index::Val(k.b.binary(BinaryOp::And, step, mask))
+        };
+        let begin = masked(k, -line);
+        let number = masked(k, ROWS_OF_A_LINE - 1);
+        let row = k.b.iadd(tile.row, tile.rows);
+        let row = k.b.iadd(row, number);
+        if let Some((left, coords)) = self.operands.left_in_memory(k, &tile.around, row, begin) {
+            k.fetch(left, &Position { coords, lanes: 1, count: None });
         }
     }
 
