@@ -227,26 +227,13 @@ static int keep_part(const onnxc_strings_call *op, uint64_t from, uint64_t offse
     return status;
 }
 
-static uint64_t count_of(const onnxc_value *value) {
-    uint64_t count = 1;
-    int32_t axis;
-    for (axis = 0; axis < value->tensor.ndim; axis++) {
-        count *= (uint64_t)value->tensor.shape[axis];
-    }
-    return count;
-}
-
-static void *data_of(const onnxc_value *value) {
-    return (char *)value->tensor.data + value->tensor.byte_offset;
-}
-
 /* ------------------------------------------------------------------------------------------------ ports of models */
 
 int onnxc_strings_enter(const onnxc_strings_call *op) {
     const onnxc_value *const given = op->in[0];
-    const onnxc_string *const pairs = data_of(given);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const onnxc_string *const pairs = onnxc_value_data(given);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     int status;
     for (i = 0; i < count; i++) {
@@ -267,10 +254,10 @@ int onnxc_strings_enter(const onnxc_strings_call *op) {
 }
 
 int onnxc_strings_leave(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
     onnxc_value *const given = op->out;
-    onnxc_string *const pairs = data_of(given);
-    const uint64_t count = count_of(op->in[0]);
+    onnxc_string *const pairs = onnxc_value_data(given);
+    const uint64_t count = onnxc_value_count(op->in[0]);
     uint64_t i, total = 0;
     for (i = 0; i < count; i++) {
         view v;
@@ -310,10 +297,10 @@ int onnxc_strings_leave(const onnxc_strings_call *op) {
 /* --------------------------------------------------------------------------------------------------------- text */
 
 int onnxc_strings_concat(const onnxc_strings_call *op) {
-    const uint64_t *const left = data_of(op->in[0]);
-    const uint64_t *const right = data_of(op->in[1]);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const uint64_t *const left = onnxc_value_data(op->in[0]);
+    const uint64_t *const right = onnxc_value_data(op->in[1]);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         view a, b;
@@ -404,8 +391,8 @@ static int next_part(cutter *c, uint64_t *offset, uint64_t *length) {
 }
 
 static int start_cutter(const onnxc_strings_call *op, uint64_t number, cutter *c) {
-    const uint64_t *const delimiter = data_of(op->in[1]);
-    const int64_t *const limit = data_of(op->in[2]);
+    const uint64_t *const delimiter = onnxc_value_data(op->in[1]);
+    const int64_t *const limit = onnxc_value_data(op->in[2]);
     const int status = get(op, number, &c->text);
     c->at = 0;
     c->ended = 0;
@@ -414,9 +401,9 @@ static int start_cutter(const onnxc_strings_call *op, uint64_t number, cutter *c
 }
 
 int onnxc_strings_count(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    int64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->in[0]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    int64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->in[0]);
     uint64_t i, offset, length;
     for (i = 0; i < count; i++) {
         cutter c;
@@ -433,9 +420,9 @@ int onnxc_strings_count(const onnxc_strings_call *op) {
 }
 
 int onnxc_strings_split(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t rows = count_of(op->in[0]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t rows = onnxc_value_count(op->in[0]);
     const uint64_t columns = (uint64_t)op->out->tensor.shape[1];
     uint64_t row, column, offset, length;
     for (row = 0; row < rows; row++) {
@@ -451,7 +438,7 @@ int onnxc_strings_split(const onnxc_strings_call *op) {
                     status = get(op, numbers[row], &c.text);
                 }
                 if (status == ONNXC_OK) {
-                    status = get(op, *(const uint64_t *)data_of(op->in[1]), &c.delimiter);
+                    status = get(op, *(const uint64_t *)onnxc_value_data(op->in[1]), &c.delimiter);
                 }
             }
         }
@@ -538,11 +525,11 @@ static uint32_t replacement(const uint32_t *pairs, uint64_t count, uint32_t code
 }
 
 int onnxc_strings_replace(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    const uint32_t *const pairs = data_of(op->in[1]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    const uint32_t *const pairs = onnxc_value_data(op->in[1]);
     const uint64_t pair_count = (uint64_t)op->in[1]->tensor.shape[0];
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         uint64_t at = 0, made = 0;
@@ -573,14 +560,14 @@ int onnxc_strings_replace(const onnxc_strings_call *op) {
 }
 
 int onnxc_strings_accept(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    const uint32_t *const automaton = data_of(op->in[1]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    const uint32_t *const automaton = onnxc_value_data(op->in[1]);
     const uint32_t states = automaton[0], classes = automaton[1];
     const uint32_t *const class_of = automaton + 2;
     const uint32_t *const accepting = class_of + 256;
     const uint32_t *const next = accepting + states;
-    unsigned char *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    unsigned char *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i, at;
     for (i = 0; i < count; i++) {
         uint32_t state = 0;

@@ -18,19 +18,6 @@ typedef struct {
     uint64_t index;
 } ordered;
 
-static uint64_t count_of(const onnxc_value *value) {
-    uint64_t count = 1;
-    int32_t axis;
-    for (axis = 0; axis < value->tensor.ndim; axis++) {
-        count *= (uint64_t)value->tensor.shape[axis];
-    }
-    return count;
-}
-
-static void *data_of(const onnxc_value *value) {
-    return (char *)value->tensor.data + value->tensor.byte_offset;
-}
-
 static int compare(const ordered *x, const ordered *y) {
     const uint64_t length = x->length < y->length ? x->length : y->length;
     const int order = length == 0 ? 0 : memcmp(x->text, y->text, (size_t)length);
@@ -43,9 +30,9 @@ static int compare_any(const void *x, const void *y) {
 
 int onnxc_strings_order(const onnxc_strings_call *op) {
     const onnxc_call *const call = op->call;
-    const uint64_t *const numbers = data_of(op->in[0]);
-    int64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->in[0]);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    int64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->in[0]);
     const size_t bytes = (size_t)count * sizeof(ordered);
     ordered *all;
     uint64_t i;
@@ -182,9 +169,9 @@ static int parse_float(char *text, double *number) {
 }
 
 int onnxc_strings_parse_int(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         char text[LONGEST + 1];
@@ -197,9 +184,9 @@ int onnxc_strings_parse_int(const onnxc_strings_call *op) {
 }
 
 int onnxc_strings_parse_float(const onnxc_strings_call *op) {
-    const uint64_t *const numbers = data_of(op->in[0]);
-    double *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    double *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         char text[LONGEST + 1];
@@ -213,9 +200,9 @@ int onnxc_strings_parse_float(const onnxc_strings_call *op) {
 
 int onnxc_strings_format_int(const onnxc_strings_call *op) {
     const int is_signed = op->in[0]->tensor.dtype.code == kDLInt;
-    const uint64_t *const numbers = data_of(op->in[0]);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const uint64_t *const numbers = onnxc_value_data(op->in[0]);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         const int negative = is_signed && numbers[i] >> 63;
@@ -296,9 +283,9 @@ static size_t format(double number, int single, char *out) {
 
 int onnxc_strings_format_float(const onnxc_strings_call *op) {
     const int single = op->in[0]->tensor.dtype.bits == 32;
-    const void *const numbers = data_of(op->in[0]);
-    uint64_t *const out = data_of(op->out);
-    const uint64_t count = count_of(op->out);
+    const void *const numbers = onnxc_value_data(op->in[0]);
+    uint64_t *const out = onnxc_value_data(op->out);
+    const uint64_t count = onnxc_value_count(op->out);
     uint64_t i;
     for (i = 0; i < count; i++) {
         const double number = single ? (double)((const float *)numbers)[i] : ((const double *)numbers)[i];

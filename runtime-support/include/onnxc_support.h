@@ -55,6 +55,20 @@ typedef struct onnxc_strings_call {
     void *strings;         /* three slots of memory for those of the run */
 } onnxc_strings_call;
 
+/* How many elements the tensor of a value has, and where they begin. */
+static inline uint64_t onnxc_value_count(const onnxc_value *value) {
+    uint64_t count = 1;
+    int32_t axis;
+    for (axis = 0; axis < value->tensor.ndim; axis++) {
+        count *= (uint64_t)value->tensor.shape[axis];
+    }
+    return count;
+}
+
+static inline void *onnxc_value_data(const onnxc_value *value) {
+    return (char *)value->tensor.data + value->tensor.byte_offset;
+}
+
 /* What models that work on strings call; ir/src/strings of the compiler says what each computes. */
 int onnxc_strings_enter(const onnxc_strings_call *op);
 int onnxc_strings_leave(const onnxc_strings_call *op);
