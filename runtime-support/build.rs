@@ -15,7 +15,7 @@ fn main() {
 mod support_library {
     use std::path::Path;
 
-    const SOURCES: [&str; 8] = [
+    const SOURCES: [&str; 9] = [
         "csrc/cuda.c",
         "csrc/memory.c",
         "csrc/pool.c",
@@ -23,6 +23,7 @@ mod support_library {
         "csrc/status.c",
         "csrc/strings.c",
         "csrc/strings_numbers.c",
+        "csrc/strings_text.c",
         "csrc/weights.c",
     ];
     const TEST_MODEL: &str = "tests/model/fake.c";

@@ -82,9 +82,12 @@ int onnxc_strings_parse_int(const onnxc_strings_call *op);
 int onnxc_strings_parse_float(const onnxc_strings_call *op);
 int onnxc_strings_format_int(const onnxc_strings_call *op);
 int onnxc_strings_format_float(const onnxc_strings_call *op);
-/* The text of a string of the run, valid until the next one is kept; and the number of a copy of a text. */
+/* The text of a string of the run, valid until the next one is kept or prepared; and the number of a copy of a text. */
 int onnxc_strings_get(const onnxc_strings_call *op, uint64_t number, const char **text, uint64_t *length);
 int onnxc_strings_keep(const onnxc_strings_call *op, const char *text, uint64_t length, uint64_t *number);
+/* The same for a text that is made in place: room for length bytes; and the number of what is in the first of them. */
+int onnxc_strings_prepare(const onnxc_strings_call *op, uint64_t length, char **text);
+uint64_t onnxc_strings_finish(const onnxc_strings_call *op, uint64_t length);
 
 /* ------------------------------------------------------------------------------------------------------- threads */
 

@@ -71,7 +71,7 @@ pub const PACKAGE_FILES: [(&str, &str); 4] = [
 ];
 
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
-pub const SUPPORT_SOURCES: [(&str, &str); 10] = [
+pub const SUPPORT_SOURCES: [(&str, &str); 11] = [
     ("include/onnxc.h", HEADER),
     ("include/onnxc_support.h", include_str!("../include/onnxc_support.h")),
     ("csrc/cuda.c", include_str!("../csrc/cuda.c")),
@@ -81,5 +81,6 @@ pub const SUPPORT_SOURCES: [(&str, &str); 10] = [
     ("csrc/status.c", include_str!("../csrc/status.c")),
     ("csrc/strings.c", include_str!("../csrc/strings.c")),
     ("csrc/strings_numbers.c", include_str!("../csrc/strings_numbers.c")),
+    ("csrc/strings_text.c", include_str!("../csrc/strings_text.c")),
     ("csrc/weights.c", include_str!("../csrc/weights.c")),
 ];

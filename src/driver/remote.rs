@@ -29,7 +29,7 @@ use crate::values::{Value, to_tensor_bytes};
 
 const PROGRAM: &str = include_str!("remote.c");
 /// The sources of what models that work on strings call.
-const STRING_SOURCES: [&str; 2] = ["strings.c", "strings_numbers.c"];
+const STRING_SOURCES: [&str; 3] = ["strings.c", "strings_numbers.c", "strings_text.c"];
 const INPUTS: &str = "inputs.bin";
 const OUTPUTS: &str = "outputs.bin";
 
