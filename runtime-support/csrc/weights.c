@@ -136,7 +136,8 @@ static void let_go(void *data, uint64_t bytes) {
 #else
 
 static int bring_in(const char *path, uint64_t bytes, void **data) {
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    /* Opening a pipe would wait for its writer; to a file the flag means nothing. */
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat about;
     int status = ONNXC_OK;
     if (file < 0) {

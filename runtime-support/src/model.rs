@@ -168,6 +168,10 @@ impl Model {
         if dims.into_iter().any(|dim| matches!(dim, Dim::Symbol(index) if *index >= symbol_count)) {
             return Err(Error::Descriptor("a dim's symbol does not exist"));
         }
+        let outputs = described.outputs.len();
+        if described.inputs.iter().any(|port| port.next.is_some_and(|next| next >= outputs) || !grows_by_symbol(port)) {
+            return Err(Error::Descriptor("a state's output or axis does not exist"));
+        }
         Ok(Self { raw, described: Arc::new(described), _keep: keep })
     }
 
@@ -256,6 +260,12 @@ impl std::fmt::Debug for Model {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Model").field("name", &self.name()).field("target", &self.target()).finish()
     }
+}
+
+/// Whether the axis along which a state grows, if it does, is there and a symbol, whose range says how far.
+fn grows_by_symbol(port: &Port) -> bool {
+    let Some(axis) = port.grows else { return true };
+    matches!(port.dims.as_ref().and_then(|dims| dims.get(axis)), Some(Dim::Symbol(_)))
 }
 
 /// The entries of a table of the descriptor.

@@ -7,6 +7,7 @@ mod fake;
 use std::sync::{Arc, Mutex};
 
 use fake::{fake_data, fake_dims, fake_static, model};
+use onnxc_runtime::abi::{PORT_STATE, onnxc_model};
 use onnxc_runtime::{DataType, Dim, Error, Memory, Model, Pool, Session, Status, TensorView};
 
 const X: [f32; 12] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.];
@@ -41,7 +42,7 @@ fn a_descriptor_is_read() {
 #[test]
 fn a_spoiled_descriptor_is_refused() {
     let keep = Arc::new(());
-    let refused = |spoil: fn(&mut onnxc_runtime::abi::onnxc_model)| {
+    let refused = |spoil: fn(&mut onnxc_model)| {
         let mut descriptor = fake_dims;
         spoil(&mut descriptor);
         // SAFETY: a copy of a right descriptor, spoiled in a way that is refused, alive until the call returns.
@@ -54,6 +55,16 @@ fn a_spoiled_descriptor_is_refused() {
     assert_eq!(refused(|d| d.memory = 9), Some(Error::Descriptor("its memory class is unknown")));
     assert_eq!(refused(|d| d.inputs = std::ptr::null()), Some(Error::Descriptor("a table is null or misaligned")));
     assert_eq!(refused(|d| d.symbol_count = 0), Some(Error::Descriptor("a dim's symbol does not exist")));
+    // A state whose next value is the second output, or that grows along its second axis.
+    for flags in [PORT_STATE | 1 << 8, PORT_STATE | 2 << 4] {
+        // SAFETY: the table of a right descriptor.
+        let mut port = unsafe { fake_dims.inputs.read() };
+        port.flags |= flags;
+        let descriptor = onnxc_model { inputs: &port, ..fake_dims };
+        // SAFETY: as above.
+        let result = unsafe { Model::from_raw(&descriptor, keep.clone()) };
+        assert_eq!(result.err(), Some(Error::Descriptor("a state's output or axis does not exist")));
+    }
 }
 
 #[test]

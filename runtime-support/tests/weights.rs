@@ -86,6 +86,21 @@ fn other_files_and_models_are_refused() {
         std::fs::write(&file, bytes).unwrap();
         assert_eq!(refused(Weights::open(&external, &file)), Status::Weights);
     }
+    // Whichever bit is another, and where there is more.
+    for bit in 0..8 * WEIGHTS.len() {
+        let mut spoiled = WEIGHTS.to_vec();
+        spoiled[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, spoiled).unwrap();
+        assert_eq!(refused(Weights::open(&external, &file)), Status::Weights, "bit {bit}");
+    }
+    std::fs::write(&file, [&WEIGHTS[..], b"w"].concat()).unwrap();
+    assert_eq!(refused(Weights::open(&external, &file)), Status::Weights);
+    #[cfg(unix)]
+    {
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(refused(Weights::open(&external, &pipe)), Status::WeightsFile);
+    }
     std::fs::write(&file, WEIGHTS).unwrap();
     let embedded = model(&fake_static);
     assert_eq!(refused(Weights::open(&embedded, &file)), Status::Weights);
