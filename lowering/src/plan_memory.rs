@@ -15,6 +15,9 @@ use onnxc_ir::program::Apart;
 /// Alignment of every tensor in bytes: a cache line, and the widest vector register.
 pub const ALIGNMENT: u64 = 64;
 
+/// Why arithmetic on sizes cannot fail here.
+const CHECKED: &str = "sizes were checked when the graph was built";
+
 /// A tensor that needs room.
 #[derive(Clone, Debug)]
 pub struct Tenant {
@@ -26,51 +29,61 @@ pub struct Tenant {
     pub last: usize,
 }
 
+impl Tenant {
+    fn sized(&self, bytes: u64) -> Sized {
+        Sized { bytes, first: self.first, last: self.last }
+    }
+}
+
 /// The offsets of the tenants in bytes, in their order, and the size of the arena.
 pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> (Vec<Dim>, Dim) {
-    let mut offsets = vec![Dim::from(0); tenants.len()];
-    let mut fixed: Vec<(usize, u64)> = Vec::new();
-    let mut symbolic = Vec::new();
+    let mut offsets = vec![Dim::ZERO; tenants.len()];
+    let (mut fixed, mut sized, mut varying) = (Vec::new(), Vec::new(), Vec::new());
     for (i, tenant) in tenants.iter().enumerate() {
         match tenant.bytes.as_const() {
-            Some(bytes) => fixed.push((i, (bytes.max(1) as u64).next_multiple_of(ALIGNMENT))),
-            None => symbolic.push(i),
+            Some(bytes) => {
+                fixed.push(i);
+                sized.push(tenant.sized((bytes.max(1) as u64).next_multiple_of(ALIGNMENT)));
+            }
+            None => varying.push(i),
         }
     }
-    let sized: Vec<Sized> =
-        fixed.iter().map(|&(i, bytes)| Sized { bytes, first: tenants[i].first, last: tenants[i].last }).collect();
     let (places, size) = fixed::plan(&sized);
-    fixed.iter().zip(places).for_each(|(&(i, _), offset)| offsets[i] = Dim::from(offset as i64));
-    let checked = "sizes were checked when the graph was built";
+    for (i, place) in fixed.into_iter().zip(places) {
+        offsets[i] = Dim::from(place as i64);
+    }
     let base = Dim::from(size as i64);
-    let lines = |bytes: &Dim| {
-        let line = Dim::from(ALIGNMENT as i64);
-        bytes.ceil_div(&line).and_then(|lines| &lines * &line).expect(checked)
-    };
-    let sizes: Vec<Dim> = symbolic.iter().map(|&i| lines(&tenants[i].bytes)).collect();
-    let value = |dim: &Dim| dim.eval(|symbol| symbolic::sample(symbol, symbols)).and_then(|v| u64::try_from(v).ok());
-    let sampled = symbolic.iter().zip(&sizes).map(|(&i, size)| {
-        let Tenant { first, last, .. } = tenants[i];
-        value(size).map(|bytes| Sized { bytes, first, last })
-    });
+    let (places, end) = plan_varying(tenants, varying, symbols);
+    for (i, place) in places {
+        offsets[i] = (&base + &place).expect(CHECKED);
+    }
+    (offsets, (&base + &end).expect(CHECKED))
+}
+
+/// Offsets of tenants whose sizes depend on symbols, and where the last one ends.
+fn plan_varying(tenants: &[Tenant], varying: Vec<usize>, symbols: &Symbols) -> (Vec<(usize, Dim)>, Dim) {
+    let sizes: Vec<Dim> = varying.iter().map(|&i| whole_lines(&tenants[i].bytes)).collect();
+    let bytes = |size: &Dim| symbolic::in_sample(size, symbols);
+    let sampled = varying.iter().zip(&sizes).map(|(&i, size)| Some(tenants[i].sized(bytes(size)?)));
     let compared =
         sampled.collect::<Option<Vec<Sized>>>().and_then(|sampled| symbolic::plan(&sizes, &sampled, symbols));
     // What cannot be compared shares blocks with what is equal; so do models whose sizes follow each other that way.
     let (mut blocks, mut end) = (Vec::new(), Dim::ZERO);
-    for block in share(tenants, symbolic.clone(), symbols) {
+    for block in share(tenants, varying.clone(), symbols) {
         blocks.extend(block.tenants.iter().map(|&i| (i, end.clone())));
-        end = (&end + &lines(&block.bytes)).expect(checked);
+        end = (&end + &whole_lines(&block.bytes)).expect(CHECKED);
     }
-    let better = |size: &Dim| value(size).zip(value(&end)).is_some_and(|(size, end)| size <= end);
-    let (places, end) = match compared {
-        Some((places, size)) if better(&size) => (symbolic.into_iter().zip(places).collect(), size),
+    let better = |size: &Dim| bytes(size).zip(bytes(&end)).is_some_and(|(size, end)| size <= end);
+    match compared {
+        Some((places, size)) if better(&size) => (varying.into_iter().zip(places).collect(), size),
         _ => (blocks, end),
-    };
-    for (i, place) in places {
-        offsets[i] = (&base + &place).expect(checked);
     }
-    let end = (&base + &end).expect(checked);
-    (offsets, end)
+}
+
+/// A size rounded up to whole lines of [`ALIGNMENT`] bytes.
+fn whole_lines(bytes: &Dim) -> Dim {
+    let line = Dim::from(ALIGNMENT as i64);
+    bytes.ceil_div(&line).and_then(|lines| &lines * &line).expect(CHECKED)
 }
 
 /// Memory that several tenants have, one after the other.
@@ -114,16 +127,15 @@ fn share(tenants: &[Tenant], mut order: Vec<usize>, symbols: &Symbols) -> Vec<Bl
 
 /// The same with pages of its own for each tenant. The size leaves as much of the last page as `scratch` bytes need.
 pub fn plan_apart(tenants: &[Tenant], apart: Apart, scratch: u64) -> (Vec<Dim>, Dim) {
-    let checked = "sizes were checked when the graph was built";
     let mut end = Dim::ZERO;
     let mut offsets = Vec::with_capacity(tenants.len());
     for tenant in tenants {
-        let (offset, next) = apart.place(&end, &tenant.bytes).expect(checked);
+        let (offset, next) = apart.place(&end, &tenant.bytes).expect(CHECKED);
         offsets.push(offset);
         end = next;
     }
     let slack = if apart.at_end { scratch.next_multiple_of(apart.page) - scratch } else { 0 };
-    (offsets, (&end + &Dim::from((apart.page + slack) as i64)).expect(checked))
+    (offsets, (&end + &Dim::from((apart.page + slack) as i64)).expect(CHECKED))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use onnxc_backend::cranelift::compile::Compiled;
 use onnxc_backend::object::ObjectSpec;
 use onnxc_backend::target::Target;
-use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
+use onnxc_ir::dim::Dim;
 use onnxc_ir::program::{Program, Step};
 use serde_json::{Value, json};
 
@@ -82,17 +82,11 @@ fn extent(extent: &Extent) -> Value {
     }
 }
 
-/// What a dimension is in the sample, where nothing bounds it.
-const SAMPLE_DIM: i64 = 128;
-
 /// The arena without scratch for one value of each dim, beside the bytes that are in use at one moment at most: what the memory
 /// plan loses is the difference.
 fn arena_sample(program: &Program) -> Value {
     let (named, all) = (program.named_symbols(), &program.symbols);
-    let value = |symbol| {
-        let (low, high) = all.bounds(symbol);
-        if high < DEFAULT_HIGH { high } else { low.max(SAMPLE_DIM) }
-    };
+    let value = |symbol| all.sample(symbol);
     let dims: serde_json::Map<String, Value> =
         all.iter().take(named).map(|symbol| (all.name(symbol).to_owned(), json!(value(symbol)))).collect();
     match (program.arena_bytes.eval(value), program.live_bytes(value)) {

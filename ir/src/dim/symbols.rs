@@ -6,6 +6,9 @@ use std::collections::HashMap;
 /// Upper bound of a symbol about which nothing is known. Products with small factors still fit 64 bits.
 pub const DEFAULT_HIGH: i64 = i64::MAX >> 8;
 
+/// What a symbol is in the sample where nothing bounds it.
+const SAMPLE: i64 = 128;
+
 /// A dimension known by name, such as `batch`; a handle into [`Symbols`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(u32);
@@ -68,6 +71,12 @@ impl Symbols {
     pub fn bounds(&self, symbol: Symbol) -> (i64, i64) {
         let entry = &self.entries[symbol];
         (entry.low, entry.high)
+    }
+
+    /// The value of a symbol in the one sample by which sizes of all values are compared: its upper bound, where it has one.
+    pub fn sample(&self, symbol: Symbol) -> i64 {
+        let (low, high) = self.bounds(symbol);
+        if high < DEFAULT_HIGH { high } else { low.max(SAMPLE) }
     }
 
     /// Intersects a symbol's bounds with `low..=high`. False, and no change, where nothing would be left.

@@ -4,20 +4,17 @@
 //! sample of the symbols and free for all of their values: of two tensors that are alive together, one must be known to end
 //! where the other begins or before. Offsets are sums of sizes; over whatever cannot be compared one is laid that covers all.
 
-use onnxc_ir::dim::{DEFAULT_HIGH, Dim, Symbol, Symbols};
+use onnxc_ir::dim::{Dim, Symbols};
 
 use super::fixed::{self, Sized};
 
-/// What a symbol is in the sample where nothing bounds it.
-const SAMPLE: i64 = 128;
 /// Offsets that are tried, and ends that an arena's size is the greatest of.
 const CANDIDATES: usize = 8;
 const ENDS: usize = 4;
 
-/// The sample's value of a symbol.
-pub(super) fn sample(symbol: Symbol, symbols: &Symbols) -> i64 {
-    let (low, high) = symbols.bounds(symbol);
-    if high < DEFAULT_HIGH { high } else { low.max(SAMPLE) }
+/// The bytes that a size is in the sample of the symbols.
+pub(super) fn in_sample(size: &Dim, symbols: &Symbols) -> Option<u64> {
+    size.eval(|symbol| symbols.sample(symbol)).and_then(|bytes| u64::try_from(bytes).ok())
 }
 
 /// Whether `a` is at least `b` for all values of the symbols.
@@ -36,11 +33,10 @@ struct Placed {
 /// Offsets in the order of the tensors, and the arena's size. `sizes` are those of `sampled` for the sample. None where the sizes
 /// cannot be compared enough: one of the things that they are made of may be negative.
 pub(super) fn plan(sizes: &[Dim], sampled: &[Sized], symbols: &Symbols) -> Option<(Vec<Dim>, Dim)> {
-    let value = |size: &Dim| size.eval(|symbol| sample(symbol, symbols));
-    let mut best: Option<(i64, Vec<Dim>, Dim)> = None;
+    let mut best: Option<(u64, Vec<Dim>, Dim)> = None;
     for order in fixed::orders(sampled) {
         let (offsets, size) = place(sizes, sampled, &order, symbols)?;
-        let taken = value(&size)?;
+        let taken = in_sample(&size, symbols)?;
         if best.as_ref().is_none_or(|(other, ..)| taken < *other) {
             best = Some((taken, offsets, size));
         }
@@ -74,8 +70,7 @@ fn place(sizes: &[Dim], sampled: &[Sized], order: &[usize], symbols: &Symbols) -
             }
         };
         let end = (&begin + &sizes[i]).ok()?;
-        let value = |dim: &Dim| dim.eval(|symbol| sample(symbol, symbols)).and_then(|bytes| u64::try_from(bytes).ok());
-        let sampled = (value(&begin)?, value(&end)?);
+        let sampled = (in_sample(&begin, symbols)?, in_sample(&end, symbols)?);
         placed.push(Placed { tensor: i, begin, end, sampled });
     }
     let mut ends: Vec<Dim> = Vec::new();
