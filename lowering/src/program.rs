@@ -4,10 +4,10 @@
 //! [`Program`]. Tensors whose sizes follow from the inputs' shapes lie in the arena; those whose sizes data decides get a
 //! slot, which is allocated before the first step that needs it and released after the last.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use cranelift_entity::{EntityRef, SecondaryMap};
-use onnxc_ir::dim::{Dim, Symbol, Symbols};
+use onnxc_ir::dim::{Dim, Symbol};
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::{Apart, KernelRef, Place, Port, Program, Remark, STRING_SLOTS, State, Step, Weight};
@@ -21,9 +21,13 @@ use crate::plan_memory::ALIGNMENT;
 use crate::schedules;
 
 mod control;
+mod in_place;
 mod planned;
+mod symbols;
 
+use in_place::{last_readers, state_in_place};
 use planned::{Allocation, Home, Planned, PlannedStep, Room};
+use symbols::{Numbering, doubtful_sizes, number_symbols};
 
 /// Lowers a cut graph. `packed` has the types of the ports that are raw memory in it.
 pub fn lower(
@@ -316,37 +320,6 @@ impl<'g> Lowering<'g> {
         Ok(())
     }
 
-    /// The operand whose memory the result of an elementwise group may take: it has the result's type, lies in the arena, is
-    /// read here for the last time and under one name only.
-    fn overwritten_operand(&self, node: Node, region: Region) -> Option<usize> {
-        let graph = self.graph;
-        let data = &graph.nodes[node];
-        let &[output] = &data.outputs[..] else { return None };
-        let elementwise = |&n: &Node| matches!(graph.nodes[n].op, Op::Elementwise(_));
-        if self.homes[output].is_some() || !graph.regions[region].nodes.iter().all(elementwise) {
-            return None;
-        }
-        let roots: Vec<Value> = data.inputs.iter().map(|&v| root(graph, v)).collect();
-        data.inputs.iter().enumerate().position(|(i, &v)| {
-            matches!(self.homes[v], Some(Home::Tenant(_)))
-                && graph.def_node(roots[i]).is_some()
-                && graph.ty(v) == graph.ty(output)
-                && self.last_readers[roots[i]] == Some(node)
-                && roots.iter().filter(|&&r| r == roots[i]).count() == 1
-        })
-    }
-
-    /// Whether a group puts together a state that grows, of what it was, what is new and the room behind (see the pass
-    /// `keep_states`).
-    fn appends_to_state(&self, node: Node) -> bool {
-        let result = self.graph.nodes[node].outputs[0];
-        let home = self.homes[result].as_ref();
-        self.program
-            .states
-            .iter()
-            .any(|state| state.axis.is_some() && home == Some(&Home::Place(Place::Output(state.output))))
-    }
-
     /// A kernel of the program; an equal one is shared.
     fn kernel(&mut self, kernel: Kernel) -> KernelRef {
         let key = format!("{:?}", Kernel { name: String::new(), ..kernel.clone() });
@@ -450,127 +423,6 @@ impl<'g> Lowering<'g> {
             program.slots += STRING_SLOTS;
         }
         program
-    }
-}
-
-/// The sizes of the graph's tensors that the symbols' ranges allow to be negative, each once.
-fn doubtful_sizes(graph: &Graph) -> Vec<Dim> {
-    let mut sizes = Vec::new();
-    for region in graph.reachable_regions() {
-        let region = &graph.regions[region];
-        let values = region.nodes.iter().flat_map(|&n| &graph.nodes[n].outputs).chain(&region.params);
-        for dim in values.filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape) {
-            if dim.as_const().is_none() && dim.bounds(&graph.symbols).0 < 0 && !sizes.contains(dim) {
-                sizes.push(dim.clone());
-            }
-        }
-    }
-    sizes
-}
-
-/// The symbols that steps bind.
-struct Numbering {
-    /// How many they are.
-    data_symbols: u32,
-    /// Which of them count the iterations of loops.
-    iterations: HashMap<Node, Symbol>,
-}
-
-/// The body and the regions of branches and loops in it.
-fn control_regions(graph: &Graph) -> Vec<Region> {
-    let mut all = vec![graph.body()];
-    let mut next = 0;
-    while let Some(&region) = all.get(next) {
-        next += 1;
-        let ops = graph.regions[region].nodes.iter().map(|&n| &graph.nodes[n].op);
-        all.extend(ops.filter(|op| matches!(op, Op::If { .. } | Op::Loop { .. })).flat_map(Op::regions));
-    }
-    all
-}
-
-/// Numbers the symbols that the program needs: first those of the inputs' shapes, then those that data decides. Others,
-/// such as those of a loop that was unrolled, go away.
-fn number_symbols(graph: &mut Graph, packed: &mut PackedPorts, states: &mut [KeptState]) -> Numbering {
-    let mut iterations = HashMap::new();
-    for region in control_regions(graph) {
-        for node in graph.regions[region].nodes.clone() {
-            if matches!(graph.nodes[node].op, Op::Loop { .. }) {
-                iterations.insert(node, graph.symbols.fresh("iteration"));
-            }
-        }
-    }
-    let body = &graph.regions[graph.body()];
-    let shapes = body.params.iter().filter_map(|&v| graph.ty(v).as_tensor()).flat_map(|ty| &ty.shape);
-    let outside = packed.inputs.values().flat_map(|ty| &ty.shape);
-    let named: BTreeSet<Symbol> = shapes.chain(outside).flat_map(Dim::symbols).collect();
-    let mut order: Vec<Symbol> = named.into_iter().collect();
-    let count = order.len();
-    for region in control_regions(graph) {
-        for &node in &graph.regions[region].nodes {
-            order.extend(graph.nodes[node].op.own_sizes());
-            order.extend(iterations.get(&node).copied());
-        }
-    }
-    let data_symbols = (order.len() - count) as u32;
-    if order.iter().copied().eq(graph.symbols.iter()) {
-        return Numbering { data_symbols, iterations };
-    }
-    let mut symbols = Symbols::new();
-    let mut renamed = HashMap::new();
-    for &symbol in &order {
-        let (low, high) = graph.symbols.bounds(symbol);
-        let new = symbols.intern(graph.symbols.name(symbol));
-        symbols.widen(new, low, high);
-        renamed.insert(symbol, new);
-    }
-    // An assumption about what went away says nothing about the rest.
-    graph.assumptions.retain(|(a, b)| a.symbols().chain(b.symbols()).all(|s| renamed.contains_key(&s)));
-    let rename_dim = |dim: &Dim| {
-        let rename = |s: Symbol| renamed.get(&s).copied().map(Dim::symbol);
-        dim.substitute(rename).expect("symbols for symbols keep the size")
-    };
-    graph.map_dims(&rename_dim);
-    let rooms = states.iter_mut().map(|state| &mut state.room);
-    for ty in packed.inputs.values_mut().chain(packed.outputs.values_mut()).chain(rooms) {
-        ty.shape.iter_mut().for_each(|d| *d = rename_dim(d));
-    }
-    let rename = |s: Symbol| renamed.get(&s).copied().unwrap_or(s);
-    graph.nodes.values_mut().for_each(|data| data.op.rename_sizes(rename));
-    iterations.values_mut().for_each(|s| *s = rename(*s));
-    graph.symbols = symbols;
-    Numbering { data_symbols, iterations }
-}
-
-/// The value whose elements a value has: what reshapes rename is one memory.
-fn root(graph: &Graph, mut value: Value) -> Value {
-    let renames = |&n: &Node| matches!(graph.nodes[n].op, Op::Reshape | Op::BindSizes { .. });
-    while let Some(node) = graph.def_node(value).filter(renames) {
-        value = graph.nodes[node].inputs[0];
-    }
-    value
-}
-
-/// For each value the last node that reads it, under any name; `None` where it is a result.
-fn last_readers(graph: &Graph) -> SecondaryMap<Value, Option<Node>> {
-    let mut last = SecondaryMap::new();
-    for region in control_regions(graph) {
-        let region = &graph.regions[region];
-        for &node in &region.nodes {
-            if !matches!(graph.nodes[node].op, Op::Reshape) {
-                graph.nodes[node].inputs.iter().for_each(|&v| last[root(graph, v)] = Some(node));
-            }
-        }
-        region.results.iter().for_each(|&v| last[root(graph, v)] = None);
-    }
-    last
-}
-
-/// Notes in the kernel that its result overwrites an operand.
-fn state_in_place(kernel: &mut Kernel, arguments: &[Argument], operand: Value, result: Value) {
-    let buffers: Vec<_> = kernel.arguments().map(|(buffer, _)| buffer).collect();
-    let find = |argument| arguments.iter().position(|a| *a == argument).map(|i| buffers[i]);
-    if let (Some(read), Some(written)) = (find(Argument::Input(operand)), find(Argument::Output(result))) {
-        kernel.buffers[written].in_place = Some(read);
     }
 }
 
