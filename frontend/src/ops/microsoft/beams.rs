@@ -6,7 +6,7 @@
 //! repeated for the beams. ONNX Runtime, where several prompts run, takes part of another prompt's scores for the best one
 //! that can still come, and so may stop earlier or later.
 
-use onnxc_ir::dim::{DEFAULT_HIGH, Dim};
+use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::{BinaryOp, CmpOp};
 use onnxc_ir::tensor::build::{BuildError, LoopSpec};
@@ -14,9 +14,11 @@ use onnxc_ir::tensor::op::{Coord, ReduceOp, ScatterOp};
 use onnxc_ir::tensor::{Builder, Shape, Type, Value};
 
 use super::super::softmax::trailing_softmax;
-use super::generation::{
-    LOWEST, Prompt, Rules, decoder_of, last_scores, later_positions, longer_mask, run_prompt, sequences_of,
+use super::decoding::{
+    Prompt, Start, decoder_of, decoder_only, decoders, last_scores, later_positions, longer_mask, run_prompt,
+    sequences_of,
 };
+use super::score_rules::{LOWEST, Rules};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// What stays the same in a search.
@@ -72,33 +74,24 @@ struct Place {
 }
 
 pub(super) fn beam_search(cx: &mut NodeContext<'_>) -> OpResult {
-    if cx.int("model_type", 0) != 0 {
-        return cx.unsupported("a model with an encoder (attribute `model_type`)");
-    }
+    decoder_only(cx)?;
     if cx.wants_output(2) {
         return cx.unsupported("the scores of tokens as an output");
     }
     if cx.optional(10).is_some() || cx.optional(11).is_some() {
         return cx.unsupported("inputs `decoder_input_ids` and `logits_processor`");
     }
-    let prompt = cx.input(0)?;
-    let shape = cx.b.shape(prompt)?;
-    if shape.len() != 2 {
-        return cx.invalid("the prompt has not 2 dimensions");
-    }
-    let (batch, length) = (shape[0].clone(), shape[1].clone());
-    let most = cx.size_up_to(1, &Dim::from(DEFAULT_HIGH))?;
+    let start = Start::of(cx)?;
     let (beams, returned) = (cx.known_i64(3)?, cx.known_i64(4)?);
     if !(1..=1 << 10).contains(&beams) || !(1..=beams).contains(&returned) {
         return cx.invalid(format!("{beams} beams and {returned} sequences of them"));
     }
-    let rows = (&batch * &Dim::from(beams))?;
-    let sub = cx.subgraph("decoder")?;
-    let first =
-        if cx.attribute("init_decoder").is_some() { cx.subgraph("init_decoder")? } else { cx.subgraph("decoder")? };
-    let (single, decoder) = (decoder_of(cx, &sub, &batch)?, decoder_of(cx, &sub, &rows)?);
+    let rows = (&start.batch * &Dim::from(beams))?;
+    let [first, sub] = decoders(cx)?;
+    let (single, decoder) = (decoder_of(cx, &sub, &start.batch)?, decoder_of(cx, &sub, &rows)?);
     let early = cx.flag("early_stopping", false);
-    let search = Search { batch: batch.clone(), beams, most: most.clone(), end: decoder.end, pad: decoder.pad, early };
+    let (batch, most) = (start.batch.clone(), start.most.clone());
+    let search = Search { batch, beams, most, end: decoder.end, pad: decoder.pad, early };
     let mut rules = Rules::of(cx, false, 6);
     let penalty = match cx.optional(5) {
         Some(penalty) => {
@@ -110,9 +103,9 @@ pub(super) fn beam_search(cx: &mut NodeContext<'_>) -> OpResult {
     let importer = cx.importer();
 
     // The prompt.
-    let Prompt { outputs, mask, counts } = run_prompt(cx, &first, &single, 9)?;
-    let sequences = sequences_of(cx, prompt, &most, decoder.pad)?;
-    let filled = cx.b.dim_value(&length);
+    let Prompt { outputs, mask, counts } = run_prompt(cx, &start, &first, &single, 9)?;
+    let sequences = sequences_of(cx, &start, decoder.pad)?;
+    let filled = cx.b.dim_value(&start.length);
     let b = &mut cx.b;
     let (mask, counts) = (search.repeated(b, mask, 0)?, search.repeated(b, counts, 0)?);
     if let Some(words) = rules.first_vocabulary {
@@ -131,31 +124,21 @@ pub(super) fn beam_search(cx: &mut NodeContext<'_>) -> OpResult {
     // Single tokens.
     let past_length = Dim::from(b.graph.symbols.fresh("past"));
     let mut carried: Vec<(Value, Type)> = state.parts().iter().map(|&v| (v, b.ty(v).clone())).collect();
-    carried.extend(decoder.pasts.iter().zip(&pasts).map(|(past, &value)| {
-        let mut ty = past.clone();
-        ty.shape[3] = past_length.clone();
-        (value, ty.into())
-    }));
-    let left = (&(&most - &length)? - &Dim::ONE)?;
-    let operands: Vec<Value> = rules.operands().map(|v| *v).collect();
-    let captures: Vec<Value> =
-        [mask, counts, penalty].into_iter().chain(operands).chain(sub.captures.iter().copied()).collect();
-    let spec = LoopSpec { trip_count: b.dim_value(&left), condition: going, carried, captures, iterations: None };
+    carried.extend(decoder.carried(&pasts, &past_length));
+    let captures =
+        [mask, counts, penalty].into_iter().chain(rules.operands()).chain(sub.captures.iter().copied()).collect();
+    let spec =
+        LoopSpec { trip_count: b.dim_value(&start.left()?), condition: going, carried, captures, iterations: None };
     let results = b.loop_(&spec, |b, i, carried, captures| {
         let (mask, counts, penalty) = (captures[0], captures[1], captures[2]);
         let mut outer = captures[3..].iter();
-        for operand in rules.operands() {
-            *operand = *outer.next().expect("a capture for each operand");
-        }
+        let rules = rules.inside(&mut outer);
         let (state, pasts) = (State::of(&carried[..State::PARTS]), &carried[State::PARTS..]);
-        let mask = longer_mask(b, mask, &[rows.clone(), (&past_length + &Dim::ONE)?], &length)?;
+        let mask = longer_mask(b, mask, &[rows.clone(), (&past_length + &Dim::ONE)?], &start.length)?;
         let positions = later_positions(b, counts, i)?;
         let inputs: Vec<Value> = [state.tokens, positions, mask].into_iter().chain(pasts.iter().copied()).collect();
         let outputs = importer.import(b, &sub, &inputs, outer.as_slice())?;
-        let filled = b.map(&[i], |e| {
-            let (i, start) = (e.arg(0), e.dim(&(&length + &Dim::ONE)?));
-            Ok(e.add(i, start))
-        })?;
+        let filled = start.filled(b, i)?;
         let scores = last_scores(b, outputs[0])?;
         let scores = trailing_softmax(b, scores, 1, true)?;
         let scores = rules.apply(b, scores, state.sequences, filled, false)?;

@@ -11,6 +11,7 @@ mod beams;
 mod block_weights;
 mod branches;
 mod convolution;
+mod decoding;
 mod experts;
 mod gates;
 mod generation;
@@ -26,6 +27,7 @@ mod packed;
 mod positions;
 mod quantized;
 mod quantized_models;
+mod score_rules;
 mod sparse_attention;
 mod tokens;
 
