@@ -1,34 +1,15 @@
 //! Operators that a user binds to C functions: called from a compiled model by a C program, and the errors around them.
 
+mod onnx;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
-use onnxc_frontend::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorData,
-    TensorShapeProto, TypeProto, TypeTensor, TypeValue, ValueInfoProto,
-};
+use onnxc_frontend::proto::{AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorData, ValueInfoProto};
 use onnxc_ir::dtype::DType;
 use prost::Message;
 
-const FLOAT: i32 = 1;
-const INT64: i32 = 7;
-
-/// A value with its dimensions; names are dimensions of their own.
-fn port(name: &str, elem_type: i32, dims: &[&str]) -> ValueInfoProto {
-    let value = |d: &str| match d.parse() {
-        Ok(n) => DimensionValue::DimValue(n),
-        Err(_) => DimensionValue::DimParam(d.into()),
-    };
-    let dim = dims.iter().map(|d| Dimension { value: Some(value(d)), ..Dimension::default() }).collect();
-    let tensor = TypeTensor { elem_type, shape: Some(TensorShapeProto { dim }) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
-}
-
-fn node(op_type: &str, input: &[&str], output: &[&str]) -> NodeProto {
-    let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect();
-    NodeProto { op_type: op_type.into(), input: names(input), output: names(output), ..NodeProto::default() }
-}
+use onnx::{node, port};
 
 /// `z = s + s` with `s, k = my.ops.ScaleRows(relu(x), , offset)`. Only `stated` values have a type.
 fn model(stated: Vec<ValueInfoProto>) -> ModelProto {
@@ -44,20 +25,15 @@ fn model(stated: Vec<ValueInfoProto>) -> ModelProto {
     let offset = TensorData::dense(DType::F32, vec![3], offset.into()).expect("three numbers");
     let graph = GraphProto {
         node: vec![node("Relu", &["x"], &["r"]), scale, node("Add", &["s", "s"], &["z"])],
-        input: vec![port("x", FLOAT, &["rows", "3"])],
-        output: vec![ValueInfoProto { name: "z".into(), ..ValueInfoProto::default() }, port("k", INT64, &["1"])],
+        input: vec![port("x", DType::F32, &["rows", "3"])],
+        output: vec![ValueInfoProto { name: "z".into(), ..ValueInfoProto::default() }, port("k", DType::I64, &["1"])],
         initializer: vec![offset.to_proto("offset")],
         value_info: stated,
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: 10,
-        opset_import: [("", 21), ("my.ops", 1)]
-            .map(|(domain, version)| OperatorSetIdProto { domain: domain.into(), version })
-            .into(),
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    }
+    let mut model = onnx::model(21, graph);
+    model.opset_import.push(OperatorSetIdProto { domain: "my.ops".into(), version: 1 });
+    model
 }
 
 fn onnxc(folder: &Path, arguments: &[&str]) -> Output {
@@ -91,7 +67,7 @@ fn run_c_program(model: &ModelProto, binding: &str) {
 
 #[test]
 fn shapes_come_from_the_model() {
-    run_c_program(&model(vec![port("s", FLOAT, &["rows", "3"])]), "my.ops:ScaleRows=scale_rows");
+    run_c_program(&model(vec![port("s", DType::F32, &["rows", "3"])]), "my.ops:ScaleRows=scale_rows");
 }
 
 #[test]
@@ -116,9 +92,9 @@ fn what_is_missing_is_named() {
     let bound = compile(&["--custom-op", "my.ops:ScaleRows=scale_rows"]);
     let shapeless = refusal(&model(vec![]), &bound);
     assert!(shapeless.contains("the shape of output `s` is not known"), "{shapeless}");
-    let unknown = refusal(&model(vec![port("s", FLOAT, &["columns", "3"])]), &bound);
+    let unknown = refusal(&model(vec![port("s", DType::F32, &["columns", "3"])]), &bound);
     assert!(unknown.contains("the shape of output `s` is not known"), "{unknown}");
-    let text = refusal(&model(vec![port("s", 8, &["rows", "3"])]), &bound);
+    let text = refusal(&model(vec![port("s", DType::String, &["rows", "3"])]), &bound);
     assert!(text.contains("elements of type string"), "{text}");
 }
 
@@ -147,7 +123,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
 
 #[test]
 fn a_library_has_the_function() {
-    let folder = folder_with(&model(vec![port("s", FLOAT, &["rows", "3"])]));
+    let folder = folder_with(&model(vec![port("s", DType::F32, &["rows", "3"])]));
     library(folder.path());
     let data = folder.path().join("case/test_data_set_0");
     std::fs::create_dir_all(&data).expect("the folder can be made");
@@ -175,7 +151,7 @@ fn a_library_has_the_function() {
 
 #[test]
 fn a_library_that_is_none_is_named() {
-    let folder = folder_with(&model(vec![port("s", FLOAT, &["rows", "3"])]));
+    let folder = folder_with(&model(vec![port("s", DType::F32, &["rows", "3"])]));
     write_tensor(&folder.path().join("x.pb"), DType::F32, &[2, 3], floats(&[0.0; 6]));
     let run = ["run", "net.onnx", "--inputs", "x.pb", "--custom-op", "my.ops:ScaleRows=scale_rows", "--library"];
     for (library, message) in [("absent.so", "absent.so"), ("net.onnx", "net.onnx")] {
@@ -196,7 +172,7 @@ fn a_library_that_is_none_is_named() {
 
 #[test]
 fn nothing_in_this_process_has_the_function() {
-    let model = model(vec![port("s", FLOAT, &["rows", "3"])]);
+    let model = model(vec![port("s", DType::F32, &["rows", "3"])]);
     for (engine, message) in [
         ("native", "scale_rows"),
         ("interp", "`scale_rows` is a function outside of the model"),

@@ -1,30 +1,19 @@
 //! Packed elements from file to file: an int4 input of unknown size and int4 weights, as `.npy` and as protobuf, compiled
 //! and interpreted.
 
+mod onnx;
+
 use std::path::Path;
 use std::process::Command;
 
 use onnxc_frontend::data::{DataValue, ValueKind};
 use onnxc_frontend::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorData,
-    TensorProto, TensorShapeProto, TypeProto, TypeTensor, TypeValue, ValueInfoProto, dtype_to_onnx,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorData, TensorProto, dtype_to_onnx,
 };
 use onnxc_ir::dtype::DType;
 use prost::Message;
 
-fn node(op_type: &str, input: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
-    let input = input.iter().map(|&name| name.to_owned()).collect();
-    NodeProto { op_type: op_type.into(), input, output: vec![output.into()], attribute, ..NodeProto::default() }
-}
-
-/// A value of a matrix; negative sizes are the unknown `N`.
-fn port(name: &str, dtype: DType, dims: [i64; 2]) -> ValueInfoProto {
-    let value = |d: i64| if d < 0 { DimensionValue::DimParam("N".into()) } else { DimensionValue::DimValue(d) };
-    let dim = dims.iter().map(|&d| Dimension { value: Some(value(d)), ..Dimension::default() }).collect();
-    let tensor = TypeTensor { elem_type: dtype_to_onnx(dtype), shape: Some(TensorShapeProto { dim }) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
-}
+use onnx::{node, port};
 
 /// `turned = x^T` and `product = (x * 0.5) * w`.
 fn model() -> ModelProto {
@@ -41,22 +30,17 @@ fn model() -> ModelProto {
     let scale = TensorData::dense(DType::F32, vec![], 0.5f32.to_le_bytes().to_vec().into()).expect("one number");
     let graph = GraphProto {
         node: vec![
-            node("Transpose", &["x"], "turned", vec![perm]),
-            node("DequantizeLinear", &["x", "scale"], "left", vec![]),
-            node("Cast", &["w"], "right", vec![to]),
-            node("MatMul", &["left", "right"], "product", vec![]),
+            NodeProto { attribute: vec![perm], ..node("Transpose", &["x"], &["turned"]) },
+            node("DequantizeLinear", &["x", "scale"], &["left"]),
+            NodeProto { attribute: vec![to], ..node("Cast", &["w"], &["right"]) },
+            node("MatMul", &["left", "right"], &["product"]),
         ],
-        input: vec![port("x", DType::I4, [-1, 3])],
-        output: vec![port("turned", DType::I4, [3, -1]), port("product", DType::F32, [-1, 2])],
+        input: vec![port("x", DType::I4, &["N", "3"])],
+        output: vec![port("turned", DType::I4, &["3", "N"]), port("product", DType::F32, &["N", "2"])],
         initializer: vec![weights, scale.to_proto("scale")],
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: 10,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 21 }],
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    }
+    onnx::model(21, graph)
 }
 
 fn read(path: &Path, dtype: DType) -> TensorData {

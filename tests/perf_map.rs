@@ -1,37 +1,24 @@
 //! `perf` finds the names of loaded kernels in a map file of this process.
 #![cfg(target_os = "linux")]
 
+mod onnx;
+
 use onnxc::driver::{CompileOptions, Engine, Executable};
-use onnxc_frontend::proto::{
-    Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
-    TypeTensor, TypeValue, ValueInfoProto,
-};
+use onnxc_frontend::proto::{GraphProto, NodeProto};
+use onnxc_ir::dtype::DType;
 use prost::Message;
 
-fn port(name: &str) -> ValueInfoProto {
-    let dim = Dimension { value: Some(DimensionValue::DimValue(64)), ..Dimension::default() };
-    let tensor = TypeTensor { elem_type: 1, shape: Some(TensorShapeProto { dim: vec![dim] }) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
-}
+use onnx::{node, port};
 
 #[test]
 fn the_map_names_the_kernels() {
-    let node = NodeProto {
-        name: "activation".into(),
-        op_type: "Relu".into(),
-        input: vec!["x".into()],
-        output: vec!["y".into()],
-        ..NodeProto::default()
+    let graph = GraphProto {
+        node: vec![NodeProto { name: "activation".into(), ..node("Relu", &["x"], &["y"]) }],
+        input: vec![port("x", DType::F32, &["64"])],
+        output: vec![port("y", DType::F32, &["64"])],
+        ..GraphProto::default()
     };
-    let graph =
-        GraphProto { node: vec![node], input: vec![port("x")], output: vec![port("y")], ..GraphProto::default() };
-    let model = ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    };
+    let model = onnx::model(17, graph);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("relu.onnx");
     std::fs::write(&path, model.encode_to_vec()).unwrap();

@@ -3,30 +3,19 @@
 
 #![cfg(target_os = "linux")]
 
+mod onnx;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use onnxc_frontend::proto::{
-    Dimension, DimensionValue, GraphProto, LOCATION_EXTERNAL, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeTensor, TypeValue, ValueInfoProto,
-};
+use onnxc_frontend::proto::{GraphProto, LOCATION_EXTERNAL, StringStringEntryProto, TensorProto};
+use onnxc_ir::dtype::DType;
 use prost::Message;
+
+use onnx::{node, port};
 
 /// Says to the test below that it is to be a build script for this model.
 const SCRIPT: &str = "ONNXC_TEST_BUILD_SCRIPT";
-
-fn port(name: &str, dims: &[&str]) -> ValueInfoProto {
-    let value = |d: &&str| d.parse().map_or(DimensionValue::DimParam((*d).into()), DimensionValue::DimValue);
-    let dim = dims.iter().map(|d| Dimension { value: Some(value(d)), ..Dimension::default() }).collect();
-    let tensor = TypeTensor { elem_type: 1, shape: Some(TensorShapeProto { dim }) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
-}
-
-fn node(op_type: &str, input: &[&str], output: &str) -> NodeProto {
-    let input = input.iter().map(|&name| name.to_owned()).collect();
-    NodeProto { op_type: op_type.into(), input, output: vec![output.into()], ..NodeProto::default() }
-}
 
 /// `in.1 [rows, 2] · w [2, 3]` and its rectification; `w` lies in `w.bin`.
 fn write_model(folder: &Path, rows: &str) {
@@ -40,18 +29,13 @@ fn write_model(folder: &Path, rows: &str) {
         ..TensorProto::default()
     };
     let graph = GraphProto {
-        node: vec![node("MatMul", &["in.1", "w"], "product"), node("Relu", &["product"], "type")],
-        input: vec![port("in.1", &[rows, "2"])],
-        output: vec![port("product", &[rows, "3"]), port("type", &[rows, "3"])],
+        node: vec![node("MatMul", &["in.1", "w"], &["product"]), node("Relu", &["product"], &["type"])],
+        input: vec![port("in.1", DType::F32, &[rows, "2"])],
+        output: ["product", "type"].map(|name| port(name, DType::F32, &[rows, "3"])).into(),
         initializer: vec![weights],
         ..GraphProto::default()
     };
-    let model = ModelProto {
-        ir_version: 10,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 21 }],
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    };
+    let model = onnx::model(21, graph);
     let numbers: Vec<u8> = [1f32, -2., 3., -4., 5., -6.].iter().flat_map(|x| x.to_le_bytes()).collect();
     std::fs::write(folder.join("w.bin"), numbers).unwrap();
     std::fs::write(folder.join("model.onnx"), model.encode_to_vec()).unwrap();

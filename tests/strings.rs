@@ -1,29 +1,20 @@
 //! Functions on strings in compiled models, which call the support library's C, against their meaning in the interpreters.
 
+mod onnx;
+
 use bytes::Bytes;
 use onnxc::driver::{CompileOptions, Engine, Executable};
 use onnxc_frontend::data::DataValue;
 use onnxc_frontend::proto::{
-    AttributeProto, Dimension, DimensionValue, Elements, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    TensorData, TensorShapeProto, TypeProto, TypeTensor, TypeValue, ValueInfoProto,
+    AttributeProto, Elements, GraphProto, ModelProto, NodeProto, TensorData, ValueInfoProto, dtype_to_onnx,
 };
 use onnxc_ir::dtype::DType;
 use prost::Message;
 
-const FLOAT: i32 = 1;
-const STRING: i32 = 8;
+use onnx::port;
 
-fn port(name: &str, elem_type: i32) -> ValueInfoProto {
-    let value = Some(DimensionValue::DimParam("n".into()));
-    let dim = vec![Dimension { value, ..Dimension::default() }];
-    let tensor = TypeTensor { elem_type, shape: Some(TensorShapeProto { dim }) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
-}
-
-fn node(op_type: &str, input: &[&str], output: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
-    let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect();
-    NodeProto { op_type: op_type.into(), input: names(input), output: names(output), attribute, ..NodeProto::default() }
+fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
+    NodeProto { attribute, ..onnx::node(op_type, inputs, outputs) }
 }
 
 fn text(name: &str, value: &[u8]) -> AttributeProto {
@@ -40,21 +31,20 @@ fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: 2, i: Some(value), ..AttributeProto::default() }
 }
 
+fn to(dtype: DType) -> AttributeProto {
+    int("to", dtype_to_onnx(dtype).into())
+}
+
 /// A model of inputs `x` and `y` of `n` strings and `z` of `n` numbers.
 fn model(nodes: Vec<NodeProto>, outputs: &[&str]) -> ModelProto {
     let stated = |name: &&str| ValueInfoProto { name: (*name).into(), ..ValueInfoProto::default() };
     let graph = GraphProto {
         node: nodes,
-        input: vec![port("x", STRING), port("y", STRING), port("z", FLOAT)],
+        input: vec![port("x", DType::String, &["n"]), port("y", DType::String, &["n"]), port("z", DType::F32, &["n"])],
         output: outputs.iter().map(stated).collect(),
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: 10,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 21 }],
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    }
+    onnx::model(21, graph)
 }
 
 fn every_function() -> ModelProto {
@@ -72,10 +62,10 @@ fn every_function() -> ModelProto {
         node("RegexFullMatch", &["joined"], &["matched"], vec![text("pattern", r"(\w|\s|Ä)*b.?".as_bytes())]),
         node("Unique", &["joined"], &["unique", "first", "places", "often"], vec![]),
         node("Equal", &["x", "y"], &["equal"], vec![]),
-        node("Cast", &["z"], &["written"], vec![int("to", STRING.into())]),
-        node("Cast", &["written"], &["read"], vec![int("to", FLOAT.into())]),
-        node("Cast", &["counts"], &["number"], vec![int("to", STRING.into())]),
-        node("Cast", &["number"], &["back"], vec![int("to", 7)]),
+        node("Cast", &["z"], &["written"], vec![to(DType::String)]),
+        node("Cast", &["written"], &["read"], vec![to(DType::F32)]),
+        node("Cast", &["counts"], &["number"], vec![to(DType::String)]),
+        node("Cast", &["number"], &["back"], vec![to(DType::I64)]),
         node("Concat", &["written", "number", "upper"], &["all"], vec![int("axis", 0)]),
     ];
     let outputs = [
@@ -150,7 +140,7 @@ fn compiled_functions_are_the_interpreters() {
 
 #[test]
 fn text_that_is_no_number_ends_the_run() {
-    let nodes = vec![node("Cast", &["x"], &["number"], vec![int("to", FLOAT.into())])];
+    let nodes = vec![node("Cast", &["x"], &["number"], vec![to(DType::F32)])];
     let model = model(nodes, &["number"]);
     for engine in [Engine::TensorInterpreter, Engine::LoopInterpreter, Engine::Native] {
         let mut model = load(&model, engine);

@@ -1,29 +1,21 @@
 //! A model that cannot be compiled: every unsupported operator is named at once, the exit status says so, and no file is
 //! left behind.
 
+mod onnx;
+
 use std::path::Path;
 use std::process::Command;
 
-use onnxc_frontend::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, TypeTensor,
-    TypeValue, ValueInfoProto,
-};
+use onnxc_frontend::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use onnxc_ir::dtype::DType;
 use prost::Message;
 
 fn node(name: &str, op_type: &str, input: &str, output: &str) -> NodeProto {
-    NodeProto {
-        name: name.into(),
-        op_type: op_type.into(),
-        input: vec![input.into()],
-        output: vec![output.into()],
-        ..NodeProto::default()
-    }
+    NodeProto { name: name.into(), ..onnx::node(op_type, &[input], &[output]) }
 }
 
 fn port(name: &str) -> ValueInfoProto {
-    let tensor = TypeTensor { elem_type: 1, shape: Some(TensorShapeProto::default()) };
-    let ty = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: name.into(), r#type: Some(Box::new(ty)), ..ValueInfoProto::default() }
+    onnx::port(name, DType::F32, &[])
 }
 
 /// `first` and `second` depend on each other; `third` is in a branch that depends on both.
@@ -49,12 +41,7 @@ fn model() -> ModelProto {
         output: vec![port("y")],
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
-        graph: Some(Box::new(graph)),
-        ..ModelProto::default()
-    }
+    onnx::model(17, graph)
 }
 
 #[test]
