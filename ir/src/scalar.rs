@@ -272,6 +272,8 @@ pub enum ScalarInst {
     Binary(BinaryOp, ExprIndex, ExprIndex),
     /// `a op b`, giving `Bool`.
     Compare(CmpOp, ExprIndex, ExprIndex),
+    /// `a * b + c` of `f32`, rounded once where the machine has an instruction for it and after each operation elsewhere.
+    MulAdd(ExprIndex, ExprIndex, ExprIndex),
     /// `c ? a : b`; `c` is `Bool`. Both sides are evaluated.
     Select(ExprIndex, ExprIndex, ExprIndex),
     /// Conversion by value. Float to integer truncates towards zero and saturates (NaN gives 0); integer to narrower
@@ -410,6 +412,14 @@ impl ScalarExpr {
                     }
                     DType::Bool
                 }
+                ScalarInst::MulAdd(a, b, c) => {
+                    let operands = [get(*a)?, get(*b)?, get(*c)?];
+                    if operands != [DType::F32; 3] {
+                        let [a, b, c] = operands;
+                        return fail(format!("muladd of {a}, {b}, {c}"));
+                    }
+                    DType::F32
+                }
                 ScalarInst::Select(c, a, b) => {
                     let (s, t, u) = (get(*c)?, get(*a)?, get(*b)?);
                     if s != DType::Bool || t != u {
@@ -478,7 +488,7 @@ impl ScalarInst {
             ScalarInst::Arg(_) | ScalarInst::Index(_) | ScalarInst::Const(_) | ScalarInst::Dim(_) => [None; 3],
             ScalarInst::Unary(_, a) | ScalarInst::Cast(_, a) | ScalarInst::Bitcast(_, a) => [Some(a), None, None],
             ScalarInst::Binary(_, a, b) | ScalarInst::Compare(_, a, b) => [Some(a), Some(b), None],
-            ScalarInst::Select(c, a, b) => [Some(c), Some(a), Some(b)],
+            ScalarInst::MulAdd(a, b, c) | ScalarInst::Select(a, b, c) => [Some(a), Some(b), Some(c)],
         };
         list.into_iter().flatten()
     }
@@ -490,6 +500,7 @@ impl ScalarInst {
             ScalarInst::Unary(op, a) => ScalarInst::Unary(*op, f(*a)),
             ScalarInst::Binary(op, a, b) => ScalarInst::Binary(*op, f(*a), f(*b)),
             ScalarInst::Compare(op, a, b) => ScalarInst::Compare(*op, f(*a), f(*b)),
+            ScalarInst::MulAdd(a, b, c) => ScalarInst::MulAdd(f(*a), f(*b), f(*c)),
             ScalarInst::Select(c, a, b) => ScalarInst::Select(f(*c), f(*a), f(*b)),
             ScalarInst::Cast(t, a) => ScalarInst::Cast(*t, f(*a)),
             ScalarInst::Bitcast(t, a) => ScalarInst::Bitcast(*t, f(*a)),

@@ -58,6 +58,8 @@ pub const PASSES: &[Pass] = &[
     ("number_strings", passes::number_strings::run),
     // Memory has whole bytes; what is packed is unpacked where it is read.
     ("unpack_elements", passes::unpack_elements::run),
+    // Quantised models compute with their integers.
+    ("compute_quantized", passes::compute_quantized::run),
     // Arithmetic on shapes and weights is done now; weights become recipes.
     ("fold_constants", passes::fold_constants::run),
     // What branches and loops use of the weights made so far is theirs: there it can be folded and packed.
@@ -109,7 +111,8 @@ pub fn run_passes(
 
 fn context(options: &Options, machine: &MachineModel) -> PassContext {
     let mut cx = PassContext::new(machine.clone());
-    cx.strict = options.strict || options.small;
+    cx.strict = options.strict;
+    cx.small = options.small;
     cx.wanted_states.clone_from(&options.states);
     cx
 }

@@ -24,7 +24,8 @@ pub enum Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FloatMode {
     /// Multiply-add may be fused, reductions are reassociated in a fixed tree, convolutions may use Winograd's algorithm,
-    /// and subnormal `f32` numbers may count as zero.
+    /// subnormal `f32` numbers may count as zero, and what lies between dequantisation and quantisation is computed with the
+    /// integers.
     #[default]
     Default,
     /// Multiply-add may be fused and reductions are reassociated in a fixed tree; nothing else rounds.

@@ -349,7 +349,7 @@ impl<'g> Rule<'g> {
                     None => get(*a).filter(|a| get(*b).as_ref() == Some(a)),
                 },
                 ScalarInst::Cast(to, a) => get(*a).and_then(|a| self.cast(*to, a)),
-                ScalarInst::Bitcast(..) => None,
+                ScalarInst::MulAdd(..) | ScalarInst::Bitcast(..) => None,
             };
             steps.push(value.filter(|v| fits(v, ty)));
         }

@@ -79,7 +79,7 @@ pub struct Conv {
     pub groups: i64,
     /// Whether channels are the last dimension of input and output.
     pub channels_last: bool,
-    /// The type of products, sums and output.
+    /// The type of products, sums and output. The operands have one type, or integer types of their own if this is one.
     pub acc: DType,
     /// `Some(nr)`: the filter is stored as panels [ceil(M/nr), kernel..., C/groups, nr], padded with zeros (groups = 1), or
     /// for depthwise filters (groups = C = M) as [kernel..., M]; `kernel` then gives the kernel's size.
@@ -544,6 +544,7 @@ fn inst_dim(inst: &ScalarInst) -> Option<&Dim> {
         | ScalarInst::Unary(..)
         | ScalarInst::Binary(..)
         | ScalarInst::Compare(..)
+        | ScalarInst::MulAdd(..)
         | ScalarInst::Select(..)
         | ScalarInst::Cast(..)
         | ScalarInst::Bitcast(..) => None,

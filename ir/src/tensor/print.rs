@@ -249,6 +249,7 @@ impl Printer<'_> {
             ScalarInst::Unary(op, a) => format!("{} {a}", op.name()),
             ScalarInst::Binary(op, a, b) => format!("{} {a} {b}", op.name()),
             ScalarInst::Compare(op, a, b) => format!("{} {a} {b}", op.name()),
+            ScalarInst::MulAdd(a, b, c) => format!("muladd {a} {b} {c}"),
             ScalarInst::Select(c, a, b) => format!("select {c} {a} {b}"),
             ScalarInst::Cast(to, a) => format!("cast {to} {a}"),
             ScalarInst::Bitcast(to, a) => format!("bitcast {to} {a}"),

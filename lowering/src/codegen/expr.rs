@@ -1,6 +1,6 @@
 //! Scalar expressions of elementwise operations as Loop IR.
 
-use onnxc_ir::loops::Val;
+use onnxc_ir::loops::{FmaMode, Val};
 use onnxc_ir::scalar::{ScalarExpr, ScalarInst};
 
 use super::{Coord, GroupKernel};
@@ -29,6 +29,7 @@ impl GroupKernel<'_> {
                 ScalarInst::Unary(op, a) => self.b.unary(*op, at(a)),
                 ScalarInst::Binary(op, a, b) => self.b.binary(*op, at(a), at(b)),
                 ScalarInst::Compare(op, a, b) => self.b.compare(*op, at(a), at(b)),
+                ScalarInst::MulAdd(a, b, c) => self.b.mul_add(at(a), at(b), at(c), FmaMode::Fused),
                 ScalarInst::Select(c, a, b) => self.b.select(at(c), at(a), at(b)),
                 ScalarInst::Cast(to, a) => self.b.cast(*to, at(a)),
                 ScalarInst::Bitcast(to, a) => self.b.bitcast(*to, at(a)),

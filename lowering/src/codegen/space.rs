@@ -4,7 +4,8 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{LoopKind, Val};
-use onnxc_ir::scalar::{BinaryOp, CmpOp};
+use onnxc_ir::scalar::{BinaryOp, CmpOp, ScalarInst};
+use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{NodeData, Op, Type, Value};
 
 use super::{Coord, GroupKernel};
@@ -150,16 +151,12 @@ impl GroupKernel<'_> {
     }
 
     /// Lanes for the elements of this group: the machine's for 32-bit types, 1 as soon as another type is in memory. Bytes are
-    /// 32-bit lanes wherever something is computed with them: no code generator moves them as such, but products of integers
-    /// are worth taking them apart. Tables of `i64` and indices are no obstacle: what is loaded from them goes on as
-    /// coordinates do. Machines with vectors of any type have as many bytes of the widest type in
-    /// memory.
+    /// 32-bit lanes wherever something is computed with them (see [`GroupKernel::bytes_are_lanes`]). Tables of `i64` and
+    /// indices are no obstacle: what is loaded from them goes on as coordinates do. Machines with vectors of any type have as
+    /// many bytes of the widest type in memory.
     pub fn lanes(&self) -> u16 {
         let region = &self.graph.regions[self.region];
-        let multiplies_integers = |n: &NodeData| {
-            matches!(n.op, Op::Contract(_) | Op::Conv(_)) && self.graph.tensor_ty(n.outputs[0]).dtype == DType::I32
-        };
-        let bytes = region.nodes.iter().any(|&n| multiplies_integers(&self.graph.nodes[n]));
+        let bytes = self.bytes_are_lanes();
         let narrow = |ty: &Type| match ty.as_tensor().map(|t| t.dtype) {
             Some(DType::F32 | DType::I32 | DType::U32) => true,
             Some(DType::I8 | DType::U8) => bytes,
@@ -182,6 +179,40 @@ impl GroupKernel<'_> {
         let all_narrow =
             in_memory.all(|&v| narrow(self.graph.ty(v))) && inside.into_iter().all(|&v| computed(self.graph.ty(v)));
         if all_narrow { self.machine.stream_lanes_f32 as u16 } else { 1 }
+    }
+
+    /// Whether bytes in memory are extended and narrowed on the way: they are multiplied as integers, compared in windows, or
+    /// converted from and to wider types. No code generator computes with them as such.
+    fn bytes_are_lanes(&self) -> bool {
+        let is_byte = |dtype: DType| matches!(dtype, DType::I8 | DType::U8);
+        let dtype = |v: &Value| self.graph.ty(*v).as_tensor().map(|t| t.dtype);
+        let nodes = || self.graph.regions[self.region].nodes.iter().map(|&n| &self.graph.nodes[n]);
+        let multiplies = |n: &NodeData| {
+            matches!(n.op, Op::Contract(_) | Op::Conv(_)) && self.graph.tensor_ty(n.outputs[0]).dtype == DType::I32
+        };
+        if nodes().any(multiplies) {
+            return true;
+        }
+        let mut converts = false;
+        for node in nodes().filter(|n| n.inputs.iter().chain(&n.outputs).any(|v| dtype(v).is_some_and(is_byte))) {
+            match &node.op {
+                Op::Elementwise(expr) => {
+                    let types: Option<Vec<DType>> = node.inputs.iter().map(dtype).collect();
+                    let Some(Ok(types)) = types.map(|types| expr.types(&types)) else { return false };
+                    let kept = |(inst, &ty): (&ScalarInst, &DType)| {
+                        !is_byte(ty) || matches!(inst, ScalarInst::Arg(_) | ScalarInst::Cast(..))
+                    };
+                    if !expr.insts.iter().zip(&types).all(kept) {
+                        return false;
+                    }
+                    converts = true;
+                }
+                Op::Window(window) if matches!(window.op, ReduceOp::Min | ReduceOp::Max) => converts = true,
+                Op::Transpose { .. } | Op::Slice { .. } | Op::Pad { .. } | Op::Broadcast | Op::Reshape => {}
+                _ => return false,
+            }
+        }
+        converts
     }
 
     /// Lanes for a product over panels: as [`GroupKernel::lanes`], but no more than a panel has columns.

@@ -33,7 +33,7 @@ const LEAST_CHANNELS: i64 = 16;
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
-    if cx.strict {
+    if cx.strict || cx.small {
         return;
     }
     let body = graph.body();

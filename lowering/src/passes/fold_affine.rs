@@ -216,6 +216,7 @@ fn affine_in(expr: &ScalarExpr, argument: u32) -> Option<Affine> {
             ScalarInst::Index(_)
             | ScalarInst::Dim(_)
             | ScalarInst::Compare(..)
+            | ScalarInst::MulAdd(..)
             | ScalarInst::Select(..)
             | ScalarInst::Cast(..)
             | ScalarInst::Bitcast(..) => return None,

@@ -5,6 +5,7 @@ pub mod assign_layout;
 pub mod canonicalize;
 pub mod check_supported;
 pub mod choose_winograd;
+pub mod compute_quantized;
 pub mod fold_affine;
 pub mod fold_constants;
 pub mod fuse;

@@ -94,6 +94,7 @@ fn number_expr(expr: &mut ScalarExpr) {
             | ScalarInst::Unary(..)
             | ScalarInst::Binary(..)
             | ScalarInst::Compare(..)
+            | ScalarInst::MulAdd(..)
             | ScalarInst::Select(..) => {}
         }
     }

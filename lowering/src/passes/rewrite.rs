@@ -17,6 +17,8 @@ pub struct PassContext {
     pub machine: MachineModel,
     /// See [`crate::pipeline::Options`].
     pub strict: bool,
+    /// See [`crate::pipeline::Options`].
+    pub small: bool,
     /// What passes did or did not do, and why.
     pub remarks: Vec<Remark>,
     /// The sizes that have values where the pass that looks for such ones has come to.
@@ -61,6 +63,7 @@ impl PassContext {
         PassContext {
             machine,
             strict: false,
+            small: false,
             remarks: Vec::new(),
             sizes,
             unsupported: Vec::new(),

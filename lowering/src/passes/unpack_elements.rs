@@ -331,6 +331,7 @@ fn unpacked_step(
         ScalarInst::Arg(_)
         | ScalarInst::Index(_)
         | ScalarInst::Dim(_)
+        | ScalarInst::MulAdd(..)
         | ScalarInst::Compare(..)
         | ScalarInst::Select(..) => same(e),
         ScalarInst::Const(scalar) => e.constant(unpacked_scalar(*scalar)),

@@ -4,10 +4,11 @@
 //! so it costs nothing and contributes nothing.
 
 use onnxc_ir::dim::Dim;
+use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{LoopKind, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar};
-use onnxc_ir::tensor::op::Window;
+use onnxc_ir::tensor::op::{ReduceOp, Window};
 use onnxc_ir::tensor::{Node, Op, Value};
 
 use super::reduce::{CoordBody, accumulator_type, arg_of, combiner, identity};
@@ -66,8 +67,16 @@ impl Pool<'_> {
     fn element(&self, k: &mut GroupKernel<'_>, coords: &[Coord], lanes: u16, count: Option<Val>) {
         let dtype = k.graph.tensor_ty(self.input).dtype;
         let op = self.window.op;
-        let acc = accumulator_type(dtype, op);
-        let first = k.b.constant(identity(op, acc), lanes);
+        // Bytes are compared as the 32 bits that they are extended to.
+        let bytes = matches!(op, ReduceOp::Min | ReduceOp::Max) && matches!(dtype, DType::I8 | DType::U8);
+        let acc = if bytes { DType::I32 } else { accumulator_type(dtype, op) };
+        let first = match identity(op, if bytes { dtype } else { acc }) {
+            byte if bytes => {
+                Scalar::number(acc, byte.as_i64().expect("bytes are integers") as f64).expect("so is this")
+            }
+            first => first,
+        };
+        let first = k.b.constant(first, lanes);
         let shape = k.shape(self.input);
         let strides = k.strides(self.input);
         let val = match arg_of(op) {

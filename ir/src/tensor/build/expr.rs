@@ -99,6 +99,11 @@ impl ExprBuilder {
         self.expr.push(ScalarInst::Compare(op, a, b))
     }
 
+    /// `a * b + c` of `f32`; see [`ScalarInst::MulAdd`].
+    pub fn mul_add(&mut self, a: ExprIndex, b: ExprIndex, c: ExprIndex) -> ExprIndex {
+        self.expr.push(ScalarInst::MulAdd(a, b, c))
+    }
+
     /// `c ? a : b`.
     pub fn select(&mut self, c: ExprIndex, a: ExprIndex, b: ExprIndex) -> ExprIndex {
         self.expr.push(ScalarInst::Select(c, a, b))

@@ -42,7 +42,8 @@ pub(super) fn infer_conv(ins: &Inputs<'_>, c: &Conv) -> Result<Inferred, InferEr
         return mismatch(format!("attributes of a convolution over {n} dimensions have other lengths"));
     }
     let shapes = || format!("input {}, filter {}", ins.graph.shape_text(&x.shape), ins.graph.shape_text(&w.shape));
-    if x.rank() != n + 2 || x.dtype != w.dtype || c.groups < 1 {
+    let types_fit = x.dtype == w.dtype || c.acc.is_int() && x.dtype.is_int() && w.dtype.is_int();
+    if x.rank() != n + 2 || !types_fit || c.groups < 1 {
         return mismatch(format!("convolution over {n} dimensions in {} groups: {}", c.groups, shapes()));
     }
     let (channel_axis, first_spatial) = if c.channels_last { (n + 1, 1) } else { (1, 2) };

@@ -188,6 +188,12 @@ pub fn elementwise(
                     let ((a, t), (b, _)) = (of(a), of(b));
                     a.iter().zip(b).map(|(&x, &y)| u64::from(evaluate::compare(*op, t, x, y))).collect()
                 }
+                ScalarInst::MulAdd(a, b, c) => {
+                    let ((a, _), (b, _), (c, _)) = (of(a), of(b), of(c));
+                    let float = |bits: &u64| f32::from_bits(*bits as u32);
+                    let sum = |((x, y), z)| u64::from(float(x).mul_add(float(y), float(z)).to_bits());
+                    a.iter().zip(b).zip(c).map(sum).collect()
+                }
                 ScalarInst::Select(c, a, b) => {
                     let ((c, _), (a, _), (b, _)) = (of(c), of(a), of(b));
                     c.iter().zip(a).zip(b).map(|((&c, &x), &y)| if c != 0 { x } else { y }).collect()

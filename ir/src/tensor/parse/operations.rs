@@ -209,6 +209,7 @@ impl Parser<'_> {
                     ScalarInst::Const(Scalar { dtype, bits: self.number()? })
                 }
                 "dim" => ScalarInst::Dim(self.dim()?),
+                "muladd" => ScalarInst::MulAdd(self.number()?, self.number()?, self.number()?),
                 "select" => ScalarInst::Select(self.number()?, self.number()?, self.number()?),
                 "cast" => ScalarInst::Cast(self.dtype()?, self.number()?),
                 "bitcast" => ScalarInst::Bitcast(self.dtype()?, self.number()?),

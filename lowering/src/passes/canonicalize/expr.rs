@@ -29,6 +29,7 @@ impl Simplifier {
             ScalarInst::Index(_) | ScalarInst::Dim(_) => DType::I64,
             ScalarInst::Const(c) => c.dtype,
             ScalarInst::Unary(_, a) | ScalarInst::Binary(_, a, _) | ScalarInst::Select(_, a, _) => self.ty(*a),
+            ScalarInst::MulAdd(..) => DType::F32,
             ScalarInst::Compare(..) => DType::Bool,
             ScalarInst::Cast(to, _) | ScalarInst::Bitcast(to, _) => *to,
         };
@@ -92,6 +93,7 @@ impl Simplifier {
             ScalarInst::Bitcast(to, a) => (self.ty(a) == to).then_some(a),
             ScalarInst::Dim(ref d) => d.as_const().map(|n| self.put(Scalar::i64(n))),
             ScalarInst::Unary(..)
+            | ScalarInst::MulAdd(..)
             | ScalarInst::Compare(..)
             | ScalarInst::Arg(_)
             | ScalarInst::Index(_)
@@ -119,7 +121,8 @@ impl Simplifier {
                 Scalar { dtype: to, bits: evaluate::cast(a.dtype, to, a.bits) }
             }
             ScalarInst::Bitcast(to, a) => Scalar { dtype: to, bits: self.constant(a)?.bits },
-            ScalarInst::Select(..)
+            ScalarInst::MulAdd(..)
+            | ScalarInst::Select(..)
             | ScalarInst::Arg(_)
             | ScalarInst::Index(_)
             | ScalarInst::Const(_)
