@@ -83,9 +83,7 @@ pub const PASSES: &[Pass] = &[
     ("pack_weights", passes::pack_weights::run),
     // which again are recipes.
     ("fold_constants", passes::fold_constants::run),
-    // Scales that a run computes go into few weights rather than many rows;
-    ("scale_weights", passes::scale_weights::run),
-    // large pictures are reduced row by row.
+    // Large pictures are reduced row by row.
     ("split_reductions", passes::split_reductions::run),
     // What cannot be compiled is refused, all of it at once.
     ("check_supported", passes::check_supported::run),

@@ -18,7 +18,6 @@ pub mod pack_weights;
 pub mod pad_convs;
 pub mod recognize_norms;
 pub mod rewrite;
-pub mod scale_weights;
 pub mod sink_constants;
 pub mod split_reductions;
 pub mod unpack_elements;

@@ -35,7 +35,7 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
 }
 
 /// `op(a, b)` with the operands in order.
-pub(super) fn binary(graph: &Graph, node: Node, wanted: BinaryOp) -> Option<(Value, Value)> {
+fn binary(graph: &Graph, node: Node, wanted: BinaryOp) -> Option<(Value, Value)> {
     let data = &graph.nodes[node];
     let Op::Elementwise(expr) = &data.op else { return None };
     match expr.insts[..] {
