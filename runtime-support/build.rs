@@ -15,8 +15,9 @@ fn main() {
 mod support_library {
     use std::path::Path;
 
-    const SOURCES: [&str; 9] = [
+    const SOURCES: [&str; 10] = [
         "csrc/cuda.c",
+        "csrc/cuda_device.c",
         "csrc/memory.c",
         "csrc/pool.c",
         "csrc/session.c",

@@ -40,12 +40,16 @@ fn driver() -> tempfile::TempDir {
 }
 
 fn test(cases: &[PathBuf], arguments: &[&str], driver: &Path, capability: &str) -> Output {
+    test_with(cases, arguments, driver, &[("ONNXC_STANDIN_CAPABILITY", capability)])
+}
+
+fn test_with(cases: &[PathBuf], arguments: &[&str], driver: &Path, environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onnxc"))
         .args(["test", "--target", "nvptx64-sm_80"])
         .args(cases)
         .args(arguments)
         .env("LD_LIBRARY_PATH", driver)
-        .env("ONNXC_STANDIN_CAPABILITY", capability)
+        .envs(environment.iter().copied())
         .output()
         .expect("onnxc runs")
 }
@@ -111,14 +115,66 @@ fn a_c_program_runs_objects_with_weights_inside_and_in_a_file() {
         .arg("-I")
         .arg(folder.path());
     cc.arg(root.join("tests/weights/program.c")).args(["embedded.o", "external.o"].map(path));
-    let sources = ["cuda.c", "memory.c", "pool.c", "session.c", "status.c", "weights.c"];
+    let sources = ["cuda.c", "cuda_device.c", "memory.c", "pool.c", "session.c", "status.c", "weights.c"];
     cc.args(sources.map(|name| path("support/share/onnxc").join(name)));
     succeeds(cc.args(["-pthread", "-ldl", "-o"]).arg(path("program")));
     let mut program = Command::new(path("program"));
     let printed = succeeds(program.arg(path("external.weights")).env("LD_LIBRARY_PATH", driver.path()));
     assert_eq!(printed, "open 0: ok\nrun 0 0 same 1\nwrong -22 -22 -22 -22 -22\n");
     let header = std::fs::read_to_string(path("embedded.h")).expect("the header is there");
-    assert!(header.contains("needs cuda.c of the support library"));
+    assert!(header.contains("needs cuda*.c of the support library"));
+}
+
+/// Inputs and outputs on the device, the caller's stream, one graph; in a shared library, which needs nothing beside it.
+#[test]
+fn device_tensors_and_a_stream_of_the_callers_are_used() {
+    let (driver, folder) = (driver(), tempfile::tempdir().expect("a temporary folder"));
+    let (root, path) = (Path::new(env!("CARGO_MANIFEST_DIR")), |name: &str| folder.path().join(name));
+    let mut compile = Command::new(env!("CARGO_BIN_EXE_onnxc"));
+    compile.arg(root.join("examples/embed-rust/digits.onnx")).arg("-o").arg(path("digits.so"));
+    succeeds(compile.args(["--target", "nvptx64-sm_80", "--dim", "batch=1"]));
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-I"]).arg(root.join("runtime-support/include"));
+    succeeds(cc.arg(root.join("tests/gpu/device.c")).args(["-ldl", "-o"]).arg(path("program")));
+    let mut program = Command::new(path("program"));
+    assert_eq!(succeeds(program.arg(path("digits.so")).env("LD_LIBRARY_PATH", driver.path())), "right\n");
+    let linker = ["--linker", "ld.nothing"];
+    let refused = compile.args(linker).output().expect("onnxc runs");
+    assert!(said(&refused).contains("name a C compiler with --linker"), "{}", said(&refused));
+}
+
+/// The same models in programs of their own, which `onnxc test --runner` links with the support library.
+#[test]
+fn programs_for_a_runner_have_what_they_need() {
+    let driver = driver();
+    let cases = ["node/test_add", "node/test_nonzero_example", "node/test_loop11"].map(|case| suite().join(case));
+    let run = test(&cases, &["--runner", ""], driver.path(), "80");
+    assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{}", said(&run));
+}
+
+/// Where steps look at data they read zeros after a failure, which would fit nothing: the driver's failure is what counts.
+#[test]
+fn a_driver_that_fails_is_why_a_run_ends() {
+    let driver = driver();
+    for case in
+        ["node/test_add", "node/test_nonzero_example", "node/test_unique_not_sorted_without_axis", "node/test_loop11"]
+    {
+        let run = test_with(&[suite().join(case)], &[], driver.path(), &[("ONNXC_STANDIN_FAIL", "1")]);
+        assert!(said(&run).contains("the GPU driver reported an error"), "{case}: {}", said(&run));
+        assert!(said(&run).contains("fails as it was asked to"), "{case}: {}", said(&run));
+    }
+}
+
+/// `cargo xtask gpu` where there is nothing to run on. `cargo xtask ci` runs it on the stand-in.
+#[test]
+fn the_script_for_devices_says_what_is_missing() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/gpu.py");
+    // On a machine with a device the next thing that is missing ends it.
+    let run = Command::new("python3").arg(script).args(["--onnxc", "/nowhere"]).env_remove("LD_LIBRARY_PATH").output();
+    let run = run.expect("python3 starts");
+    assert_eq!(run.status.code(), Some(2), "{}", said(&run));
+    let missing = ["no NVIDIA driver: libcuda.so.1 cannot be loaded; PyTorch", "no onnxc", "needs the Python packages"];
+    assert!(missing.iter().any(|text| said(&run).contains(text)), "{}", said(&run));
 }
 
 #[test]

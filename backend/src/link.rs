@@ -1,7 +1,8 @@
 //! Shared libraries, through a linker of the system.
 //!
 //! Objects and archives need no linker; only `.so` does. The library is linked without start files and libraries: what
-//! it leaves undefined are the `mem*` functions, which the program that loads it has.
+//! it leaves undefined are the `mem*` functions, which the program that loads it has. Models that need more bring it as C
+//! sources, which a compiler driver compiles into the library.
 
 use std::env;
 use std::ffi::OsString;
@@ -46,6 +47,13 @@ pub enum LinkError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A linker alone cannot compile what the model needs.
+    #[error("{} links only, and the library needs C sources compiled into it; name a C compiler with --linker, or write an \
+             object or an archive", .linker.display())]
+    NoCompiler {
+        /// The program.
+        linker: PathBuf,
+    },
     /// The linker failed.
     #[error("the linker {} failed:\n{stderr}", .linker.display())]
     Failed {
@@ -75,18 +83,26 @@ impl Linker {
         Self { program, driver: !is_linker, leading }
     }
 
-    fn arguments(&self, object: &Path, library: &Path) -> Vec<OsString> {
+    /// `sources` is a folder with C sources and their names.
+    fn arguments(&self, object: &Path, library: &Path, sources: Option<(&Path, &[&str])>) -> Vec<OsString> {
         let options = ["--build-id=none", "--eh-frame-hdr", "-znoexecstack", "-zrelro", "-znow", "-ztext"];
         let mut arguments: Vec<OsString> = self.leading.iter().map(OsString::from).collect();
         arguments.push("-shared".into());
         if self.driver {
-            arguments.push("-nostdlib".into());
+            arguments.push(if sources.is_some() { "-nostartfiles" } else { "-nostdlib" }.into());
             arguments.extend(options.iter().map(|option| OsString::from(format!("-Wl,{option}"))));
         } else {
             arguments.extend(options.iter().map(OsString::from));
         }
         arguments.push("-o".into());
         arguments.extend([library.into(), object.into()]);
+        if let Some((folder, names)) = sources {
+            // Each library has functions of its own, whatever else the process has under their names.
+            arguments.extend(["-std=c11", "-O2", "-fPIC", "-Wl,-Bsymbolic", "-I"].map(Into::into));
+            arguments.push(folder.into());
+            arguments.extend(names.iter().map(|name| folder.join(name).into_os_string()));
+            arguments.extend(["-pthread", "-ldl"].map(Into::into));
+        }
         arguments
     }
 }
@@ -94,8 +110,14 @@ impl Linker {
 /// Links the object of `spec` into a shared library at `path`, which appears whole or not at all.
 ///
 /// `linker` is a compiler driver or an ELF linker; without one, the first that is found of cc (the target's cross
-/// compiler when it is another machine's), ld.lld and rust-lld, in PATH or in rustc's own folder.
-pub fn shared_library(spec: &ObjectSpec<'_>, path: &Path, linker: Option<&Path>) -> Result<Emitted, LinkError> {
+/// compiler when it is another machine's), ld.lld and rust-lld, in PATH or in rustc's own folder. `support` is what is
+/// compiled into the library, files by name: the `.c` ones, and the others beside them.
+pub fn shared_library(
+    spec: &ObjectSpec<'_>,
+    path: &Path,
+    linker: Option<&Path>,
+    support: &[(&str, &str)],
+) -> Result<Emitted, LinkError> {
     if spec.target.binary_format() != BinaryFormat::Elf {
         return Err(LinkError::Format { target: spec.target.to_string() });
     }
@@ -106,7 +128,16 @@ pub fn shared_library(spec: &ObjectSpec<'_>, path: &Path, linker: Option<&Path>)
     let failed = |source| ObjectError::Write { path: path.to_owned(), source };
     let object = emit::object_beside(spec, path)?;
     let library = output_file::beside(path).map_err(failed)?;
-    let arguments = linker.arguments(object.path(), library.path());
+    let folder = tempfile::tempdir().map_err(failed)?;
+    for (name, text) in support {
+        std::fs::write(folder.path().join(name), text).map_err(failed)?;
+    }
+    let names: Vec<&str> = support.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".c")).collect();
+    if !names.is_empty() && !linker.driver {
+        return Err(LinkError::NoCompiler { linker: linker.program });
+    }
+    let sources = (!names.is_empty()).then_some((folder.path(), &names[..]));
+    let arguments = linker.arguments(object.path(), library.path(), sources);
     let output = Command::new(&linker.program).env("LC_ALL", "C").args(arguments).output();
     let output = output.map_err(|source| LinkError::Run { linker: linker.program.clone(), source })?;
     if !output.status.success() {

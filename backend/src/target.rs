@@ -252,6 +252,8 @@ impl Target {
     /// one: GCC under its name on Debian.
     pub fn c_compiler(&self) -> Option<String> {
         match (self.triple.operating_system, self.arch()) {
+            // The driver is a shared library.
+            (OperatingSystem::Linux, Arch::X86) if self.gpu.is_some() => Some("x86_64-linux-gnu-gcc".to_owned()),
             (OperatingSystem::Linux, Arch::X86) => Some("x86_64-linux-gnu-gcc -static".to_owned()),
             (OperatingSystem::Linux, Arch::Arm) => Some("aarch64-linux-gnu-gcc -static".to_owned()),
             (OperatingSystem::Linux, Arch::Riscv) => Some("riscv64-linux-gnu-gcc -static".to_owned()),

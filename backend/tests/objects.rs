@@ -106,7 +106,7 @@ fn a_failed_write_leaves_nothing() {
         let error = write(&spec, &folder.path().join("net.o")).unwrap_err();
         assert!(error.to_string().contains("no such tensor"), "{error}");
     }
-    assert!(link::shared_library(&spec, &folder.path().join("net.so"), None).is_err());
+    assert!(link::shared_library(&spec, &folder.path().join("net.so"), None, &[]).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     let missing = folder.path().join("missing/net.o");
     assert!(matches!(emit::object_file(&sample::spec(&target), &missing), Err(ObjectError::Write { .. })));
@@ -265,14 +265,14 @@ fn objects_archives_and_libraries_link_into_c_programs() {
     run_program(folder, &["net.o", "-no-pie", "-fno-pie"]);
     run_program(folder, &["-L.", "-lnet"]);
     std::fs::remove_file(folder.join("libnet.a")).unwrap();
-    let emitted = link::shared_library(&spec, &folder.join("libnet.so"), None).unwrap();
+    let emitted = link::shared_library(&spec, &folder.join("libnet.so"), None, &[]).unwrap();
     assert_eq!(emitted.file_bytes, folder.join("libnet.so").metadata().unwrap().len());
     run_program(folder, &["-L.", "-lnet", "-Wl,-rpath,$ORIGIN"]);
     let first = std::fs::read(folder.join("libnet.so")).unwrap();
-    link::shared_library(&spec, &folder.join("other.so"), Some(Path::new("cc"))).unwrap();
+    link::shared_library(&spec, &folder.join("other.so"), Some(Path::new("cc")), &[]).unwrap();
     assert!(first == std::fs::read(folder.join("other.so")).unwrap(), "a library's bytes do not depend on its path");
 
-    let failed = link::shared_library(&spec, &folder.join("bad.so"), Some(Path::new("/nonexistent/cc")));
+    let failed = link::shared_library(&spec, &folder.join("bad.so"), Some(Path::new("/nonexistent/cc")), &[]);
     assert!(failed.unwrap_err().to_string().contains("/nonexistent/cc"));
     assert!(!folder.join("bad.so").exists());
 }

@@ -21,6 +21,7 @@ import numpy as np
 from . import abi
 from ._native import __version__
 from ._native import compile as _compile
+from ._native import cuda_message
 
 __all__ = ["Error", "Model", "Port", "__version__", "compile", "load"]
 
@@ -50,7 +51,7 @@ def compile(path, *, target="native", dims=None, fp="default", opt_level=2):
     for name, setting in (dims or {}).items():
         given.append(f"{name}={setting[0]}..{setting[1]}" if isinstance(setting, tuple) else f"{name}={setting}")
     loaded = _compile(os.fspath(path), target, given, fp, str(opt_level))
-    return Model(loaded.descriptor, loaded)
+    return Model(loaded.descriptor, loaded, cuda_message)
 
 
 def load(path, name=None, weights=None):
@@ -68,17 +69,25 @@ def load(path, name=None, weights=None):
         descriptor = abi.Descriptor.in_dll(library, name)
     except ValueError:
         raise ValueError(f"{path} has no model named {name}") from None
-    model = Model(ctypes.addressof(descriptor), library)
+    model = Model(ctypes.addressof(descriptor), library, _message_of(library))
     if descriptor.flags & abi.EXTERNAL_WEIGHTS:
         model._map_weights(os.fspath(weights))
     return model
 
 
+def _message_of(library):
+    """What says why a GPU failed, in a library of a model for GPUs."""
+    if not hasattr(library, "onnxc_cuda_message"):
+        return None
+    library.onnxc_cuda_message.restype = ctypes.c_char_p
+    return lambda: library.onnxc_cuda_message().decode()
+
+
 class Model:
     """A compiled model. Any number of threads may call `run` at once: each has memory of its own."""
 
-    def __init__(self, descriptor, keep):
-        self._keep = keep
+    def __init__(self, descriptor, keep, message=None):
+        self._keep, self._message = keep, message
         self._raw = raw = abi.Descriptor.from_address(descriptor)
         if raw.abi_version != abi.ABI_VERSION:
             raise ValueError(f"the model has version {raw.abi_version} of the interface, not {abi.ABI_VERSION}")
@@ -214,6 +223,8 @@ class Model:
 
     def _explain(self, status, fault):
         text = self._raw.status(status).decode()
+        if status in abi.GPU_FAILURES and self._message is not None:
+            text = f"{text}: {self._message()}"
         ports, word = (self.outputs, "output") if fault.output else (self.inputs, "input")
         if 0 <= fault.port < len(ports):
             axis = f", axis {fault.axis}" if fault.axis >= 0 else ""

@@ -53,10 +53,17 @@ fn compile(
     Ok(Loaded { executable: std::sync::Mutex::new(executable) })
 }
 
+/// What the GPU driver said about the last failure of a run of this thread.
+#[pyfunction]
+fn cuda_message() -> String {
+    onnxc_runtime::cuda_message()
+}
+
 /// The module.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Loaded>()?;
     module.add_function(wrap_pyfunction!(compile, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda_message, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -66,6 +66,24 @@ class Tests(unittest.TestCase):
         np.testing.assert_array_equal(second["difference"], x - 1)
         self.assertFalse(np.shares_memory(first["sum"], second["sum"]))
 
+    def test_models_for_gpus_run_where_a_driver_is(self):
+        """In memory, and from a shared library, which has what it needs of the support library in it."""
+        program, path = os.environ.get("ONNXC_PROGRAM"), self.add([2, 3])
+        if program is None:
+            self.skipTest("ONNXC_PROGRAM names no compiler")
+        library = os.path.join(self.folder.name, "net.so")
+        subprocess.run([program, path, "-o", library, "--target", "nvptx64-sm_80"], check=True, stdout=subprocess.DEVNULL)
+        x, y = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((2, 3), np.float32)
+        for m in (onnxc.compile(path, target="nvptx64-sm_80"), onnxc.load(library)):
+            try:
+                sums = m.run(x=x, y=y)
+            except onnxc.Error as error:
+                self.assertIn("libcuda.so.1", str(error))
+                self.assertNotIn("standin", os.environ.get("LD_LIBRARY_PATH", ""))
+                continue
+            np.testing.assert_array_equal(sums["sum"], x + y)
+            np.testing.assert_array_equal(sums["difference"], x - y)
+
     def test_no_input_and_no_output_is_copied(self):
         """What the model is called with is the addresses of the caller's arrays and of those that it gets back."""
         m = onnxc.compile(self.add([1 << 18]))

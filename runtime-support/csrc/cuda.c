@@ -8,316 +8,30 @@
  * A model keeps its module, weights, memory and graph for the process, and its runs wait for one another. Where no step
  * looks at data, the launches of a run become a CUDA graph, which later runs with the same sizes and addresses replay.
  *
- * The driver is found when the first run begins: libcuda.so.1, by dlopen. Nothing here needs CUDA to be compiled. */
+ * A run returns when its work is done, with one exception: on the caller's stream, with all tensors on the device and no
+ * step that looks at data, it returns when the work is in the stream's order. */
 
 #define _GNU_SOURCE
 #include "onnxc.h"
-#include "onnxc_support.h"
 
-#include <stdint.h>
-#include <stdio.h>
+#if defined(__linux__)
+#include "cuda_internal.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__linux__)
-#include <dlfcn.h>
-#include <pthread.h>
-
-typedef uint64_t device_pointer;
-
 /* Parameters of a kernel: 4 KiB. */
 #define MOST_PARAMETERS 512
-
-/* One of the model's kernels; the code generator lays these out. */
-struct kernel {
-    const char *name;
-    uint32_t threads;
-    uint32_t workers_per_block;
-    uint64_t scratch_bytes; /* of one worker */
-    uint64_t max_workers;   /* 0: any number */
-    uint32_t index;
-    uint32_t buffers;
-    uint32_t params;
-    uint32_t unused;
-};
-
-/* A model; the code generator lays this out. */
-struct model {
-    uint32_t version;
-    uint32_t capability; /* 80 is 8.0; 900 is 9.0 and no other */
-    const char *text;
-    uint8_t hash[32];
-    const uint8_t *weights;
-    uint64_t weight_bytes;
-    uint32_t kernels;
-    uint32_t inputs;
-    uint32_t outputs;
-    uint32_t slots;
-    uint32_t symbols;
-    uint32_t looks; /* whether a step on the host looks at data */
-};
-
-struct slot {
-    uint8_t *data;
-    int64_t bytes;
-};
-
-/* What the host program's steps work with. */
-struct frame {
-    const onnxc_call *call;
-    uint8_t *arena;
-    uint8_t *scratch;
-    const int64_t *dims;
-    uint8_t *const *bases;
-    const int64_t *sizes;
-    const struct slot *slots;
-    const onnxc_value *outputs;
-    uint64_t arena_bytes;
-    const onnxc_value *inputs;
-};
-
-/* The driver's functions, with the names of their newest versions that old drivers have. */
-#define DRIVER(X)                                                                                                      \
-    X(cuInit, (unsigned))                                                                                              \
-    X(cuDeviceGet, (int *, int))                                                                                       \
-    X(cuDeviceGetCount, (int *))                                                                                       \
-    X(cuDeviceGetAttribute, (int *, int, int))                                                                         \
-    X(cuDevicePrimaryCtxRetain, (void **, int))                                                                        \
-    X(cuCtxPushCurrent_v2, (void *))                                                                                   \
-    X(cuCtxPopCurrent_v2, (void **))                                                                                   \
-    X(cuModuleLoadDataEx, (void **, const void *, unsigned, int *, void **))                                           \
-    X(cuModuleGetFunction, (void **, void *, const char *))                                                            \
-    X(cuModuleUnload, (void *))                                                                                        \
-    X(cuMemAlloc_v2, (device_pointer *, size_t))                                                                       \
-    X(cuMemFree_v2, (device_pointer))                                                                                  \
-    X(cuMemcpyHtoDAsync_v2, (device_pointer, const void *, size_t, void *))                                            \
-    X(cuMemcpyDtoHAsync_v2, (void *, device_pointer, size_t, void *))                                                  \
-    X(cuMemcpyDtoDAsync_v2, (device_pointer, device_pointer, size_t, void *))                                          \
-    X(cuLaunchKernel, (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,  \
-                       void **))                                                                                       \
-    X(cuStreamCreate, (void **, unsigned))                                                                             \
-    X(cuStreamSynchronize, (void *))                                                                                   \
-    X(cuStreamBeginCapture_v2, (void *, int))                                                                          \
-    X(cuStreamEndCapture, (void *, void **))                                                                           \
-    X(cuGraphInstantiateWithFlags, (void **, void *, unsigned long long))                                              \
-    X(cuGraphLaunch, (void *, void *))                                                                                 \
-    X(cuGraphDestroy, (void *))                                                                                        \
-    X(cuGraphExecDestroy, (void *))                                                                                    \
-    X(cuGetErrorString, (int, const char **))
-
-#define MEMBER(name, parameters) int(*name) parameters;
-static struct {
-    DRIVER(MEMBER)
-    void *context;
-    int capability;
-    int processors;
-} driver;
-
-/* Memory of the host and its mirror. */
-struct mirror {
-    uint8_t *host;
-    uint64_t bytes;
-    device_pointer device;
-    uint64_t room; /* allocated bytes; 0 where the memory is not ours */
-};
-
-struct loaded {
-    struct loaded *next;
-    const struct model *model;
-    uint8_t hash[32];
-    pthread_mutex_t busy;
-    void *module;
-    void **functions;
-    void *stream;
-    struct mirror weights;
-    struct mirror arena;
-    struct mirror *ports;
-    uint32_t port_mirrors;
-    struct mirror *slots; /* of this run, by number as they came */
-    uint32_t slot_mirrors;
-    device_pointer scratch;
-    uint64_t scratch_room;
-    void *graph;
-    uint64_t *key; /* what the graph was made for */
-    uint32_t key_words;
-};
-
-/* The run of this thread. */
-static _Thread_local struct {
-    struct loaded *model;
-    const struct frame *frame;
-    void *stream; /* the caller's, or the model's own */
-    int32_t status;
-    int capturing;
-    int replaying;
-} run;
-
-static _Thread_local char message[4096];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct loaded *all;
-static int32_t driver_status = 1; /* not tried */
-
-const char *onnxc_cuda_message(void) { return message; }
-
-/* Notes the first failure of a run. */
-static int failed(int code, const char *what) {
-    if (code == 0) return 0;
-    if (run.status == 0) {
-        const char *text = NULL;
-        if (driver.cuGetErrorString(code, &text) != 0 || text == NULL) text = "unknown error";
-        snprintf(message, sizeof message, "%s: %s (%d)", what, text, code);
-        run.status = ONNXC_DEVICE_FAILED;
-    }
-    return 1;
-}
-#define TRY(call) failed(driver.call, #call)
-
-static int32_t open_driver(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL) {
-        snprintf(message, sizeof message, "libcuda.so.1 cannot be loaded: %s", dlerror());
-        return ONNXC_NO_DRIVER;
-    }
-#define FIND(name, parameters)                                                                                         \
-    *(void **)&driver.name = dlsym(library, #name);                                                                    \
-    if (driver.name == NULL) {                                                                                         \
-        snprintf(message, sizeof message, "the driver lacks " #name);                                                  \
-        return ONNXC_NO_DRIVER;                                                                                        \
-    }
-    DRIVER(FIND)
-    int device = 0, count = 0, major = 0, minor = 0;
-    if (driver.cuInit(0) != 0 || driver.cuDeviceGetCount(&count) != 0 || count == 0 || driver.cuDeviceGet(&device, 0) != 0) {
-        snprintf(message, sizeof message, "the driver finds no device");
-        return ONNXC_NO_DEVICE;
-    }
-    if (driver.cuDeviceGetAttribute(&major, 75, device) != 0 || driver.cuDeviceGetAttribute(&minor, 76, device) != 0 ||
-        driver.cuDeviceGetAttribute(&driver.processors, 16, device) != 0 ||
-        driver.cuDevicePrimaryCtxRetain(&driver.context, device) != 0) {
-        snprintf(message, sizeof message, "the device cannot be used");
-        return ONNXC_NO_DEVICE;
-    }
-    driver.capability = 10 * major + minor;
-    return ONNXC_OK;
-}
-
-/* Gives a mirror room; what it held is lost. */
-static int room(struct mirror *m, uint8_t *host, uint64_t bytes) {
-    m->host = host;
-    m->bytes = bytes;
-    if (m->room != 0 && bytes <= m->room) return 0;
-    if (m->room != 0) driver.cuMemFree_v2(m->device);
-    m->room = 0;
-    m->device = 0;
-    /* A tensor without elements has an address too. */
-    uint64_t wanted = bytes != 0 ? bytes : 16;
-    if (TRY(cuMemAlloc_v2(&m->device, wanted))) return 1;
-    m->room = wanted;
-    return 0;
-}
-
-/* Where the weights of this run are: the object has them, or the caller. */
-static const uint8_t *weights_of(const struct model *model) {
-    return model->weights != NULL ? model->weights : run.frame->call->weights;
-}
-
-static int load(struct loaded *l, const struct model *model) {
-    char log[2048] = "";
-    int options[2] = {5, 6}; /* the buffer of the error log and its size */
-    void *values[2] = {log, (void *)(uintptr_t)sizeof log};
-    int code = driver.cuModuleLoadDataEx(&l->module, model->text, 2, options, values);
-    if (failed(code, "cuModuleLoadDataEx")) {
-        size_t used = strlen(message);
-        snprintf(message + used, sizeof message - used, "\n%s", log);
-        l->module = NULL;
-        return 1;
-    }
-    /* One that waits for the default stream, which is where callers without a stream work. */
-    if (l->stream == NULL && TRY(cuStreamCreate(&l->stream, 0))) return 1;
-    l->functions = calloc(model->kernels + 1, sizeof *l->functions);
-    l->ports = calloc(model->inputs + model->outputs + 1, sizeof *l->ports);
-    l->port_mirrors = model->inputs + model->outputs;
-    l->slots = calloc(model->slots + 1, sizeof *l->slots);
-    l->key_words = model->symbols + 2 * (model->inputs + model->outputs) + 3;
-    l->key = calloc(l->key_words, sizeof *l->key);
-    if (l->functions == NULL || l->ports == NULL || l->slots == NULL || l->key == NULL) {
-        run.status = ONNXC_NO_MEMORY;
-        return 1;
-    }
-    if (model->weight_bytes != 0) {
-        const uint8_t *weights = weights_of(model);
-        if (room(&l->weights, (uint8_t *)weights, model->weight_bytes)) return 1;
-        if (TRY(cuMemcpyHtoDAsync_v2(l->weights.device, weights, model->weight_bytes, run.stream))) return 1;
-    }
-    return 0;
-}
-
-static void forget_graph(struct loaded *l) {
-    if (l->graph != NULL) driver.cuGraphExecDestroy(l->graph);
-    l->graph = NULL;
-}
-
-static void unload(struct loaded *l) {
-    struct mirror *lists[] = {&l->weights, &l->arena, l->ports};
-    uint32_t counts[] = {1, 1, l->ports != NULL ? l->port_mirrors : 0};
-    forget_graph(l);
-    for (int i = 0; i < 3; i++)
-        for (uint32_t n = 0; n < counts[i]; n++)
-            if (lists[i][n].room != 0) driver.cuMemFree_v2(lists[i][n].device);
-    if (l->scratch_room != 0) driver.cuMemFree_v2(l->scratch);
-    if (l->module != NULL) driver.cuModuleUnload(l->module);
-    free(l->functions);
-    free(l->ports);
-    free(l->slots);
-    free(l->key);
-    l->functions = NULL;
-    l->ports = l->slots = NULL;
-    l->key = NULL;
-    l->module = NULL;
-    l->scratch_room = 0;
-    memset(&l->weights, 0, sizeof l->weights);
-    memset(&l->arena, 0, sizeof l->arena);
-}
-
-/* The model's entry, busy with this run. */
-static struct loaded *enter(const struct model *model) {
-    pthread_mutex_lock(&lock);
-    if (driver_status == 1) driver_status = open_driver();
-    int32_t status = driver_status;
-    struct loaded *l = all;
-    if (status == ONNXC_OK) {
-        while (l != NULL && l->model != model) l = l->next;
-        if (l == NULL && (l = calloc(1, sizeof *l)) != NULL) {
-            pthread_mutex_init(&l->busy, NULL);
-            l->model = model;
-            l->next = all;
-            all = l;
-        }
-        if (l == NULL) status = ONNXC_NO_MEMORY;
-    }
-    pthread_mutex_unlock(&lock);
-    run.status = status;
-    if (status != ONNXC_OK) return NULL;
-    int exact = model->capability >= 100;
-    int needed = exact ? (int)model->capability / 10 : (int)model->capability;
-    if (driver.capability < needed || (exact && driver.capability != needed)) {
-        snprintf(message, sizeof message, "the model is for compute capability %d.%d, the device has %d.%d", needed / 10,
-                 needed % 10, driver.capability / 10, driver.capability % 10);
-        run.status = ONNXC_NO_DEVICE;
-        return NULL;
-    }
-    pthread_mutex_lock(&l->busy);
-    return l;
-}
 
 static void leave(void) {
     struct loaded *l = run.model;
     if (l == NULL) return;
     if (run.capturing) {
         void *graph = NULL;
-        if (driver.cuStreamEndCapture(run.stream, &graph) == 0 && graph != NULL) driver.cuGraphDestroy(graph);
+        if (driver.cuStreamEndCapture(l->stream, &graph) == 0 && graph != NULL) driver.cuGraphDestroy(graph);
     }
     /* Slots end with the run that has them, but not before the device is done with it. */
-    if (run.stream != NULL) driver.cuStreamSynchronize(run.stream);
+    if (run.stream != NULL && !l->ahead) driver.cuStreamSynchronize(run.stream);
     for (uint32_t i = 0; i < l->slot_mirrors; i++)
         if (l->slots[i].room != 0) driver.cuMemFree_v2(l->slots[i].device);
     l->slot_mirrors = 0;
@@ -336,6 +50,14 @@ static const onnxc_value *port(const struct frame *frame, uint32_t i) {
 /* DLPack's kDLCUDA. */
 static int on_device(const onnxc_value *value) { return value->tensor.device.device_type == 2; }
 
+/* Whether a tensor is used where the caller has it. Kernels count on 16 bytes. */
+static int in_place(const onnxc_value *value, const uint8_t *base) {
+    return on_device(value) && ((uintptr_t)base & 15) == 0;
+}
+
+/* Where launches and copies go: a graph is recorded on the model's own stream, whatever the caller's can do. */
+static void *into(void) { return run.capturing ? run.model->stream : run.stream; }
+
 /* Makes the mirror of a port whose memory is known. */
 static int prepare(uint32_t i) {
     const struct frame *frame = run.frame;
@@ -346,23 +68,22 @@ static int prepare(uint32_t i) {
     /* A state's output is the input's memory: it is in the input's mirror. */
     for (uint32_t o = model->inputs; i < model->inputs && o < model->inputs + model->outputs; o++)
         if (frame->bases[o] == base && (uint64_t)frame->sizes[o] > bytes && bytes != 0) bytes = (uint64_t)frame->sizes[o];
-    if (on_device(port(frame, i))) {
-        if (m->room != 0) driver.cuMemFree_v2(m->device);
+    if (in_place(port(frame, i), base)) {
+        onnxc_cuda_drop(m);
         *m = (struct mirror){base, bytes, (device_pointer)(uintptr_t)base, 0};
         return 0;
     }
     if (m->room == 0) m->device = 0;
-    return room(m, base, bytes);
+    return onnxc_cuda_room(m, base, bytes);
 }
 
 int32_t onnxc_cuda_begin(const void *description, const void *frame_at) {
     const struct model *model = description;
     const struct frame *frame = frame_at;
-    message[0] = '\0';
     run.model = NULL;
     run.frame = frame;
     run.capturing = run.replaying = 0;
-    struct loaded *l = enter(model);
+    struct loaded *l = onnxc_cuda_enter(model);
     if (l == NULL) return run.status;
     run.model = l;
     run.stream = NULL;
@@ -372,27 +93,38 @@ int32_t onnxc_cuda_begin(const void *description, const void *frame_at) {
         return run.status;
     }
     /* Another model may lie where an older one was. */
-    if (l->module != NULL && memcmp(l->hash, model->hash, sizeof l->hash) != 0) unload(l);
+    if (l->module != NULL && memcmp(l->hash, model->hash, sizeof l->hash) != 0) onnxc_cuda_unload(l);
     if (l->module == NULL) {
-        if (load(l, model)) {
+        if (onnxc_cuda_load(l, model)) {
             int32_t status = run.status;
-            unload(l);
+            onnxc_cuda_unload(l);
             leave();
             return status;
         }
         memcpy(l->hash, model->hash, sizeof l->hash);
     }
     run.stream = frame->call->stream != NULL ? frame->call->stream : l->stream;
-    if (l->weights.host != NULL) l->weights.host = (uint8_t *)weights_of(model);
+    if (l->ahead) TRY(cuStreamWaitEvent(run.stream, l->done, 0));
+    l->ahead = 0;
+    if (l->weights.host != NULL) l->weights.host = (uint8_t *)onnxc_cuda_weights(model);
     uint32_t ports = model->inputs + model->outputs;
-    room(&l->arena, frame->arena, frame->arena_bytes);
+    onnxc_cuda_room(&l->arena, frame->arena, frame->arena_bytes);
     for (uint32_t i = 0; i < ports && run.status == 0; i++) {
         l->ports[i].host = NULL;
         l->ports[i].bytes = 0;
+        const onnxc_value *value = port(frame, i);
+        uint8_t *base = frame->bases[i];
+        if (on_device(value) && value->tensor.device.device_id != 0)
+            onnxc_cuda_fail(ONNXC_DEVICE, "models run on device 0, a tensor is on device %d", value->tensor.device.device_id);
         if (frame->sizes[i] == 0 && i >= model->inputs) continue;
-        if (prepare(i)) break;
-        if (i < model->inputs && frame->sizes[i] != 0 && !on_device(port(frame, i)))
-            TRY(cuMemcpyHtoDAsync_v2(l->ports[i].device, frame->bases[i], (size_t)l->ports[i].bytes, run.stream));
+        if (run.status != 0 || prepare(i)) break;
+        if (i >= model->inputs || frame->sizes[i] == 0 || in_place(value, base)) continue;
+        size_t bytes = (size_t)l->ports[i].bytes;
+        if (on_device(value)) {
+            TRY(cuMemcpyDtoDAsync_v2(l->ports[i].device, (device_pointer)(uintptr_t)base, bytes, run.stream));
+        } else {
+            TRY(cuMemcpyHtoDAsync_v2(l->ports[i].device, base, bytes, run.stream));
+        }
     }
     /* A state's output is the input's memory: it is the input's mirror. */
     for (uint32_t o = model->inputs; o < ports; o++)
@@ -413,9 +145,9 @@ int32_t onnxc_cuda_begin(const void *description, const void *frame_at) {
             if (l->graph != NULL && memcmp(key, l->key, l->key_words * sizeof *key) == 0) {
                 run.replaying = 1;
             } else {
-                forget_graph(l);
+                onnxc_cuda_forget_graph(l);
                 /* Relaxed: memory may be allocated while the stream records. */
-                run.capturing = !TRY(cuStreamBeginCapture_v2(run.stream, 2));
+                run.capturing = !TRY(cuStreamBeginCapture_v2(l->stream, 2));
             }
             free(l->key);
             l->key = key;
@@ -426,12 +158,14 @@ int32_t onnxc_cuda_begin(const void *description, const void *frame_at) {
     return status;
 }
 
+/* Whether p is in the memory of a mirror. */
+#define HOLDS(m) ((m).host != NULL && p >= (m).host && (p < (m).host + (m).bytes || p == (m).host))
+
 /* The mirror of an address of the host. */
 static device_pointer mirrored(const void *address) {
     const uint8_t *p = address;
     struct loaded *l = run.model;
     const struct frame *frame = run.frame;
-#define HOLDS(m) ((m).host != NULL && p >= (m).host && (p < (m).host + (m).bytes || p == (m).host))
     if (HOLDS(l->arena) && p < l->arena.host + l->arena.bytes) return l->arena.device + (uint64_t)(p - l->arena.host);
     if (HOLDS(l->weights)) return l->weights.device + (uint64_t)(p - l->weights.host);
     uint32_t ports = l->model->inputs + l->model->outputs;
@@ -459,7 +193,7 @@ static device_pointer mirrored(const void *address) {
         }
         if (m == NULL) m = &l->slots[l->slot_mirrors++];
         if (m->host != s->data || m->bytes < (uint64_t)s->bytes)
-            if (room(m, s->data, (uint64_t)s->bytes)) return 0;
+            if (onnxc_cuda_room(m, s->data, (uint64_t)s->bytes)) return 0;
         return m->device + (uint64_t)(p - s->data);
     }
     return 0;
@@ -476,7 +210,10 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     struct loaded *l = run.model;
     if (run.status != 0 || run.replaying || tasks <= 0) return;
     void **function = &l->functions[kernel->index];
-    if (*function == NULL && TRY(cuModuleGetFunction(function, l->module, kernel->name))) return;
+    if (*function == NULL) {
+        if (TRY(cuModuleGetFunction(function, l->module, kernel->name))) return;
+        if (kernel->shared_bytes != 0 && TRY(cuFuncSetAttribute(*function, 8, (int)kernel->shared_bytes))) return;
+    }
     /* As many blocks as the device holds at a time; workers of a grid take the tasks in turns. */
     uint64_t each = kernel->workers_per_block;
     uint64_t blocks = ((uint64_t)tasks + each - 1) / each;
@@ -498,8 +235,7 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     void *pointers[MOST_PARAMETERS];
     uint32_t count = kernel->buffers + kernel->params + 3;
     if (count > MOST_PARAMETERS) {
-        snprintf(message, sizeof message, "%s has more than %d parameters", kernel->name, MOST_PARAMETERS);
-        run.status = ONNXC_DEVICE_FAILED;
+        onnxc_cuda_fail(ONNXC_DEVICE_FAILED, "%s has more than %d parameters", kernel->name, MOST_PARAMETERS);
         return;
     }
     uint32_t n = 0;
@@ -510,25 +246,42 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     words[n++] = kernel->scratch_bytes != 0 ? l->scratch : 0;
     for (uint32_t i = 0; i < n; i++) pointers[i] = &words[i];
     if (run.status != 0) return;
-    int code = driver.cuLaunchKernel(*function, (unsigned)blocks, 1, 1, kernel->threads, 1, 1, 0, run.stream, pointers, NULL);
-    if (!failed(code, kernel->name) && run.frame->call->trace != NULL) TRY(cuStreamSynchronize(run.stream));
+    int code = driver.cuLaunchKernel(*function, (unsigned)blocks, 1, 1, kernel->threads, 1, 1, kernel->shared_bytes, into(),
+                                     pointers, NULL);
+    if (!onnxc_cuda_failed(code, kernel->name) && run.frame->call->trace != NULL) TRY(cuStreamSynchronize(run.stream));
 }
 
 void onnxc_cuda_copy(void *to, const void *from, uint64_t bytes) {
     if (run.status != 0 || run.replaying || bytes == 0) return;
     device_pointer target = mirrored(to), source = mirrored(from);
     if (target == 0 || source == 0) return;
-    TRY(cuMemcpyDtoDAsync_v2(target, source, (size_t)bytes, run.stream));
+    TRY(cuMemcpyDtoDAsync_v2(target, source, (size_t)bytes, into()));
 }
 
-/* Before the host program reads memory: waits, and copies it from the device. After a failure it reads zeros, which end
- * every loop. */
-void onnxc_cuda_read(void *at, uint64_t bytes) {
-    if (bytes == 0) return;
+/* Whether the host has what is at an address: weights, and inputs that no output overwrites. */
+static int kept(const uint8_t *p) {
+    struct loaded *l = run.model;
+    const struct frame *frame = run.frame;
+    if (HOLDS(l->weights)) return 1;
+    for (uint32_t i = 0; i < l->model->inputs; i++) {
+        if (!HOLDS(l->ports[i]) || on_device(port(frame, i))) continue;
+        int state = 0;
+        for (uint32_t o = 0; o < l->model->outputs; o++) state |= frame->bases[l->model->inputs + o] == l->ports[i].host;
+        return !state;
+    }
+    return 0;
+}
+
+/* Before the host program reads bytes: waits, and says where they are. A word of the device's is copied to the run's own,
+ * the bytes of a slot to the slot. After a failure there are zeros, which end every loop. */
+const void *onnxc_cuda_read(void *at, uint64_t bytes) {
+    if (bytes == 0 || (run.status == 0 && kept(at))) return at;
+    void *to = bytes <= sizeof run.word ? (void *)&run.word : at;
     device_pointer device = run.status == 0 ? mirrored(at) : 0;
-    if (device != 0 && !TRY(cuMemcpyDtoHAsync_v2(at, device, (size_t)bytes, run.stream)))
+    if (device != 0 && !TRY(cuMemcpyDtoHAsync_v2(to, device, (size_t)bytes, run.stream)))
         TRY(cuStreamSynchronize(run.stream));
-    if (run.status != 0) memset(at, 0, (size_t)bytes);
+    if (device == 0 || run.status != 0) memset(to, 0, (size_t)bytes);
+    return to;
 }
 
 /* After the host program wrote memory. */
@@ -543,35 +296,53 @@ void onnxc_cuda_write(const void *at, uint64_t bytes) {
 int32_t onnxc_cuda_end(void) {
     struct loaded *l = run.model;
     const struct frame *frame = run.frame;
+    uint32_t inputs = l->model->inputs, ports = inputs + l->model->outputs;
     if (run.capturing) {
         void *graph = NULL;
+        int code = driver.cuStreamEndCapture(l->stream, &graph);
         run.capturing = 0;
-        int code = driver.cuStreamEndCapture(run.stream, &graph);
-        if (run.status == 0 && !failed(code, "cuStreamEndCapture"))
+        if (run.status == 0 && !onnxc_cuda_failed(code, "cuStreamEndCapture"))
             TRY(cuGraphInstantiateWithFlags(&l->graph, graph, 0));
         if (graph != NULL) driver.cuGraphDestroy(graph);
         run.replaying = 1;
         /* The scratch that the graph names may have come while it was recorded. */
-        l->key[l->model->symbols + 2 * (l->model->inputs + l->model->outputs) + 1] = l->scratch;
+        l->key[l->model->symbols + 2 * ports + 1] = l->scratch;
     }
     if (run.replaying && run.status == 0) TRY(cuGraphLaunch(l->graph, run.stream));
-    for (uint32_t o = 0; o < l->model->outputs && run.status == 0; o++) {
-        uint32_t i = l->model->inputs + o;
-        if (frame->sizes[i] == 0 || on_device(port(frame, i))) continue;
-        device_pointer device = mirrored(frame->bases[i]);
-        if (device != 0) TRY(cuMemcpyDtoHAsync_v2(frame->bases[i], device, (size_t)frame->sizes[i], run.stream));
+    int ahead = frame->call->stream != NULL && !l->model->looks && frame->call->trace == NULL;
+    for (uint32_t i = 0; i < ports && run.status == 0; i++) {
+        const onnxc_value *value = port(frame, i);
+        uint8_t *base = frame->bases[i];
+        if (frame->sizes[i] == 0) continue;
+        if (!on_device(value)) ahead = 0;
+        if (i < inputs || in_place(value, base)) continue;
+        device_pointer device = mirrored(base);
+        size_t bytes = (size_t)frame->sizes[i];
+        if (device == 0) continue;
+        if (on_device(value)) {
+            TRY(cuMemcpyDtoDAsync_v2((device_pointer)(uintptr_t)base, device, bytes, run.stream));
+        } else {
+            TRY(cuMemcpyDtoHAsync_v2(base, device, bytes, run.stream));
+        }
     }
-    if (run.status == 0) TRY(cuStreamSynchronize(run.stream));
+    if (run.status == 0 && ahead) {
+        l->ahead = !TRY(cuEventRecord(l->done, run.stream));
+    } else if (run.status == 0) {
+        TRY(cuStreamSynchronize(run.stream));
+    }
     int32_t status = run.status;
     leave();
     return status;
 }
 
-void onnxc_cuda_leave(void) { leave(); }
+/* Ends a run that a step left with a status. What steps read after the driver failed says nothing: its failure is why. */
+int32_t onnxc_cuda_leave(int32_t status) {
+    int32_t first = run.model != NULL && run.status != 0 ? run.status : status;
+    leave();
+    return first;
+}
 
 #else
-
-const char *onnxc_cuda_message(void) { return "models for GPUs run on Linux"; }
 
 int32_t onnxc_cuda_begin(const void *model, const void *frame) {
     (void)model, (void)frame;
@@ -584,12 +355,15 @@ void onnxc_cuda_launch(const void *kernel, void *const *buffers, const int64_t *
 
 void onnxc_cuda_copy(void *to, const void *from, uint64_t bytes) { (void)to, (void)from, (void)bytes; }
 
-void onnxc_cuda_read(void *at, uint64_t bytes) { (void)at, (void)bytes; }
+const void *onnxc_cuda_read(void *at, uint64_t bytes) {
+    (void)bytes;
+    return at;
+}
 
 void onnxc_cuda_write(const void *at, uint64_t bytes) { (void)at, (void)bytes; }
 
 int32_t onnxc_cuda_end(void) { return ONNXC_NO_DRIVER; }
 
-void onnxc_cuda_leave(void) {}
+int32_t onnxc_cuda_leave(int32_t status) { return status; }
 
 #endif

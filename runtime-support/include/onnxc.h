@@ -186,7 +186,9 @@ typedef struct onnxc_call {
                             length; who maps it checks once that it hashes to onnxc_model.weights_hash (SHA-256) */
     uint64_t weights_bytes;
     onnxc_fault *fault; /* NULL, or where to write details of a failure */
-    void *stream;       /* GPU objects: the CUstream to run on, NULL for the default one */
+    void *stream;       /* GPU objects: the CUstream to run on, in whose order the run's work is; not one that records.
+                           When all tensors are on the device and no size depends on data, run returns before the work
+                           is done, and what fails then the stream says, or the next run. NULL: run waits */
 } onnxc_call;
 
 #define ONNXC_CALL_MIN_SIZE 104u

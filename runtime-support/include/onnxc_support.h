@@ -89,6 +89,11 @@ int onnxc_strings_keep(const onnxc_strings_call *op, const char *text, uint64_t 
 int onnxc_strings_prepare(const onnxc_strings_call *op, uint64_t length, char **text);
 uint64_t onnxc_strings_finish(const onnxc_strings_call *op, uint64_t length);
 
+/* ---------------------------------------------------------------------------------------------------------- GPUs */
+
+/* What the driver said about the last failure of a run of a model for GPUs on this thread, or "". */
+const char *onnxc_cuda_message(void);
+
 /* ------------------------------------------------------------------------------------------------------- threads */
 
 /* Threads that sleep between jobs. The thread that calls onnxc_pool_parallel_for works too, as worker 0. */

@@ -71,10 +71,12 @@ pub const PACKAGE_FILES: [(&str, &str); 4] = [
 ];
 
 /// The support library as (path, text): what a C program compiles to use pools and sessions.
-pub const SUPPORT_SOURCES: [(&str, &str); 11] = [
+pub const SUPPORT_SOURCES: [(&str, &str); 13] = [
     ("include/onnxc.h", HEADER),
     ("include/onnxc_support.h", include_str!("../include/onnxc_support.h")),
     ("csrc/cuda.c", include_str!("../csrc/cuda.c")),
+    ("csrc/cuda_device.c", include_str!("../csrc/cuda_device.c")),
+    ("csrc/cuda_internal.h", include_str!("../csrc/cuda_internal.h")),
     ("csrc/memory.c", include_str!("../csrc/memory.c")),
     ("csrc/pool.c", include_str!("../csrc/pool.c")),
     ("csrc/session.c", include_str!("../csrc/session.c")),

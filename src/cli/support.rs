@@ -11,7 +11,8 @@ use super::args::SupportArgs;
 
 /// Runs the command.
 pub fn run(args: &SupportArgs) -> Result<u8, Failure> {
-    let names: Vec<&str> = SUPPORT_SOURCES.iter().filter_map(|(path, _)| path.strip_prefix("csrc/")).collect();
+    let names = SUPPORT_SOURCES.iter().filter_map(|(path, _)| path.strip_prefix("csrc/"));
+    let names: Vec<&str> = names.filter(|name| name.ends_with(".c")).collect();
     let below: Vec<String> = names.iter().map(|name| format!("${{sourcedir}}/{name}")).collect();
     let placeholders = [
         ("@VERSION@", env!("CARGO_PKG_VERSION").to_owned()),

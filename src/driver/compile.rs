@@ -256,7 +256,8 @@ pub fn compile_to_file(model: &Path, output: &Output<'_>, options: &CompileOptio
             Output::Object(path) => (path, object_file(&compiled.spec, path).map_err(|e| e.to_string())),
             Output::Archive(path) => (path, archive_file(&compiled.spec, path).map_err(|e| e.to_string())),
             Output::SharedLibrary { path, linker } => {
-                (path, link::shared_library(&compiled.spec, path, linker).map_err(|e| e.to_string()))
+                let support = if targets[0].gpu().is_some() { gpu::support() } else { Vec::new() };
+                (path, link::shared_library(&compiled.spec, path, linker, &support).map_err(|e| e.to_string()))
             }
             Output::Ptx(_) => unreachable!("written above"),
         };

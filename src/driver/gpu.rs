@@ -20,6 +20,13 @@ use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 /// The version of the description.
 const FORMAT: u32 = 1;
 
+/// The files of the support library that a shared library of a model for GPUs has compiled into it, with their names.
+pub(super) fn support() -> Vec<(&'static str, &'static str)> {
+    let files =
+        onnxc_runtime::SUPPORT_SOURCES.iter().filter_map(|(path, text)| Some((path.rsplit('/').next()?, *text)));
+    files.filter(|(name, _)| name.starts_with("cuda") || name.ends_with(".h")).collect()
+}
+
 /// What was written.
 pub(super) struct Written {
     pub(super) code_bytes: u64,
@@ -108,7 +115,7 @@ fn place(place: &Place, program: &Program) -> Value {
 fn step(step: &Step, program: &Program, kernels: &[KernelInfo]) -> Result<Value, Failure> {
     match step {
         Step::Launch(launch) => Ok(json!({
-            "launch": program.kernels.keys().zip(kernels).find(|(k, _)| *k == launch.kernel).map(|(_, info)| &info.name),
+            "launch": kernels[launch.kernel.as_u32() as usize].name,
             "tasks": size(&launch.tasks, program),
             "buffers": launch.buffers.iter().map(|p| place(p, program)).collect::<Vec<_>>(),
             "params": launch.params.iter().map(|p| size(p, program)).collect::<Vec<_>>(),

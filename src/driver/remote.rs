@@ -30,6 +30,8 @@ use crate::values::{Value, to_tensor_bytes};
 const PROGRAM: &str = include_str!("remote.c");
 /// The sources of what models that work on strings call.
 const STRING_SOURCES: [&str; 3] = ["strings.c", "strings_numbers.c", "strings_text.c"];
+/// The same of models for GPUs.
+const GPU_SOURCES: [&str; 2] = ["cuda.c", "cuda_device.c"];
 const INPUTS: &str = "inputs.bin";
 const OUTPUTS: &str = "outputs.bin";
 
@@ -42,6 +44,8 @@ pub struct RemoteModel {
     prefix: String,
     /// Whether it calls the support library's functions on strings.
     strings: bool,
+    /// Whether it calls those on GPUs.
+    gpu: bool,
 }
 
 /// What a run on the other machine gave.
@@ -71,7 +75,8 @@ impl RemoteModel {
         let step = |&o: &_| format!("{} {}", program.origins[o].operator, program.origins[o].path);
         let steps = program.all_steps().iter().map(|s| s.origins().first().map(step).unwrap_or_default()).collect();
         let (object, prefix, strings) = (object.to_owned(), options.name.clone(), program.string_slots.is_some());
-        Ok(RemoteModel { inputs, structures, steps, object, prefix, strings })
+        let gpu = targets[0].gpu().is_some();
+        Ok(RemoteModel { inputs, structures, steps, object, prefix, strings, gpu })
     }
 
     /// Appends a run of model number `model` on these inputs to the program's input file.
@@ -183,7 +188,10 @@ impl RemoteProgram {
         program.write("remote.c", PROGRAM.as_bytes())?;
         for (path, text) in SUPPORT_SOURCES {
             let name = path.rsplit('/').next().unwrap_or(path);
-            if name == "onnxc_support.h" || STRING_SOURCES.contains(&name) {
+            if name.ends_with("support.h")
+                || name.ends_with("internal.h")
+                || STRING_SOURCES.contains(&name) || GPU_SOURCES.contains(&name)
+            {
                 program.write(name, text.as_bytes())?;
             }
         }
@@ -225,6 +233,10 @@ impl RemoteProgram {
         arguments.extend(models.iter().map(|m| m.object.clone().into_os_string()));
         if models.iter().any(|m| m.strings) {
             arguments.extend(STRING_SOURCES.map(Into::into));
+        }
+        if models.iter().any(|m| m.gpu) {
+            arguments.extend(GPU_SOURCES.map(Into::into));
+            arguments.extend(["-pthread", "-ldl"].map(Into::into));
         }
         arguments.extend(["-o".into(), name.into()]);
         let output = self.compile(&arguments)?;

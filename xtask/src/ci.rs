@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::cross::cross;
 use crate::examples::examples;
+use crate::gpu::gpu;
 use crate::setup::setup;
 use crate::shell::{Result, cargo, run, run_with};
 
@@ -18,6 +19,7 @@ pub fn ci() -> Result<()> {
     lint()?;
     setup()?;
     test()?;
+    gpu(&["--stand-in"])?;
     examples()?;
     cross("", true)?;
     println!("ci: {:.0} s", started.elapsed().as_secs_f64());

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use crate::gpu::stand_in_driver;
 use crate::setup;
 use crate::shell::{Error, Result, cargo, on_path, root, run, run_in, run_with};
 
@@ -43,7 +44,9 @@ fn python() -> Result<()> {
     let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps"];
     run(&python, &[&install[..], &["--no-index", "--find-links", "build/wheels", "onnxc"]].concat())?;
     let program = root().join("target/release/onnxc");
-    let env = [("ONNXC_PROGRAM", program.as_os_str())];
+    // A driver for the tests of GPU targets.
+    let driver = stand_in_driver()?;
+    let env = [("ONNXC_PROGRAM", program.as_os_str()), ("LD_LIBRARY_PATH", driver.as_ref())];
     run_with(&python, &["-m", "unittest", "discover", "-s", "python/tests"], &env)?;
     run(&python, &["examples/python/read_digits.py"])
 }

@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod cross;
 mod examples;
+mod gpu;
 mod setup;
 mod shell;
 
@@ -25,6 +26,9 @@ cargo xtask TASK
   cross    a part of the ONNX suite and a model on each other target whose emulator is there, or on those whose names
            contain what follows; with --quick, what CI has time for
   sizes    print bytes of code: the support library on 64-bit ARM, the network of examples/embed-rust
+  gpu      [--OPTION...]: check and time on an NVIDIA GPU beside PyTorch, in one table; gpu --help has the options;
+           --stand-in: the same in small on the stand-in driver, without times; --pack DIR: a folder with all of it
+           for a machine with a device and no checkout
   bless    run the ONNX suite and write its snapshot anew
   operators  write docs/OPERATORS.md anew
   figures  [MODEL...]: compile time, code, arena, start, equal bits for 1, 2 and 5 workers, and `--fp strict`, with their bounds
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         ["cross"] => cross::cross("", false),
         ["cross", "--quick"] => cross::cross("", true),
         ["cross", target] => cross::cross(target, false),
+        ["gpu", arguments @ ..] => gpu::gpu(arguments),
         ["sizes"] => ci::sizes(),
         ["bless"] => ci::bless(),
         ["operators"] => ci::operators(),

@@ -197,7 +197,7 @@ pub fn compile_with<'a>(
     let mut header = header(program, targets);
     if gpu {
         header.notes.push(
-            "Kernels run on an NVIDIA GPU: the program needs cuda.c of the support library; tensors may be kDLCUDA."
+            "Kernels run on an NVIDIA GPU: the program needs cuda*.c of the support library; tensors may be kDLCUDA."
                 .into(),
         );
     }
@@ -425,7 +425,7 @@ impl Strings<'_> {
 }
 
 /// What the support library is told of a model for a GPU and of its kernels, whose descriptions take the place of their
-/// code; `csrc/cuda.c` has both structures.
+/// code; `csrc/cuda_internal.h` has both structures.
 fn gpu_objects(
     program: &Program,
     target: &Target,

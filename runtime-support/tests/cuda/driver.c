@@ -1,4 +1,4 @@
-/* A driver without a device for the test of csrc/cuda.c: device memory is the heap's, every kernel doubles floats, a
+/* A driver without a device for the test of csrc/cuda*.c: device memory is the heap's, every kernel doubles floats, a
  * stream runs what it is given at once or records it, and the graph replays. A text with "bad" in it does not load. */
 
 #include <stdint.h>
@@ -15,7 +15,7 @@ struct step {
 };
 
 static struct step recorded[64];
-static int steps, capturing, launches, graphs, allocations;
+static int steps, capturing, launches, graphs, allocations, waits, allowed;
 
 static void run(const struct step *step) {
     if (!step->doubles) {
@@ -87,11 +87,19 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
                    unsigned shared, void *stream, void **parameters, void **extra) {
     (void)stream, (void)extra;
     launches++;
-    if (function == NULL || gx == 0 || gy * gz * by * bz != 1 || bx != 128 || shared != 0) return 1;
+    if (function == NULL || gx == 0 || gy * gz * by * bz != 1 || bx != 128 || (int)shared != allowed) return 1;
     return give(1, *(void **)parameters[1], *(void **)parameters[0], (size_t)*(int64_t *)parameters[3]);
 }
 int cuStreamCreate(void **stream, unsigned flags) { return *stream = &steps, flags != 0; }
-int cuStreamSynchronize(void *stream) { return (void)stream, capturing ? 900 : 0; }
+int cuStreamSynchronize(void *stream) { return (void)stream, waits++, capturing ? 900 : 0; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return stream == NULL || event == NULL || flags != 0; }
+int cuEventCreate(void **event, unsigned flags) { return *event = &waits, flags != 2; }
+int cuEventRecord(void *event, void *stream) { return event == NULL || stream == NULL; }
+int cuEventSynchronize(void *event) { return event == NULL; }
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+    allowed = value;
+    return function == NULL || attribute != 8;
+}
 int cuStreamBeginCapture_v2(void *stream, int mode) {
     (void)stream, (void)mode;
     capturing = 1;
@@ -121,5 +129,5 @@ int cuGetErrorString(int code, const char **text) {
     return 0;
 }
 
-/* For the test: launches, graphs, allocations that are there. */
-int counted(int what) { return what == 0 ? launches : what == 1 ? graphs : allocations; }
+/* For the test: launches, graphs, allocations that are there, waits for a stream. */
+int counted(int what) { return what == 0 ? launches : what == 1 ? graphs : what == 2 ? allocations : waits; }

@@ -1,4 +1,4 @@
-/* What a host program for a GPU does with csrc/cuda.c, by hand, on the driver beside this file. */
+/* What a host program for a GPU does with csrc/cuda*.c, by hand, on the driver beside this file. */
 
 #include "onnxc.h"
 
@@ -10,17 +10,17 @@
 int32_t onnxc_cuda_begin(const void *model, const void *frame);
 void onnxc_cuda_launch(const void *kernel, void *const *buffers, const int64_t *params, int64_t tasks);
 void onnxc_cuda_copy(void *to, const void *from, uint64_t bytes);
-void onnxc_cuda_read(void *at, uint64_t bytes);
+const void *onnxc_cuda_read(void *at, uint64_t bytes);
 void onnxc_cuda_write(const void *at, uint64_t bytes);
 int32_t onnxc_cuda_end(void);
-void onnxc_cuda_leave(void);
+int32_t onnxc_cuda_leave(int32_t status);
 const char *onnxc_cuda_message(void);
 
 struct kernel {
     const char *name;
     uint32_t threads, workers_per_block;
     uint64_t scratch_bytes, max_workers;
-    uint32_t index, buffers, params, unused;
+    uint32_t index, buffers, params, shared_bytes;
 };
 struct model {
     uint32_t version, capability;
@@ -75,7 +75,7 @@ int main(void) {
         onnxc_cuda_launch(&kernel, (void *[]){in, arena + 64}, NULL, N);
         onnxc_cuda_launch(&kernel, (void *[]){arena + 64, out}, NULL, N);
         CHECK(onnxc_cuda_end() == 0);
-        onnxc_cuda_leave();
+        CHECK(onnxc_cuda_leave(0) == 0);
         for (int i = 0; i < N; i++) CHECK(out[i] == 4.0f * (float)(round + i));
     }
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
@@ -93,13 +93,13 @@ int main(void) {
     *counter = 7;
     onnxc_cuda_write(counter, 8);
     *counter = 0;
-    onnxc_cuda_read(counter, 8);
-    CHECK(*counter == 7);
+    CHECK(*(const int64_t *)onnxc_cuda_read(counter, 8) == 7);
+    /* What the host has is read where it is: it may be read-only. */
+    CHECK(onnxc_cuda_read(in, 8) == in && onnxc_cuda_read(&weights[2], 8) == &weights[2]);
     float held[N];
     slots[0] = (struct slot){held, sizeof held};
     onnxc_cuda_launch(&kernel, (void *[]){weights, held}, NULL, N);
-    onnxc_cuda_read(held, sizeof held);
-    CHECK(held[3] == 206);
+    CHECK(onnxc_cuda_read(held, sizeof held) == held && held[3] == 206);
     onnxc_cuda_copy(out, held, sizeof held);
     CHECK(onnxc_cuda_end() == 0 && out[15] == 230);
     slots[0].data = NULL;
@@ -108,7 +108,7 @@ int main(void) {
 
     /* A run that a step left, and the next one; another model at the same address; a tensor on the device. */
     CHECK(onnxc_cuda_begin(&model, &frame) == 0);
-    onnxc_cuda_leave();
+    CHECK(onnxc_cuda_leave(ONNXC_DATA_SHAPE) == ONNXC_DATA_SHAPE);
     model.hash[0] = 2;
     float *device = malloc(sizeof in);
     CHECK(device != NULL);
@@ -118,6 +118,36 @@ int main(void) {
     CHECK(onnxc_cuda_begin(&model, &frame) == 0);
     onnxc_cuda_launch(&kernel, (void *[]){device, out}, NULL, N);
     CHECK(onnxc_cuda_end() == 0 && out[5] == 10);
+
+    /* The host reads a word of it, not at its address. */
+    CHECK(onnxc_cuda_begin(&looks, &frame) == 0);
+    const float *word = onnxc_cuda_read(device + 6, 8);
+    CHECK(word != device + 6 && word[0] == 6 && word[1] == 7);
+    /* After a failure steps read zeros, and what they then say is not why the run ends. */
+    struct kernel wide = kernel;
+    wide.threads = 64;
+    onnxc_cuda_launch(&wide, (void *[]){device, out}, NULL, N);
+    CHECK(((const float *)onnxc_cuda_read(device + 6, 8))[0] == 0 && device[6] == 6);
+    CHECK(onnxc_cuda_leave(ONNXC_DATA_SHAPE) == ONNXC_DEVICE_FAILED);
+
+    /* All tensors on the device and a stream of the caller's: nobody waits. A crooked address gets a mirror. */
+    call.stream = &frame;
+    result.tensor.device.device_type = (DLDeviceType)2;
+    float *crooked = malloc(sizeof in + 4);
+    CHECK(crooked != NULL);
+    bases[1] = ++crooked;
+    kernel.shared_bytes = 64;
+    kernel.index = 1;
+    model.kernels = 2;
+    model.hash[0] = 3;
+    CHECK(onnxc_cuda_begin(&model, &frame) == 0);
+    int waited = counted(3);
+    onnxc_cuda_launch(&kernel, (void *[]){device, crooked}, NULL, N);
+    CHECK(onnxc_cuda_end() == 0 && crooked[5] == 10 && counted(3) == waited);
+    given.tensor.device.device_id = 1;
+    CHECK(onnxc_cuda_begin(&model, &frame) == ONNXC_DEVICE && strstr(onnxc_cuda_message(), "device 1") != NULL);
+    given.tensor.device.device_id = 0;
+    free(crooked - 1);
 
     struct model bad = model;
     bad.text = "bad";

@@ -200,29 +200,32 @@ fn positive<T: Float>(x: T) -> T {
     if x.wide() < 0.0 { T::near(0.0) } else { x }
 }
 
-fn least<T: Float>(a: T, b: T, nan: bool) -> T {
+/// The lesser of two numbers, or the greater. Of two zeros the negative one is the lesser.
+fn choose<T: Float>(a: T, b: T, nan: bool, greater: bool) -> T {
     let (x, y) = (a.wide(), b.wide());
     match (x.is_nan(), y.is_nan()) {
         (true, true) => T::near(f64::NAN),
         (true, false) | (false, true) if nan => T::near(f64::NAN),
         (true, false) => b,
         (false, true) => a,
-        // Of two zeros the negative one is the lesser.
-        _ if x < y || (x == y && x.is_sign_negative()) => a,
+        _ if x == y => {
+            if x.is_sign_negative() != greater {
+                a
+            } else {
+                b
+            }
+        }
+        _ if (x > y) == greater => a,
         _ => b,
     }
 }
 
+fn least<T: Float>(a: T, b: T, nan: bool) -> T {
+    choose(a, b, nan, false)
+}
+
 fn greatest<T: Float>(a: T, b: T, nan: bool) -> T {
-    let (x, y) = (a.wide(), b.wide());
-    match (x.is_nan(), y.is_nan()) {
-        (true, true) => T::near(f64::NAN),
-        (true, false) | (false, true) if nan => T::near(f64::NAN),
-        (true, false) => b,
-        (false, true) => a,
-        _ if x > y || (x == y && x.is_sign_positive()) => a,
-        _ => b,
-    }
+    choose(a, b, nan, true)
 }
 
 fn floating(name: &str, ty: Ty, flags: Flags) -> Option<LaneFn> {

@@ -98,7 +98,7 @@ impl Entry<'_> {
                 self.fail_step_if(c, missing, status::NO_MEMORY, call, step, [Some(wanted), None]);
                 let full = c.compare_with(IntCC::NotEqual, old, 0);
                 c.when(full, |c| {
-                    self.gpu_read(c, old, used);
+                    let old = self.gpu_read(c, old, used);
                     c.call("memcpy", false, Some(I64), &[new, old, used]);
                     self.release(c, call, slot);
                 });
@@ -110,9 +110,7 @@ impl Entry<'_> {
             c.when(some, |c| {
                 let base = c.load(I64, slot, 0);
                 let to = c.f.ins().iadd(base, used);
-                self.gpu_read(c, from, bytes);
-                c.call("memcpy", false, Some(I64), &[to, from, bytes]);
-                self.gpu_write(c, to, bytes);
+                self.copy(c, to, from, bytes);
             });
             let ok = c.int32(0);
             c.f.ins().return_(&[ok]);
@@ -272,8 +270,8 @@ impl Entry<'_> {
             Step::Bind { symbol, from, element, low, high, .. } => {
                 let tensor = self.place(c, from, memory);
                 let (first, eight) = (c.add(tensor, i64::from(*element) * 8), c.int(8));
-                self.gpu_read(c, first, eight);
-                let size = c.load(I64, tensor, *element as i32 * 8);
+                let first = self.gpu_read(c, first, eight);
+                let size = c.load(I64, first, 0);
                 // Past the greatest size of all is too much memory; other limits are the shapes' own.
                 let above = if *high == DEFAULT_HIGH { status::SIZE_LIMIT } else { status::DATA_SHAPE };
                 let (low, high) = (eval(c, low, dims), eval(c, high, dims));

@@ -21,16 +21,8 @@ impl Entry<'_> {
         function(self.isa, &[I64; 6], None, |c, p| {
             let [frame, kernel, buffers, params, tasks, step] = [p[0], p[1], p[2], p[3], p[4], p[5]];
             let call = c.load(I64, frame, at::FRAME_CALL);
-            let (trace, user) = (c.load(I64, call, at::TRACE), c.load(I64, call, at::USER));
-            let traced = c.compare_with(IntCC::NotEqual, trace, 0);
-            c.when(traced, |c| {
-                let begin = c.int32(1);
-                c.call_pointer(trace, &[user, step, begin]);
-            });
-            c.call("onnxc_cuda_launch", false, None, &[kernel, buffers, params, tasks]);
-            c.when(traced, |c| {
-                let end = c.int32(0);
-                c.call_pointer(trace, &[user, step, end]);
+            self.traced(c, call, step, |c, _| {
+                c.call("onnxc_cuda_launch", false, None, &[kernel, buffers, params, tasks]);
             });
             c.f.ins().return_(&[]);
         })
@@ -53,18 +45,21 @@ impl Entry<'_> {
         c.int32(0)
     }
 
-    /// Ends a run that a failed step left.
-    pub(super) fn gpu_leave(&self, c: &mut Code<'_>) {
+    /// Ends a run that a failed step left with a status; the driver's own failure, if there was one, is the reason.
+    pub(super) fn gpu_leave(&self, c: &mut Code<'_>, status: Value) -> Value {
         if self.gpu {
-            c.call("onnxc_cuda_leave", false, None, &[]);
+            return c.call("onnxc_cuda_leave", false, Some(types::I32), &[status]).expect("it gives a status");
         }
+        status
     }
 
-    /// Copies what a step is about to read.
-    pub(super) fn gpu_read(&self, c: &mut Code<'_>, pointer: Value, bytes: Value) {
+    /// Where a step finds the bytes at `pointer` that it is about to read: a word, or a slot. They stay until the next call.
+    pub(super) fn gpu_read(&self, c: &mut Code<'_>, pointer: Value, bytes: Value) -> Value {
         if self.gpu {
-            c.call("onnxc_cuda_read", false, None, &[pointer, bytes]);
+            let found = c.call("onnxc_cuda_read", false, Some(types::I64), &[pointer, bytes]);
+            return found.expect("it gives a pointer");
         }
+        pointer
     }
 
     /// Copies what a step has written.

@@ -523,8 +523,8 @@ impl Entry<'_> {
             } else {
                 c.call(&self.symbol("_execute"), true, Some(I32), &[p[0], p[1], p[2], plain, no_slots])
             };
-            self.gpu_leave(c);
-            c.f.ins().return_(&[status.expect("execute gives a status")]);
+            let status = self.gpu_leave(c, status.expect("execute gives a status"));
+            c.f.ins().return_(&[status]);
         })
     }
 
@@ -562,8 +562,8 @@ impl Entry<'_> {
             let (plain, no_slots) = (c.int32(1), c.int(0));
             let arguments = [values, values_out, p[2], plain, no_slots];
             let status = c.call(&self.symbol("_execute"), true, Some(I32), &arguments);
-            self.gpu_leave(c);
-            c.f.ins().return_(&[status.expect("execute gives a status")]);
+            let status = self.gpu_leave(c, status.expect("execute gives a status"));
+            c.f.ins().return_(&[status]);
         })
     }
 

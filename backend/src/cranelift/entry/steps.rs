@@ -42,37 +42,44 @@ impl Entry<'_> {
             let [frame, kernel, buffers, params, tasks, step] = [p[0], p[1], p[2], p[3], p[4], p[5]];
             let call = c.load(I64, frame, at::FRAME_CALL);
             let scratch = c.load(I64, frame, at::FRAME_SCRATCH);
-            let (trace, user) = (c.load(I64, call, at::TRACE), c.load(I64, call, at::USER));
-            let traced = c.compare_with(IntCC::NotEqual, trace, 0);
-            c.when(traced, |c| {
-                let begin = c.int32(1);
-                c.call_pointer(trace, &[user, step, begin]);
-            });
-            let parallel_for = c.load(I64, call, at::PARALLEL_FOR);
-            let able = c.compare_with(IntCC::NotEqual, parallel_for, 0);
-            let several = c.compare_with(IntCC::SignedGreaterThan, tasks, 1);
-            let parallel = c.f.ins().band(able, several);
-            let (spread, serial, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
-            c.f.ins().brif(parallel, spread, &[], serial, &[]);
-            c.f.switch_to_block(spread);
-            let job = c.stack(32);
-            for (offset, value) in [(0, kernel), (8, buffers), (16, params), (24, scratch)] {
-                c.store(value, job, offset);
-            }
-            let task = c.symbol(&self.symbol("_task"), true);
-            c.call_pointer(parallel_for, &[user, task, job, tasks]);
-            c.f.ins().jump(after, &[]);
-            c.f.switch_to_block(serial);
-            let (zero, worker) = (c.int(0), c.int32(0));
-            c.call_kernel(kernel, &[buffers, params, zero, tasks, scratch, worker]);
-            c.f.ins().jump(after, &[]);
-            c.f.switch_to_block(after);
-            c.when(traced, |c| {
-                let end = c.int32(0);
-                c.call_pointer(trace, &[user, step, end]);
+            self.traced(c, call, step, |c, user| {
+                let parallel_for = c.load(I64, call, at::PARALLEL_FOR);
+                let able = c.compare_with(IntCC::NotEqual, parallel_for, 0);
+                let several = c.compare_with(IntCC::SignedGreaterThan, tasks, 1);
+                let parallel = c.f.ins().band(able, several);
+                let (spread, serial, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
+                c.f.ins().brif(parallel, spread, &[], serial, &[]);
+                c.f.switch_to_block(spread);
+                let job = c.stack(32);
+                for (offset, value) in [(0, kernel), (8, buffers), (16, params), (24, scratch)] {
+                    c.store(value, job, offset);
+                }
+                let task = c.symbol(&self.symbol("_task"), true);
+                c.call_pointer(parallel_for, &[user, task, job, tasks]);
+                c.f.ins().jump(after, &[]);
+                c.f.switch_to_block(serial);
+                let (zero, worker) = (c.int(0), c.int32(0));
+                c.call_kernel(kernel, &[buffers, params, zero, tasks, scratch, worker]);
+                c.f.ins().jump(after, &[]);
+                c.f.switch_to_block(after);
             });
             c.f.ins().return_(&[]);
         })
+    }
+
+    /// Emits a launch, which is given the caller's `user`, between the two calls of `trace`, if there is one.
+    pub(super) fn traced(&self, c: &mut Code<'_>, call: Value, step: Value, launch: impl FnOnce(&mut Code<'_>, Value)) {
+        let (trace, user) = (c.load(types::I64, call, at::TRACE), c.load(types::I64, call, at::USER));
+        let traced = c.compare_with(IntCC::NotEqual, trace, 0);
+        let tell = |c: &mut Code<'_>, begins: i32| {
+            c.when(traced, |c| {
+                let begins = c.int32(begins);
+                c.call_pointer(trace, &[user, step, begins]);
+            });
+        };
+        tell(c, 1);
+        launch(c, user);
+        tell(c, 0);
     }
 
     /// A part of the steps.
@@ -131,18 +138,12 @@ impl Entry<'_> {
                         let bytes = eval(c, bytes, dims);
                         // No bytes, no call: an empty tensor's pointer may be NULL.
                         let some = c.compare_with(IntCC::NotEqual, bytes, 0);
-                        c.when(some, |c| {
-                            if self.gpu {
-                                c.call("onnxc_cuda_copy", false, None, &[to, from, bytes]);
-                            } else {
-                                c.call("memcpy", false, Some(I64), &[to, from, bytes]);
-                            }
-                        });
+                        c.when(some, |c| self.copy(c, to, from, bytes));
                     }
                     Step::If { condition, then, otherwise, .. } => {
                         let condition = self.place(c, condition, &memory);
                         let one = c.int(1);
-                        self.gpu_read(c, condition, one);
+                        let condition = self.gpu_read(c, condition, one);
                         let condition = c.load(types::I8, condition, 0);
                         let (first, second, after) = (c.f.create_block(), c.f.create_block(), c.f.create_block());
                         c.f.ins().brif(condition, first, &[], second, &[]);
@@ -157,7 +158,8 @@ impl Entry<'_> {
                         let [trips, condition, counter] =
                             [trips, condition, counter].map(|p| self.place(c, p, &memory));
                         let (one, eight) = (c.int(1), c.int(8));
-                        self.gpu_read(c, trips, eight);
+                        let trips = self.gpu_read(c, trips, eight);
+                        let trips = c.load(I64, trips, 0);
                         let (zero, iteration) = (c.int(0), iteration.index() as i32 * 8);
                         let (top, more) = (c.f.create_block(), c.f.create_block());
                         let (inside, after) = (c.f.create_block(), c.f.create_block());
@@ -165,11 +167,10 @@ impl Entry<'_> {
                         c.f.ins().jump(top, &[zero.into()]);
                         c.f.switch_to_block(top);
                         c.store(i, dims, iteration);
-                        let trips = c.load(I64, trips, 0);
                         let below = c.compare(IntCC::SignedLessThan, i, trips);
                         c.f.ins().brif(below, more, &[], after, &[]);
                         c.f.switch_to_block(more);
-                        self.gpu_read(c, condition, one);
+                        let condition = self.gpu_read(c, condition, one);
                         let again = c.load(types::I8, condition, 0);
                         c.f.ins().brif(again, inside, &[], after, &[]);
                         c.f.switch_to_block(inside);
@@ -233,6 +234,15 @@ impl Entry<'_> {
             let ok = result.map(|_| c.int32(0));
             c.f.ins().return_(ok.as_slice());
         })
+    }
+
+    /// Copies bytes from one place to another.
+    pub(super) fn copy(&self, c: &mut Code<'_>, to: Value, from: Value, bytes: Value) {
+        if self.gpu {
+            c.call("onnxc_cuda_copy", false, None, &[to, from, bytes]);
+        } else {
+            c.call("memcpy", false, Some(types::I64), &[to, from, bytes]);
+        }
     }
 
     pub(super) fn place(&self, c: &mut Code<'_>, place: &Place, memory: &Memory) -> Value {

@@ -1,0 +1,110 @@
+//! Checks and times on an NVIDIA GPU: `bench/gpu.py`, with what it needs built here or packed for another machine.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::setup::python;
+use crate::shell::{Error, Result, cargo, root, run};
+
+/// What a machine with a device but no checkout needs: the script, its models' recipes, and what it checks with.
+const PACKED: &[&str] = &[
+    "bench/gpu.py",
+    "bench/gpu_device.py",
+    "bench/gpu_times.py",
+    "bench/gpu_torch.py",
+    "bench/zoo",
+    "python/onnxc/abi.py",
+    "tests/gpu/snapshot.txt",
+    "examples/embed-rust/digits.onnx",
+];
+/// The suite's cases of which a pack has the ones that `gpu.py` takes when it is not told otherwise.
+const SHARE: usize = 4;
+/// The suite's folders that have them.
+const PARTS: [&str; 4] = ["node", "pytorch-converted", "pytorch-operator", "simple"];
+
+/// `--stand-in`: in small on the stand-in driver. `--pack DIR`: a folder for another machine. Else on the device of this
+/// machine, with the script's own options.
+pub fn gpu(arguments: &[&str]) -> Result<()> {
+    run(cargo(), &["build", "--release", "--locked", "--bin", "onnxc"])?;
+    match arguments {
+        ["--stand-in"] => stand_in(),
+        ["--pack", folder] => pack(Path::new(folder)),
+        options => {
+            let python = python_with_torch().map_or_else(python, Ok)?;
+            script(&python, options)
+        }
+    }
+}
+
+fn script(python: &OsString, options: &[&str]) -> Result<()> {
+    let words: Vec<&str> = ["bench/gpu.py"].iter().chain(options).copied().collect();
+    run(python, &words)
+}
+
+/// The system's interpreter, where it has what the times are compared with.
+fn python_with_torch() -> Option<OsString> {
+    let mut probe = Command::new("python3");
+    let status = probe.args(["-c", "import torch, numpy, onnx, onnxruntime"]).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success()).then(|| "python3".into())
+}
+
+/// Proves that the script works; prints no speed.
+fn stand_in() -> Result<()> {
+    let python = python()?;
+    let folder = stand_in_driver()?;
+    script(&python, &["--stand-in", &folder])
+}
+
+/// Builds the stand-in driver; a folder that has it as `libcuda.so.1`.
+pub fn stand_in_driver() -> Result<String> {
+    run(cargo(), &["build", "--release", "--locked", "-p", "onnxc-standin-cuda"])?;
+    let folder = root().join("build/standin");
+    let (library, link) = (target().join("release/libonnxc_standin_cuda.so"), folder.join("libcuda.so.1"));
+    let failed = |e: std::io::Error| Error(format!("{}: {e}", link.display()));
+    fs::create_dir_all(&folder).map_err(failed)?;
+    fs::copy(&library, &link).map_err(failed)?;
+    Ok(folder.to_string_lossy().into_owned())
+}
+
+/// A folder to carry to a machine with a device, where `python3 bench/gpu.py` runs in it: an x86-64 Linux whose C library is no
+/// older than this one's, with numpy, onnx, onnxruntime and a C compiler.
+fn pack(folder: &Path) -> Result<()> {
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |e: std::io::Error| Error(format!("{path}: {e}"))
+    };
+    let put = |from: &Path, name: &str| copy_tree(from, &folder.join(name)).map_err(failed(from));
+    for path in PACKED {
+        put(&root().join(path), path)?;
+    }
+    put(&target().join("release/onnxc"), "onnxc")?;
+    run("strip", &[folder.join("onnxc")])?;
+    let names = root().join("tests/gpu/snapshot.txt");
+    let snapshot = fs::read_to_string(&names).map_err(failed(&names))?;
+    for case in snapshot.lines().step_by(SHARE) {
+        let places = PARTS.iter().map(|part| format!("build/suite/{part}/{case}"));
+        let place = places.into_iter().find(|place| root().join(place).is_dir());
+        let place = place.ok_or_else(|| Error(format!("{case} is not in build/suite, which `cargo xtask setup` makes")))?;
+        put(&root().join(&place), &place)?;
+    }
+    println!("{}: `python3 bench/gpu.py` there, on a machine with a device", folder.display());
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    if !from.is_dir() {
+        fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+        return fs::copy(from, to).map(|_| ());
+    }
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy_tree(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
