@@ -1,9 +1,9 @@
 //! Models for GPUs on the stand-in driver of `tests/standin-cuda`, a test tool that interprets PTX: numbers, memory plan,
 //! launches, no race and no access out of bounds. It says nothing about a device's speed.
 //!
-//! The ONNX suite without its large models (`real`), whose cases that pass are in `tests/gpu/snapshot.txt`, one name a line
-//! (`BLESS=1` writes it anew), and the small models that `cargo xtask setup` makes of the zoo's. `ONNXC_SUITE` and
-//! `ONNXC_SMALL` name other places of both.
+//! The ONNX suite, of whose nine large models (`real`) only the two that the interpreter runs in seconds; the other cases
+//! that pass are in `tests/gpu/snapshot.txt`, one name a line (`BLESS=1` writes it anew). And the small models that
+//! `cargo xtask setup` makes of the zoo's. `ONNXC_SUITE` and `ONNXC_SMALL` name other places of both.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -89,6 +89,15 @@ fn small_models_run_on_the_stand_in() {
     let tolerances = ["--rtol", "1e-3", "--atol", "1e-4", "--timeout", "240"];
     let run = test(&[built("ONNXC_SMALL", "small")], &tolerances, driver.path(), "80");
     assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{}", said(&run));
+}
+
+/// The two of the suite's large models that take seconds; the next ones take a minute and more each.
+#[test]
+fn the_lighter_large_models_of_the_suite_run_on_the_stand_in() {
+    let driver = driver();
+    let cases = ["real/test_shufflenet", "real/test_squeezenet"].map(|case| suite().join(case));
+    let run = test(&cases, &["--timeout", "240"], driver.path(), "80");
+    assert!(run.status.success() && said(&run).contains("2 passed, 0 failed"), "{}", said(&run));
 }
 
 fn succeeds(command: &mut Command) -> String {

@@ -190,7 +190,8 @@ impl RemoteProgram {
             let name = path.rsplit('/').next().unwrap_or(path);
             if name.ends_with("support.h")
                 || name.ends_with("internal.h")
-                || STRING_SOURCES.contains(&name) || GPU_SOURCES.contains(&name)
+                || STRING_SOURCES.contains(&name)
+                || GPU_SOURCES.contains(&name)
             {
                 program.write(name, text.as_bytes())?;
             }

@@ -84,9 +84,10 @@ fn pack(folder: &Path) -> Result<()> {
     let names = root().join("tests/gpu/snapshot.txt");
     let snapshot = fs::read_to_string(&names).map_err(failed(&names))?;
     for case in snapshot.lines().step_by(SHARE) {
-        let places = PARTS.iter().map(|part| format!("build/suite/{part}/{case}"));
-        let place = places.into_iter().find(|place| root().join(place).is_dir());
-        let place = place.ok_or_else(|| Error(format!("{case} is not in build/suite, which `cargo xtask setup` makes")))?;
+        let mut places = PARTS.iter().map(|part| format!("build/suite/{part}/{case}"));
+        let place = places.find(|place| root().join(place).is_dir());
+        let place =
+            place.ok_or_else(|| Error(format!("{case} is not in build/suite, which `cargo xtask setup` makes")))?;
         put(&root().join(&place), &place)?;
     }
     println!("{}: `python3 bench/gpu.py` there, on a machine with a device", folder.display());
