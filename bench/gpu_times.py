@@ -72,7 +72,7 @@ def one_node(operator, shapes, kind, **attributes):
 class Bench:
     def __init__(self, args, device, say):
         self.args, self.device, self.say = args, device, say
-        self.right = True
+        self.right, self.built = True, 0
         try:
             import gpu_torch
 
@@ -83,17 +83,17 @@ class Bench:
             say("PyTorch is not there: the table has no columns of cuBLAS, eager and torch.compile")
 
     def build(self, model, arrays, target, options=()):
-        path, library = (os.path.join(self.args.out, name) for name in ("model.onnx", f"model{len(os.listdir(self.args.out))}.so"))
-        if isinstance(model, str):
-            path = model
-        else:
-            onnx.save(model, path)
-        # A library of its own for each model: the process keeps all that it has opened.
-        compile_model(self.args.onnxc, path, library, target, options)
+        # A name of its own for each library: the process keeps all that it has opened.
+        self.built += 1
+        path, library, header = (os.path.join(self.args.out, f"timed{self.built}.{end}") for end in ("onnx", "so", "h"))
+        onnx.save(model, path)
         try:
+            compile_model(self.args.onnxc, path, library, target, options)
             return Model(self.device, library, arrays)
         finally:
-            os.unlink(library)
+            for file in (path, library, header):
+                if os.path.exists(file):
+                    os.unlink(file)
 
     def compare(self, what, got, want, tolerance, rms=False):
         difference, scale = np.abs(got - want), np.abs(want)
