@@ -72,7 +72,7 @@ def one_node(operator, shapes, kind, **attributes):
 class Bench:
     def __init__(self, args, device, say):
         self.args, self.device, self.say = args, device, say
-        self.right, self.built = True, 0
+        self.right, self.broken, self.built = True, False, 0
         try:
             import gpu_torch
 
@@ -120,21 +120,22 @@ class Bench:
 
     def measured(self, what, model, arrays, target, options, verify):
         """A model's time where it compiles and `verify` finds its outputs right, or a word in its place."""
+        if self.broken:
+            return "not run"
         try:
             built = self.build(model, arrays, target, options)
         except Failed as failure:
             self.say(f"{what}: {failure}")
             return "not compiled"
         try:
-            if not verify(built.outputs()):
-                return "wrong"
-            return self.time(built)
+            answer = self.time(built) if verify(built.outputs()) else "wrong"
+            built.close()
+            return answer
         except Failed as failure:
-            self.right = False
+            # A device's error stays for the process.
+            self.right, self.broken = False, True
             self.say(f"{what}: {failure}")
             return "failed"
-        finally:
-            built.close()
 
 
 def cell(value, form="{:.3f}"):

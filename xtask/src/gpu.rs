@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::setup::python;
-use crate::shell::{Error, Result, cargo, root, run};
+use crate::shell::{Error, Result, cargo, root, run, run_with};
 
 /// What a machine with a device but no checkout needs: the script, its models' recipes, and what it checks with.
 const PACKED: &[&str] = &[
@@ -50,11 +50,17 @@ fn python_with_torch() -> Option<OsString> {
     status.is_ok_and(|status| status.success()).then(|| "python3".into())
 }
 
-/// Proves that the script works; prints no speed.
+/// Proves that the script works, and that it sees what is wrong; prints no speed.
 fn stand_in() -> Result<()> {
     let python = python()?;
     let folder = stand_in_driver()?;
-    script(&python, &["--stand-in", &folder])
+    script(&python, &["--stand-in", &folder])?;
+    println!("the same with a driver that fails, which the script has to say:");
+    let words = ["bench/gpu.py", "--stand-in", &folder, "--out", "build/gpu-failing"];
+    match run_with(&python, &words, &[("ONNXC_STANDIN_FAIL", "1".as_ref())]) {
+        Ok(()) => Err(Error("bench/gpu.py finds nothing wrong where the driver fails".into())),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Builds the stand-in driver; a folder that has it as `libcuda.so.1`.
