@@ -8,12 +8,13 @@
 mod compiling;
 mod running;
 
+use onnxc_backend::cranelift::kernel::CAPS;
 use onnxc_backend::target::Target;
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
-use onnxc_ir::loops::interp::run_kernel;
-use onnxc_ir::loops::legalize::{Caps, legalize};
+use onnxc_ir::loops::interp::{Binding, FlatKernel, Options};
+use onnxc_ir::loops::legalize::legalize;
 use onnxc_ir::loops::verify::verify;
 use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Kernel, KernelBuilder, LaneType, LoopKind, Stride, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -160,6 +161,18 @@ impl Grow<'_> {
         }
     }
 
+    /// Words of four bytes.
+    fn words(&mut self, lanes: u16) -> Val {
+        let dtype = self.pick(&[DType::U8, DType::I8]);
+        let buffer = self.inputs[STORED.iter().position(|&t| t == dtype).expect("a type with a buffer")];
+        if self.choose(2) == 0 {
+            let address = self.address(4);
+            return self.b.load_word_splat(buffer, address, lanes);
+        }
+        let address = self.address(4 * lanes);
+        self.b.load_words(buffer, address, lanes)
+    }
+
     fn store(&mut self) {
         let storable = |ty: LaneType| STORED.contains(&ty.dtype) && (ty.lanes == 1 || ty.dtype != DType::Bool);
         let values: Vec<Val> = self.pool.iter().copied().filter(|&v| storable(self.b.ty(v))).collect();
@@ -175,7 +188,28 @@ impl Grow<'_> {
     fn arithmetic(&mut self) -> Val {
         let ty = self.ty();
         let float = ty.dtype.is_float();
-        match self.choose(8) {
+        match self.choose(11) {
+            8 => {
+                let words = LaneType { dtype: DType::I32, ..ty };
+                let factors = [(); 2].map(|()| match self.choose(2) {
+                    0 => self.words(ty.lanes),
+                    _ => self.operand(words),
+                });
+                let types = [(); 2].map(|()| self.pick(&[DType::U8, DType::I8]));
+                let acc = self.operand(words);
+                self.b.dot4(factors[0], factors[1], acc, types)
+            }
+            9 => {
+                let byte = self.pick(&[DType::U8, DType::I8]);
+                let bytes = self.load(LaneType { dtype: byte, ..ty });
+                let to = self.pick(&[DType::I32, DType::F32, DType::U32]);
+                self.b.cast(to, bytes)
+            }
+            10 => {
+                let from = self.pick(&[DType::I32, DType::U32]);
+                let (x, to) = (self.operand(LaneType { dtype: from, ..ty }), self.pick(&[DType::U8, DType::I8]));
+                self.b.cast(to, x)
+            }
             0 => {
                 let floats = [UnaryOp::Neg, UnaryOp::Abs, UnaryOp::Sqrt, UnaryOp::Floor, UnaryOp::Ceil, UnaryOp::Trunc]
                     .iter()
@@ -378,13 +412,18 @@ fn data(dtype: DType, seed: usize) -> Vec<u8> {
 }
 
 /// Runs a kernel everywhere; `Err` says where results differ. `wide` counts the kernels that the wide backend has made.
-fn check(kernel: &Kernel, wide: &mut [usize; 3]) -> Result<(), String> {
+fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
     verify(kernel).map_err(|e| format!("{e}\n{kernel}"))?;
-    let legal = legalize(kernel, &Caps::default());
+    let legal = legalize(kernel, &CAPS);
     let buffers: Vec<Vec<u8>> = kernel.arguments().enumerate().map(|(i, (_, b))| data(b.dtype, i)).collect();
     let mut expected = buffers.clone();
     let mut regions: Vec<&mut [u8]> = expected.iter_mut().map(|b| &mut b[..]).collect();
-    run_kernel(&legal, &mut regions, &[5], 0, TASKS, 0).map_err(|e| format!("{e}\n{kernel}"))?;
+    let bindings: Vec<Binding> =
+        regions.iter().enumerate().map(|(region, b)| Binding { region, offset: 0, bytes: b.len() }).collect();
+    // As the processors compute that run these kernels.
+    let options = Options { fuse: true, ..Options::default() };
+    let run = FlatKernel::new(&legal).run(&mut regions, &bindings, &[5], [0, TASKS, 0], &options);
+    run.map_err(|e| format!("{e}\n{kernel}"))?;
     let compare = |name: &str, found: Vec<Vec<u8>>| {
         for ((_, buffer), (found, expected)) in kernel.arguments().zip(found.iter().zip(&expected)) {
             let size = buffer.dtype.bytes().expect("whole bytes") as usize;
@@ -396,12 +435,12 @@ fn check(kernel: &Kernel, wide: &mut [usize; 3]) -> Result<(), String> {
         }
         Ok(())
     };
-    // Fused multiply-adds are what the interpreter does.
     let target = Target::parse("x86_64-avx2").map_err(|e| e.to_string())?;
     if target.runs_on_host() {
         compare("Cranelift", execute(&cranelift(&legal, &target), &legal, &buffers, &[5], TASKS))?;
     }
-    for (n, (name, isa)) in [("x86_64-avx512", Isa::Avx512), ("x86_64-avx2", Isa::Avx2)].into_iter().enumerate() {
+    let isas = [("x86_64-avx512", Isa::Avx512Vnni), ("x86_64-avx512", Isa::Avx512), ("x86_64-avx2", Isa::Avx2)];
+    for (n, (name, isa)) in isas.into_iter().enumerate() {
         if Target::parse(name).is_ok_and(|t| t.runs_on_host())
             && let Ok(code) = vector::compile(&legal, isa, false)
         {
@@ -409,7 +448,7 @@ fn check(kernel: &Kernel, wide: &mut [usize; 3]) -> Result<(), String> {
             compare(name, execute(&code.bytes, &legal, &buffers, &[5], TASKS))?;
         }
     }
-    wide[2] += 1;
+    wide[3] += 1;
     Ok(())
 }
 
@@ -422,13 +461,14 @@ fn random_kernels_agree() {
         Some(_) => TestRunner::new(config),
         None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
     };
-    let wide = std::cell::RefCell::new([0, 0, 0]);
+    let wide = std::cell::RefCell::new([0; 4]);
     let result = runner.run(&vec(ANY, 10..200), |choices| {
         check(&grow(&choices), &mut wide.borrow_mut()).map_err(proptest::test_runner::TestCaseError::fail)
     });
     if let Err(TestError::Fail(reason, choices)) = result {
         panic!("{reason}\n{choices:?}");
     }
-    let [avx512, avx2, all] = *wide.borrow();
+    let [vnni, avx512, avx2, all] = *wide.borrow();
+    assert_eq!(vnni, avx512);
     eprintln!("of {all} kernels the wide backend has made {avx512} for AVX-512 and {avx2} for AVX2");
 }

@@ -3,6 +3,7 @@
 
 mod running;
 
+use onnxc_backend::cranelift::kernel::CAPS;
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
@@ -16,11 +17,11 @@ use running::{execute, same};
 /// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
 /// last place where `close` says so. What lacks AVX2 code is compiled for AVX-512 only.
 fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close: bool) {
-    let legal = legalize(&kernel, &Caps::default());
+    let legal = legalize(&kernel, &CAPS);
     let mut theirs = buffers.to_vec();
     let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
     run_kernel(&kernel, &mut regions, params, 0, tasks, 0).unwrap_or_else(|e| panic!("{e}"));
-    for isa in [Isa::Avx512, Isa::Avx2] {
+    for isa in [Isa::Avx512Vnni, Isa::Avx512, Isa::Avx2] {
         if !runs_here(isa) {
             eprintln!("skipped: this processor has no {isa:?}");
             continue;
@@ -45,6 +46,7 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
 
 fn runs_here(isa: Isa) -> bool {
     match isa {
+        Isa::Avx512Vnni => is_x86_feature_detected!("avx512vnni") && runs_here(Isa::Avx512),
         Isa::Avx512 => is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl"),
         Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
     }
@@ -272,5 +274,52 @@ fn subnormal_numbers_vanish_on_request() {
         let written = &run(&legal, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][..4];
         assert_eq!(f32::from_le_bytes(written.try_into().unwrap()), expected, "flush {flush}");
         assert_eq!(std::hint::black_box(tiny) * std::hint::black_box(0.5), tiny / 2.0);
+    }
+}
+
+/// Dot products of four bytes of every pair of types, with the extremes in them, and vectors of bytes from and to memory.
+#[test]
+fn dot_products_and_vectors_of_bytes() {
+    let bytes: Vec<u8> =
+        (0..256u32).map(|i| [0, 255, 128, 127, 1][(i * 7 % 5) as usize] ^ (i * 37 / 9) as u8).collect();
+    for (first, second) in
+        [DType::I8, DType::U8].into_iter().flat_map(|x| [DType::I8, DType::U8].map(|second| (x, second)))
+    {
+        for lanes in [4, 8, 16, 32] {
+            let mut b = KernelBuilder::new("bytes");
+            let x = b.buffer("x", first, Access::Read, Some(256));
+            let y = b.buffer("y", second, Access::Read, Some(256));
+            let sums = b.buffer("sums", DType::I32, Access::Write, Some(64));
+            let narrowed = b.buffer("narrowed", second, Access::Write, Some(64));
+            b.task_loop(|b, task| {
+                let words = b.load_words(x, Address::at(5).plus(task, Stride::Const(16)), lanes);
+                let word = b.load_word_splat(y, Address::at(9), lanes);
+                let numbers = b.load(x, Address::at(1), lanes, None);
+                let acc = b.cast(DType::I32, numbers);
+                let once = b.dot4(words, word, acc, [first, second]);
+                let twice = b.dot4(word, words, once, [second, first]);
+                b.store(sums, Address::default(), twice, None);
+                let same = b.load_splat(y, Address::at(2), lanes);
+                let narrow = b.cast(second, twice);
+                let least = b.binary(BinaryOp::Min, narrow, same);
+                b.store(narrowed, Address::at(3), least, None);
+            });
+            let buffers = [bytes.clone(), bytes.clone(), vec![0; 256], vec![0; 64]];
+            check(b.finish(), &buffers, &[], 3, false);
+            // Without a dot product for the count, so that what is counted stands alone.
+            let mut b = KernelBuilder::new("counted");
+            let x = b.buffer("x", first, Access::Read, Some(256));
+            let y = b.buffer("y", second, Access::Write, Some(64));
+            let n = b.param("n");
+            b.task_loop(|b, _| {
+                let numbers = b.load(x, Address::at(1), lanes, Some(n));
+                let narrow = b.cast(second, numbers);
+                b.store(y, Address::at(0), narrow, Some(n));
+            });
+            let kernel = b.finish();
+            for n in [0, 1, i64::from(lanes) - 1, 40] {
+                check(kernel.clone(), &[bytes.clone(), vec![7; 64]], &[n], 1, false);
+            }
+        }
     }
 }

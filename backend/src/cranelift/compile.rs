@@ -13,7 +13,7 @@ use cranelift_frontend::FunctionBuilderContext;
 use onnxc_ir::dim::{Dim, Symbol};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
-use onnxc_ir::loops::legalize::{Caps, legalize};
+use onnxc_ir::loops::legalize::legalize;
 use onnxc_ir::program::{Port, Program, Remark, Step};
 use onnxc_ir::tensor::Constant;
 use rayon::prelude::*;
@@ -21,7 +21,7 @@ use target_lexicon::BinaryFormat;
 
 use super::code::Names;
 use super::entry::{Entry, MAX_RANK, processor_words, variant_cell};
-use super::kernel::{KernelOptions, translate};
+use super::kernel::{CAPS, KernelOptions, translate};
 use super::operators::{external_symbols, operators};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
 use crate::object::weights::Weights;
@@ -237,7 +237,7 @@ pub fn clif(program: &Program, targets: &[Target]) -> String {
         let target = &targets[program.variant_of[number] as usize];
         let Ok(isa) = instruction_set(target) else { return String::new() };
         let options = KernelOptions::of(target);
-        let legal = legalize(kernel, &Caps::default());
+        let legal = legalize(kernel, &CAPS);
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         text.push_str(&format!("; {}\n{}\n", kernel.name, function.display()));
     }
@@ -256,7 +256,7 @@ pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, Compile
         let (target, isa) = (&targets[variant], &isas[variant]);
         let options = KernelOptions::of(target);
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
-        let legal = legalize(kernel, &Caps::default());
+        let legal = legalize(kernel, &CAPS);
         if let Some(isa) = target.wide_isa()
             && let Ok(code) = vector::compile(&legal, isa, program.flushes_subnormals)
         {
@@ -303,7 +303,7 @@ fn compile_kernel(
     isa: &dyn TargetIsa,
     program: &Program,
 ) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
-    let legal = legalize(kernel, &Caps::default());
+    let legal = legalize(kernel, &CAPS);
     let mut lacks = None;
     if let Some(isa) = target.wide_isa() {
         // What the wide backend lacks goes to Cranelift, with the same calling convention.

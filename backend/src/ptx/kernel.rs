@@ -393,6 +393,7 @@ impl Emit<'_> {
             InstData::Compare(op, a, b) => self.compare(*op, *a, *b),
             InstData::Select(c, a, b) => self.select(*c, *a, *b),
             InstData::MulAdd { a, b, acc, mode } => self.mul_add(*a, *b, *acc, *mode == FmaMode::Fused),
+            InstData::Dot4 { .. } => panic!("legalisation expands dot products for PTX"),
             InstData::Cast(a) => {
                 self.distinct[result] = self.distinct[*a] && !ty.dtype.is_float() && ty.dtype.bits() >= 32;
                 self.cast(*a, ty.dtype)

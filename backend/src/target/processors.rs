@@ -150,7 +150,13 @@ pub(super) fn best_record(arch: Arch, features: FeatureSet) -> &'static Record {
 
 pub(super) fn wide_isa(features: FeatureSet) -> Option<Isa> {
     let fast = features.has(Feature::Avx2) && features.has(Feature::Fma) && features.has(Feature::Bmi);
-    if features.has(Feature::Avx512) { Some(Isa::Avx512) } else { fast.then_some(Isa::Avx2) }
+    if features.has(Feature::Avx512Vnni) {
+        Some(Isa::Avx512Vnni)
+    } else if features.has(Feature::Avx512) {
+        Some(Isa::Avx512)
+    } else {
+        fast.then_some(Isa::Avx2)
+    }
 }
 
 pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel {
@@ -171,7 +177,11 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         kernel_lanes_f32: lanes,
         stream_lanes_f32: lanes,
         streams_any_type: false,
-        kernel_vector_registers: if record.arch != Arch::X86 || wide == Some(Isa::Avx512) { 32 } else { 16 },
+        kernel_vector_registers: if record.arch != Arch::X86 || wide.is_some_and(|isa| isa != Isa::Avx2) {
+            32
+        } else {
+            16
+        },
         l1d_bytes: record.l1d_kib << 10,
         l2_bytes: record.l2_kib << 10,
         l3_bytes: record.l3_kib << 10,

@@ -96,8 +96,8 @@ fn environment(isa: Isa) -> MachineEnv {
     MachineEnv {
         preferred_regs_by_class: [
             set(GENERAL, &mut caller_saved.into_iter()),
-            set(WIDE, &mut (0..if isa == Isa::Avx512 { 32 } else { 16 })),
-            set(MASK, &mut (1..if isa == Isa::Avx512 { 8 } else { 1 })),
+            set(WIDE, &mut (0..if isa == Isa::Avx2 { 16 } else { 32 })),
+            set(MASK, &mut (1..if isa == Isa::Avx2 { 1 } else { 8 })),
         ],
         non_preferred_regs_by_class: [set(GENERAL, &mut callee_saved.into_iter()), PRegSet::empty(), PRegSet::empty()],
         scratch_by_class: [None; 3],

@@ -130,6 +130,20 @@ impl Rewriter {
             (Mnemonic::Valignd, &[Operand::Def(to), Operand::Use(from), _, Operand::Immediate(lane)]) => {
                 self.move_lane(to, from, lane);
             }
+            (Mnemonic::Vpsllw | Mnemonic::Vpsrlw | Mnemonic::Vpsraw, _) => {
+                let twin = match (info.mnemonic(), is_wide(0)) {
+                    (Mnemonic::Vpsllw, false) => Code::VEX_Vpsllw_xmm_xmm_imm8,
+                    (Mnemonic::Vpsllw, true) => Code::VEX_Vpsllw_ymm_ymm_imm8,
+                    (Mnemonic::Vpsrlw, false) => Code::VEX_Vpsrlw_xmm_xmm_imm8,
+                    (Mnemonic::Vpsrlw, true) => Code::VEX_Vpsrlw_ymm_ymm_imm8,
+                    (_, false) => Code::VEX_Vpsraw_xmm_xmm_imm8,
+                    (_, true) => Code::VEX_Vpsraw_ymm_ymm_imm8,
+                };
+                self.push(twin, operands);
+            }
+            (Mnemonic::Vpmovdb, &[memory @ Operand::Memory(_), Operand::Use(from)]) => {
+                self.store_bytes(memory, from, is_wide(1));
+            }
             _ if info.encoding() != EncodingKind::EVEX => self.push(code, operands),
             _ => {
                 let twin = twin_of(code).ok_or(Unsupported("an instruction that AVX2 lacks"))?;
@@ -137,6 +151,21 @@ impl Rewriter {
             }
         }
         Ok(())
+    }
+
+    /// The low bytes of four or eight lanes: packed to 16 bits, without saturation after the upper bits are gone, and to 8.
+    fn store_bytes(&mut self, memory: Operand, from: VReg, wide: bool) {
+        let low_byte = self.constant(Pattern::Narrow(0xff), wide);
+        let and = if wide { Code::VEX_Vpand_ymm_ymm_ymmm256 } else { Code::VEX_Vpand_xmm_xmm_xmmm128 };
+        let bytes = self.make(and, &[Operand::Use(from), Operand::Use(low_byte)]);
+        let upper = match wide {
+            true => self.make(Code::VEX_Vextractf128_xmmm128_ymm_imm8, &[Operand::Use(bytes), Operand::Immediate(1)]),
+            false => bytes,
+        };
+        let words = self.make(Code::VEX_Vpackusdw_xmm_xmm_xmmm128, &[Operand::Use(bytes), Operand::Use(upper)]);
+        let packed = self.make(Code::VEX_Vpackuswb_xmm_xmm_xmmm128, &[Operand::Use(words), Operand::Use(words)]);
+        let store = if wide { Code::VEX_Vmovq_xmmm64_xmm } else { Code::VEX_Vmovd_rm32_xmm };
+        self.push(store, smallvec![memory, Operand::Use(packed)]);
     }
 
     /// An instruction whose constants go to registers before it.

@@ -296,6 +296,53 @@ pub const MAX_UD: Wide = [
 pub const ABS_D: Wide =
     [Code::EVEX_Vpabsd_xmm_k1z_xmmm128b32, Code::EVEX_Vpabsd_ymm_k1z_ymmm256b32, Code::EVEX_Vpabsd_zmm_k1z_zmmm512b32];
 
+/// `vpmaddwd`.
+pub const MADD_WD: Wide = [
+    Code::EVEX_Vpmaddwd_xmm_k1z_xmm_xmmm128,
+    Code::EVEX_Vpmaddwd_ymm_k1z_ymm_ymmm256,
+    Code::EVEX_Vpmaddwd_zmm_k1z_zmm_zmmm512,
+];
+
+/// `vpdpbusd`.
+pub const DOT_UNSIGNED_SIGNED: Wide = [
+    Code::EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32,
+    Code::EVEX_Vpdpbusd_ymm_k1z_ymm_ymmm256b32,
+    Code::EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32,
+];
+
+/// `vpsllw` by an immediate.
+pub const SHL_W: Wide = [
+    Code::EVEX_Vpsllw_xmm_k1z_xmmm128_imm8,
+    Code::EVEX_Vpsllw_ymm_k1z_ymmm256_imm8,
+    Code::EVEX_Vpsllw_zmm_k1z_zmmm512_imm8,
+];
+
+/// `vpsrlw` by an immediate.
+pub const SHR_W: Wide = [
+    Code::EVEX_Vpsrlw_xmm_k1z_xmmm128_imm8,
+    Code::EVEX_Vpsrlw_ymm_k1z_ymmm256_imm8,
+    Code::EVEX_Vpsrlw_zmm_k1z_zmmm512_imm8,
+];
+
+/// `vpsraw` by an immediate.
+pub const SAR_W: Wide = [
+    Code::EVEX_Vpsraw_xmm_k1z_xmmm128_imm8,
+    Code::EVEX_Vpsraw_ymm_k1z_ymmm256_imm8,
+    Code::EVEX_Vpsraw_zmm_k1z_zmmm512_imm8,
+];
+
+/// `vpmovsxbd` from memory.
+pub const LOAD_SIGNED_BYTES: Wide =
+    [Code::EVEX_Vpmovsxbd_xmm_k1z_xmmm32, Code::EVEX_Vpmovsxbd_ymm_k1z_xmmm64, Code::EVEX_Vpmovsxbd_zmm_k1z_xmmm128];
+
+/// `vpmovzxbd` from memory.
+pub const LOAD_UNSIGNED_BYTES: Wide =
+    [Code::EVEX_Vpmovzxbd_xmm_k1z_xmmm32, Code::EVEX_Vpmovzxbd_ymm_k1z_xmmm64, Code::EVEX_Vpmovzxbd_zmm_k1z_xmmm128];
+
+/// `vpmovdb` to memory.
+pub const STORE_BYTES: Wide =
+    [Code::EVEX_Vpmovdb_xmmm32_k1z_xmm, Code::EVEX_Vpmovdb_xmmm64_k1z_ymm, Code::EVEX_Vpmovdb_xmmm128_k1z_zmm];
+
 /// `vpaddq`.
 pub const ADD_Q: Wide = [
     Code::EVEX_Vpaddq_xmm_k1z_xmm_xmmm128b64,

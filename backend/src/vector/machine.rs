@@ -15,6 +15,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, VL, DQ and BW: 32 registers of 512 bits and masks.
     Avx512,
+    /// The same with VNNI: dot products of four unsigned and four signed bytes.
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -22,7 +24,7 @@ impl Isa {
     pub fn lanes(self) -> u16 {
         match self {
             Isa::Avx2 => 8,
-            Isa::Avx512 => 16,
+            Isa::Avx512 | Isa::Avx512Vnni => 16,
         }
     }
 }

@@ -31,12 +31,16 @@ impl Select<'_> {
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
+        if ty.dtype.bits() == 8 {
+            return self.load_bytes(ty.dtype, pieces, memory, count);
+        }
         let code = if pieces.bits == 64 { codes::LOAD_PD } else { codes::LOAD_PS }[pieces.width];
         let masks = count.map(|c| self.tail_masks(c, pieces)).transpose()?;
         let mut registers = Registers::new();
         for piece in 0..pieces.count {
             let to = self.def(WIDE);
-            let operands = smallvec![Operand::Def(to), Operand::Memory(piece_of(memory, pieces, piece)?)];
+            let operands =
+                smallvec![Operand::Def(to), Operand::Memory(piece_of(memory, pieces, piece, pieces.bits / 8)?)];
             match &masks {
                 None => self.op(code, operands),
                 Some(masks) => self.op_masked(code, operands, masks[piece], true),
@@ -84,6 +88,11 @@ impl Select<'_> {
         }
         let memory = self.memory(buffer, address)?;
         let to = self.def(WIDE);
+        if ty.dtype.bits() == 8 {
+            let byte = self.load_scalar(ty.dtype, memory)?;
+            self.op(pieces.broadcast_general(), smallvec![Operand::Def(to), Operand::Use(byte)]);
+            return Ok(smallvec![to; pieces.count]);
+        }
         self.op(pieces.broadcast(), smallvec![Operand::Def(to), Operand::Memory(memory)]);
         Ok(smallvec![to; pieces.count])
     }
@@ -118,10 +127,14 @@ impl Select<'_> {
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
+        if ty.dtype.bits() == 8 {
+            return self.store_bytes(&registers, pieces, memory, count);
+        }
         let code = if pieces.bits == 64 { codes::STORE_PD } else { codes::STORE_PS }[pieces.width];
         let masks = count.map(|c| self.tail_masks(c, pieces)).transpose()?;
         for piece in 0..pieces.count {
-            let operands = smallvec![Operand::Memory(piece_of(memory, pieces, piece)?), Operand::Use(registers[piece])];
+            let at = piece_of(memory, pieces, piece, pieces.bits / 8)?;
+            let operands = smallvec![Operand::Memory(at), Operand::Use(registers[piece])];
             match &masks {
                 None => self.op(code, operands),
                 Some(masks) => self.op_masked(code, operands, masks[piece], false),
@@ -143,8 +156,8 @@ impl Select<'_> {
         }
         let pieces = self.pieces(ty)?;
         let index_pieces = self.pieces(self.kernel.ty(indices))?;
-        if pieces.bits != 64 && pieces.bits != 32 {
-            return Err(Unsupported("vectors of booleans in memory"));
+        if ty.dtype.bits() < 32 {
+            return Err(Unsupported("gathers of bytes and booleans"));
         }
         let scale = pieces.bits / 8;
         let memory = self.memory(buffer, address)?;
@@ -213,9 +226,9 @@ impl Select<'_> {
     }
 }
 
-/// The memory of one piece of a vector.
-fn piece_of(memory: Memory, pieces: Pieces, piece: usize) -> Result<Memory, Unsupported> {
-    let bytes = piece as i32 * i32::from(pieces.lanes as i16) * (pieces.bits / 8) as i32;
+/// The memory of one piece of a vector whose elements there have `size` bytes.
+pub(super) fn piece_of(memory: Memory, pieces: Pieces, piece: usize, size: u32) -> Result<Memory, Unsupported> {
+    let bytes = piece as i32 * i32::from(pieces.lanes as i16) * size as i32;
     let displacement = memory.displacement.checked_add(bytes).ok_or(Unsupported("an offset of more than 31 bits"))?;
     Ok(Memory { displacement, ..memory })
 }

@@ -8,6 +8,7 @@
 
 mod allocate;
 mod avx2;
+mod bytes;
 mod codes;
 mod conversions;
 mod dead;

@@ -22,7 +22,7 @@ use super::width::Pieces;
 pub(super) type Registers = SmallVec<[VReg; 4]>;
 
 /// A scope: where code goes, and what was computed there already.
-struct Scope {
+pub(super) struct Scope {
     block: Label,
     /// Whether a loop inside of this one carries vectors, so that registers are scarce there.
     busy: bool,
@@ -32,6 +32,8 @@ struct Scope {
     pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
     products: HashMap<(Val, Stride, u32), VReg>,
     masks: HashMap<(Val, u16, usize), Vec<VReg>>,
+    /// The even and the odd bytes of words, extended to 16 bits.
+    pub(super) halves: HashMap<(Val, DType), [Registers; 2]>,
 }
 
 /// A kernel while it is selected.
@@ -39,7 +41,7 @@ pub(super) struct Select<'k> {
     pub(super) kernel: &'k Kernel,
     pub(super) isa: Isa,
     pub(super) code: MachineCode,
-    scopes: Vec<Scope>,
+    pub(super) scopes: Vec<Scope>,
     registers: SecondaryMap<Val, Option<Registers>>,
     constants: SecondaryMap<Val, Option<Scalar>>,
     uses: SecondaryMap<Val, u32>,
@@ -117,6 +119,7 @@ impl Scope {
             pointers: HashMap::new(),
             products: HashMap::new(),
             masks: HashMap::new(),
+            halves: HashMap::new(),
         }
     }
 }
@@ -612,9 +615,10 @@ impl Select<'_> {
     }
 }
 
-/// The bits of a scalar, sign-extended from its width, so that they fit the shortest move.
+/// The bits of a scalar, sign-extended from its width, so that they fit the shortest move; those of a byte by its sign.
 fn sign_extended(scalar: Scalar) -> i64 {
     match scalar.dtype.bits() {
+        8 if scalar.dtype == DType::U8 => scalar.bits as i64,
         64 => scalar.bits as i64,
         bits => ((scalar.bits << (64 - bits)) as i64) >> (64 - bits),
     }

@@ -44,6 +44,7 @@ impl Select<'_> {
             InstData::Compare(op, a, b) => self.compare(*op, *a, *b)?,
             InstData::Select(c, a, b) => self.select_lanes(*c, *a, *b)?,
             InstData::MulAdd { a, b, acc, mode } => self.multiply_add(*a, *b, *acc, *mode)?,
+            InstData::Dot4 { a, b, acc, types } => self.dot4([*a, *b, *acc], *types)?,
             InstData::Cast(a) => self.cast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
             InstData::Bitcast(a) => self.bitcast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
             InstData::Splat(a) => self.splat(ty_of(self, results[0]), *a)?,
@@ -70,7 +71,7 @@ impl Select<'_> {
     }
 
     /// An instruction whose last operand may be a constant in memory.
-    fn op3_with(&mut self, code: Code, a: VReg, b: Operand) -> VReg {
+    pub(super) fn op3_with(&mut self, code: Code, a: VReg, b: Operand) -> VReg {
         let to = self.def(WIDE);
         self.op(code, smallvec![Operand::Def(to), Operand::Use(a), b]);
         to
@@ -140,6 +141,9 @@ impl Select<'_> {
         }
         let pieces = self.pieces(ty)?;
         let double = pieces.bits == 64;
+        if ty.dtype.bits() == 8 {
+            return Err(Unsupported("this operator on vectors of bytes"));
+        }
         if !ty.dtype.is_float() {
             return match op {
                 UnaryOp::Abs if ty.dtype.is_signed_int() => {
@@ -229,6 +233,9 @@ impl Select<'_> {
             return self.each2_with(a, b, |this, x, y| this.op3_with(code, x, y));
         }
         let signed = ty.dtype.is_signed_int();
+        if ty.dtype.bits() == 8 && !keeps_bytes(op) {
+            return Err(Unsupported("this operator on vectors of bytes"));
+        }
         let code = match op {
             BinaryOp::Add => pick(codes::ADD_D, codes::ADD_Q),
             BinaryOp::Sub => pick(codes::SUB_D, codes::SUB_Q),
@@ -604,8 +611,13 @@ impl Select<'_> {
 }
 
 /// A constant with these bits in each lane.
-fn constant(pieces: Pieces, bits: i64) -> Operand {
+pub(super) fn constant(pieces: Pieces, bits: i64) -> Operand {
     Operand::Constant(if pieces.bits == 64 { Pattern::Wide(bits as u64) } else { Pattern::Narrow(bits as u32) })
+}
+
+/// Whether the operator on extended bytes gives extended bytes.
+fn keeps_bytes(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Min | BinaryOp::Max)
 }
 
 /// The comparison's encoding and predicate. Ordered and quiet, but for `Ne`, which is unordered.

@@ -418,6 +418,11 @@ impl KernelBuilder {
         self.emit1(InstData::MulAdd { a, b, acc, mode }, self.ty(acc))
     }
 
+    /// `acc` plus the products of the four numbers in each lane of `a` and `b`, whose types are given.
+    pub fn dot4(&mut self, a: Val, b: Val, acc: Val, types: [DType; 2]) -> Val {
+        self.emit1(InstData::Dot4 { a, b, acc, types }, self.ty(acc))
+    }
+
     /// Conversion by value.
     pub fn cast(&mut self, to: DType, a: Val) -> Val {
         let ty = self.ty(a);
@@ -471,6 +476,19 @@ impl KernelBuilder {
             return self.emit1(InstData::Load { buffer, address, count: None }, ty);
         }
         self.emit1(InstData::LoadSplat { buffer, address }, ty)
+    }
+
+    /// Words of four consecutive elements of a buffer of 8-bit integers, as `i32`.
+    pub fn load_words(&mut self, buffer: Buffer, address: Address, lanes: u16) -> Val {
+        self.emit1(InstData::Load { buffer, address, count: None }, LaneType::vector(DType::I32, lanes))
+    }
+
+    /// One word of four consecutive elements of a buffer of 8-bit integers in all lanes.
+    pub fn load_word_splat(&mut self, buffer: Buffer, address: Address, lanes: u16) -> Val {
+        if lanes == 1 {
+            return self.load_words(buffer, address, lanes);
+        }
+        self.emit1(InstData::LoadSplat { buffer, address }, LaneType::vector(DType::I32, lanes))
     }
 
     /// Elements at `address + indices[lane]`.

@@ -182,6 +182,18 @@ pub enum InstData {
         /// Rounding.
         mode: FmaMode,
     },
+    /// `acc + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3` in `i32` lanes, which wrap. A lane of `a` and one of `b` hold four
+    /// numbers of 8 bits each, the first in the low byte; no product or sum of them is rounded or saturated.
+    Dot4 {
+        /// Four factors in each lane, `i32`.
+        a: Val,
+        /// Four factors in each lane, `i32`.
+        b: Val,
+        /// Accumulator, `i32`.
+        acc: Val,
+        /// The types of the numbers in `a` and in `b`: `i8` or `u8`.
+        types: [DType; 2],
+    },
     /// Conversion by value to the result's type, as [`crate::scalar::ScalarInst::Cast`].
     Cast(Val),
     /// Same bits as another type of the same lane width.
@@ -195,6 +207,8 @@ pub enum InstData {
     /// Lanes picked from the concatenation of two vectors of equal type.
     Shuffle(Val, Val, Box<[u16]>),
     /// Consecutive elements. With `count` (an `i64` scalar), lanes from `count` on are 0 and their memory is not touched.
+    /// `i32` lanes of a buffer of 8-bit integers are words: each holds four consecutive elements, the first in its low
+    /// byte, and there is no count.
     Load {
         /// From where.
         buffer: Buffer,
@@ -203,7 +217,7 @@ pub enum InstData {
         /// The tail predicate.
         count: Option<Val>,
     },
-    /// One element in all lanes.
+    /// One element in all lanes, or one word as in `Load`.
     LoadSplat {
         /// From where.
         buffer: Buffer,
@@ -452,6 +466,11 @@ impl InstData {
                 *b = f(*b);
             }
             InstData::MulAdd { a, b, acc, .. } => {
+                *a = f(*a);
+                *b = f(*b);
+                *acc = f(*acc);
+            }
+            InstData::Dot4 { a, b, acc, .. } => {
                 *a = f(*a);
                 *b = f(*b);
                 *acc = f(*acc);

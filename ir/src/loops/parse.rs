@@ -386,6 +386,10 @@ impl<'t> Parser<'t> {
                 let mode = if suffix == "fused" { FmaMode::Fused } else { FmaMode::Separate };
                 InstData::MulAdd { a: self.val()?, b: self.next_val()?, acc: self.next_val()?, mode }
             }
+            ("dot4", "i8i8" | "i8u8" | "u8i8" | "u8u8") => {
+                let types = [&suffix[..2], &suffix[2..]].map(|t| if t == "i8" { DType::I8 } else { DType::U8 });
+                InstData::Dot4 { a: self.val()?, b: self.next_val()?, acc: self.next_val()?, types }
+            }
             ("cast", "") => InstData::Cast(self.val()?),
             ("bitcast", "") => InstData::Bitcast(self.val()?),
             ("splat", "") => InstData::Splat(self.val()?),
@@ -632,6 +636,8 @@ mod tests {
         let y = b.buffer("y", DType::F32, Access::Write, Some(64));
         b.allow_in_place(y, x);
         let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(256));
+        let bytes = b.buffer("bytes", DType::U8, Access::Read, None);
+        let sums = b.buffer("sums", DType::I32, Access::Write, None);
         let n = b.param("n");
         b.task_loop(|b, task| {
             let at = Address::at(-3).plus(task, Stride::Const(8)).plus(n, Stride::Value(task));
@@ -683,6 +689,10 @@ mod tests {
             let r =
                 b.for_(LoopKind::Unrolled, 0.into(), 4.into(), 2, &looped, |b, _, c| vec![b.unary(UnaryOp::Neg, c[0])]);
             b.store(y, Address::at(0), r[0], None);
+            let words = b.load_words(bytes, Address::at(0), 8);
+            let word = b.load_word_splat(bytes, Address::at(3), 8);
+            let dots = b.dot4(words, word, bits, [DType::U8, DType::I8]);
+            b.store(sums, Address::at(0), dots, None);
         });
         b.finish()
     }

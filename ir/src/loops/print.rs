@@ -220,6 +220,7 @@ fn write_head(f: &mut impl Write, kernel: &Kernel, inst: Inst) -> fmt::Result {
             };
             write!(f, "mul_add.{mode} {a}, {b}, {acc}")
         }
+        InstData::Dot4 { a, b, acc, types: [x, y] } => write!(f, "dot4.{x}{y} {a}, {b}, {acc}"),
         InstData::Cast(a) => write!(f, "cast {a}"),
         InstData::Bitcast(a) => write!(f, "bitcast {a}"),
         InstData::Splat(a) => write!(f, "splat {a}"),

@@ -325,6 +325,16 @@ impl<'k> Verifier<'k> {
                 self.expect(inst, "the second factor", ty(*b), ty(*acc));
                 self.expect(inst, "the result", result, ty(*acc));
             }
+            InstData::Dot4 { a, b, acc, types } => {
+                if types.iter().any(|t| !is_byte(*t)) {
+                    self.fail(inst, "the numbers of a dot product are i8 or u8");
+                }
+                let words = LaneType { dtype: DType::I32, ..result };
+                for (what, of) in [("the first factor", a), ("the second factor", b), ("the accumulator", acc)] {
+                    self.expect(inst, what, ty(*of), words);
+                }
+                self.expect(inst, "the result", result, words);
+            }
             InstData::Cast(a) => self.expect(inst, "the result", result, LaneType { lanes: ty(*a).lanes, ..result }),
             InstData::Bitcast(a) => {
                 let from = ty(*a);
@@ -365,12 +375,20 @@ impl<'k> Verifier<'k> {
                 self.address(inst, address);
                 self.count(inst, *count);
                 let dtype = kernel.buffers[*buffer].dtype;
-                self.expect(inst, "the result", result, LaneType { dtype, ..result });
+                if is_byte(dtype) && result.dtype == DType::I32 {
+                    if count.is_some() {
+                        self.fail(inst, "words are loaded without a count");
+                    }
+                } else {
+                    self.expect(inst, "the result", result, LaneType { dtype, ..result });
+                }
             }
             InstData::LoadSplat { buffer, address } => {
                 self.address(inst, address);
                 let dtype = kernel.buffers[*buffer].dtype;
-                self.expect(inst, "the result", result, LaneType { dtype, ..result });
+                if !(is_byte(dtype) && result.dtype == DType::I32) {
+                    self.expect(inst, "the result", result, LaneType { dtype, ..result });
+                }
             }
             InstData::Gather { buffer, address, indices, count } => {
                 self.address(inst, address);
@@ -480,6 +498,11 @@ impl<'k> Verifier<'k> {
     }
 }
 
+/// The types of which words hold four.
+fn is_byte(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::U8)
+}
+
 fn buffers_of(data: &InstData) -> Vec<Buffer> {
     match data {
         InstData::Load { buffer, .. }
@@ -555,6 +578,8 @@ mod tests {
                 "lanes that are combined pair up: their number is a power of two",
             ),
             ("%a: f32x4 = load @0[0]\n%r: f32 = extract %a, 4", "%3 has 4 lanes"),
+            ("%a: i32x4 = load @0[0]", "the result is i32x4, not f32x4"),
+            ("%a: f32x4 = load @0[0]\n%r: f32x4 = dot4.u8i8 %a, %a, %a", "the accumulator is f32x4, not i32x4"),
             ("%a: f32x4 = load @0[0]\n%r: f64x4 = bitcast %a", "f32 and f64 do not share a representation"),
             ("%a: f32 = load @0[0]\nif %a {\nyield\n} else {\nyield\n}", "the condition is f32, not bool"),
         ];

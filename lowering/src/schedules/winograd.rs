@@ -16,7 +16,7 @@ use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Node, Op, Value};
 
-use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, even_part, tasks_worth, lanes_of_panel, multiply_add};
+use super::gemm::{LIGHT_EPILOGUE, PANEL, ceil_div, even_part, lanes_of_panel, multiply_add, tasks_worth};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 

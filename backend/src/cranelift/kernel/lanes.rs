@@ -87,6 +87,7 @@ impl Translate<'_> {
                     })
                     .collect()
             }
+            InstData::Dot4 { a, b, acc, types } => self.dot4([*a, *b, *acc], *types),
             InstData::Cast(a) => self.cast(*a, ty),
             InstData::Bitcast(a) => self.bitcast(*a, ty),
             InstData::Splat(a) => {

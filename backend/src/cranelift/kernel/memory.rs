@@ -186,7 +186,8 @@ impl Translate<'_> {
         offset: i32,
         count: Option<Val>,
     ) -> Vec<Value> {
-        let size = self.element_bytes(buffer) as i32;
+        // A word of four elements is wider than those.
+        let size = scalar_type(dtype).bytes() as i32;
         lanes
             .map(|lane| {
                 let at = offset + i32::from(lane) * size;

@@ -5,6 +5,7 @@
 //! zeros, whatever they were compared from. Constants are made where they are used, so that they hold no registers across
 //! loops; addresses that a loop does not change are computed before it.
 
+mod dot;
 mod lanes;
 mod memory;
 mod operations;
@@ -20,10 +21,14 @@ use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_entity::SecondaryMap;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::legalize::Caps;
 use onnxc_ir::loops::{Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
 use onnxc_ir::scalar::Scalar;
 
 use crate::target::Target;
+
+/// What both code generators for processors have beyond the common operations.
+pub const CAPS: Caps = Caps { native_unary: Vec::new(), converts_halves: false, multiplies_bytes: true };
 
 /// What the target adds to the common instructions.
 #[derive(Clone, Copy, Debug)]

@@ -75,6 +75,16 @@ pub(super) fn execute(
     let check = |index: i128| {
         if index >= 0 && index < i128::from(place.len) { Ok(index as u64) } else { Err((index, place.len)) }
     };
+    if op.words {
+        let stride = if op.kind == MemoryKind::LoadSplat { 0 } else { 4 };
+        for lane in 0..op.lanes {
+            let first = check(base + (lane * stride) as i128)?;
+            check(i128::from(first) + 3)?;
+            let word = memory[place.range(first, 4, 1)].try_into().expect("four bytes");
+            regs[op.value + lane] = u64::from(u32::from_le_bytes(word));
+        }
+        return Ok(());
+    }
     if let Some(indices) = op.indices {
         for lane in 0..active {
             let index = check(base + i128::from(regs[indices + lane] as i64))?;

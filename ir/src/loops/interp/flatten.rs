@@ -109,6 +109,8 @@ pub(super) enum Op {
     Compare(CmpOp),
     Select,
     MulAdd(FmaMode),
+    /// The types of the four numbers in each lane of the factors.
+    Dot4([DType; 2]),
     Cast(DType),
     /// The bits as they are, lane by lane.
     Copy,
@@ -135,6 +137,8 @@ pub(super) struct Memory {
     /// Slot of the value.
     pub value: usize,
     pub lanes: usize,
+    /// Whether each lane is a word of four elements.
+    pub words: bool,
 }
 
 /// What a [`Memory`] does.
@@ -365,6 +369,7 @@ impl<'k> FlatKernel<'k> {
             InstData::Compare(op, ..) => Op::Compare(*op),
             InstData::Select(..) => Op::Select,
             InstData::MulAdd { mode, .. } => Op::MulAdd(*mode),
+            InstData::Dot4 { types, .. } => Op::Dot4(*types),
             InstData::Cast(_) => Op::Cast(kernel.ty(result).dtype),
             InstData::Bitcast(_) => Op::Copy,
             InstData::Splat(_) => Op::Splat,
@@ -423,6 +428,7 @@ impl<'k> FlatKernel<'k> {
             indices: indices.map(|v| self.slot_of[v]),
             count: count.map(|v| self.slot_of[v]),
             lanes: self.lanes(typed),
+            words: kernel.ty(typed).dtype.bits() == 4 * kernel.buffers[*buffer].dtype.bits(),
             value: match value {
                 Some(value) => self.slot_of[value],
                 None => self.define(typed),

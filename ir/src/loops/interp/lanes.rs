@@ -44,6 +44,11 @@ pub(super) fn compute(regs: &mut [u64], op: &Compute, fuse: bool) {
             }
         }
         Op::MulAdd(mode) => mul_add(op.dtype, fuse && *mode == FmaMode::Fused, [arg(0), arg(1), arg(2)], out),
+        Op::Dot4(types) => {
+            for (((r, &a), &b), &c) in out.iter_mut().zip(arg(0)).zip(arg(1)).zip(arg(2)) {
+                *r = dot4(*types, a as u32, b as u32, c as u32).into();
+            }
+        }
         Op::Cast(to) => {
             for (r, &a) in out.iter_mut().zip(arg(0)) {
                 *r = evaluate::cast(op.dtype, *to, a);
@@ -102,6 +107,14 @@ fn mul_add(dtype: DType, fuse: bool, [a, b, c]: [&[u64]; 3], out: &mut [u64]) {
             *r = evaluate::binary(BinaryOp::Add, dtype, product, c);
         }),
     }
+}
+
+fn dot4(types: [DType; 2], a: u32, b: u32, acc: u32) -> u32 {
+    let numbers = |word: u32, dtype| {
+        word.to_le_bytes().map(|byte| if dtype == DType::I8 { i32::from(byte as i8) } else { i32::from(byte) })
+    };
+    let products = numbers(a, types[0]).into_iter().zip(numbers(b, types[1])).map(|(x, y)| x * y);
+    products.fold(acc, |sum, product| sum.wrapping_add(product as u32))
 }
 
 /// Lanes `i` and `i + n/2` pair up, until one is left.

@@ -14,10 +14,13 @@
 //!   from any integer to `f32` and `f64`; and between integers, which extends by the source's signedness or wraps.
 //!   With [`Caps::converts_halves`] also between `f32` and 16-bit floats, each next to a bitcast from or to `u16`.
 //! - ReduceLanes is add, mul, min, max of numbers and and, or, xor of integers and masks.
+//! - Dot products of four numbers are on vectors of at least four lanes, a power of two, and only with
+//!   [`Caps::multiplies_bytes`]; without it nothing loads words of four elements either.
 //! - There are no unrolled loops: their bodies are copied, and addresses have the index as a constant.
 //!
 //! Types of less than 8 bits stay as they are; no backend computes with them.
 
+mod dot;
 mod exp_log;
 mod integer;
 mod lanes;
@@ -41,6 +44,8 @@ pub struct Caps {
     pub native_unary: Vec<(UnaryOp, DType)>,
     /// Casts between `f32` and `f16` or `bf16`, whose values are otherwise held in `u16`: bitcasts stand between the two.
     pub converts_halves: bool,
+    /// Dot products of four 8-bit integers, and loads of words that hold four of them.
+    pub multiplies_bytes: bool,
 }
 
 /// The kernel in terms of the operations listed in this module's description.
@@ -161,6 +166,15 @@ impl Rewriter<'_> {
                 let dtype = kernel.ty(*acc).dtype;
                 mul_add(b, dtype, [self.get(*a), self.get(*factor), self.get(*acc)], *mode)
             }
+            InstData::Dot4 { a, b: factor, acc, types } => {
+                let [x, y, acc] = [a, factor, acc].map(|v| self.get(*v));
+                let lanes = result_ty().lanes;
+                if self.caps.multiplies_bytes && lanes >= 4 && lanes.is_power_of_two() {
+                    b.dot4(x, y, acc, *types)
+                } else {
+                    dot::expand(b, [x, y, acc], *types)
+                }
+            }
             InstData::Cast(a) => cast(b, kernel.ty(*a).dtype, result_ty().dtype, self.get(*a)),
             InstData::Bitcast(a) => b.bitcast(narrow::storage(result_ty().dtype), self.get(*a)),
             InstData::Splat(a) => b.splat(self.get(*a), result_ty().lanes),
@@ -169,7 +183,21 @@ impl Rewriter<'_> {
             InstData::Shuffle(x, y, lanes) => b.shuffle(self.get(*x), self.get(*y), lanes),
             InstData::Load { buffer, address, count } => {
                 let address = self.address(b, address);
-                b.load(*buffer, address, result_ty().lanes, count.map(|c| self.get(c)))
+                let (dtype, lanes) = (kernel.buffers[*buffer].dtype, result_ty().lanes);
+                match narrow::storage(result_ty().dtype) == narrow::storage(dtype) {
+                    true => b.load(*buffer, address, lanes, count.map(|c| self.get(c))),
+                    false if self.caps.multiplies_bytes => b.load_words(*buffer, address, lanes),
+                    false => dot::words(b, *buffer, &address, lanes),
+                }
+            }
+            InstData::LoadSplat { buffer, address } if result_ty().dtype != kernel.buffers[*buffer].dtype => {
+                let (address, lanes) = (self.address(b, address), result_ty().lanes);
+                if self.caps.multiplies_bytes {
+                    b.load_word_splat(*buffer, address, lanes)
+                } else {
+                    let word = dot::words(b, *buffer, &address, 1);
+                    b.splat(word, lanes)
+                }
             }
             InstData::LoadSplat { buffer, address } => {
                 let address = self.address(b, address);

@@ -401,6 +401,64 @@ fn narrow_arithmetic_rounds_each_step() {
 }
 
 #[test]
+fn dot_products_are_exact_and_wrap() {
+    let bytes: Vec<u8> = (0..64u32).map(|i| [0, 255, 128, 127, 1][(i * 7 % 5) as usize] ^ (i * 37 / 9) as u8).collect();
+    let number = |dtype, byte: u8| if dtype == DType::I8 { i32::from(byte as i8) } else { i32::from(byte) };
+    for (types, lanes) in [DType::I8, DType::U8]
+        .into_iter()
+        .flat_map(|x| [DType::I8, DType::U8].into_iter().flat_map(move |y| [1, 4, 8].map(|lanes| ([x, y], lanes))))
+    {
+        let mut b = KernelBuilder::new("test");
+        let x = b.buffer("x", types[0], Access::Read, Some(64));
+        let y = b.buffer("y", types[1], Access::Read, Some(64));
+        let z = b.buffer("z", DType::I32, Access::Write, Some(16));
+        b.task_loop(|b, task| {
+            let at = Address::default().plus(task, Stride::Const(4 * i64::from(lanes)));
+            let (words, word) = (b.load_words(x, at, lanes), b.load_word_splat(y, Address::at(9), lanes));
+            let acc = b.constant(Scalar { dtype: DType::I32, bits: i32::MAX as u64 }, lanes);
+            let sum = b.dot4(words, word, acc, types);
+            b.store(z, Address::default().plus(task, Stride::Const(i64::from(lanes))), sum, None);
+        });
+        let kernel = b.finish();
+        crate::loops::verify::verify(&kernel).unwrap_or_else(|e| panic!("{e}"));
+        let expected: Vec<i32> = bytes
+            .chunks(4)
+            .map(|four| {
+                let products = four.iter().zip(&bytes[9..13]).map(|(&p, &q)| number(types[0], p) * number(types[1], q));
+                products.fold(i32::MAX, i32::wrapping_add)
+            })
+            .collect();
+        let all = Caps { multiplies_bytes: true, ..Caps::default() };
+        for kernel in [legalize(&kernel, &Caps::default()), legalize(&kernel, &all), kernel] {
+            let mut regions = [bytes.clone(), bytes.clone(), vec![0; 64]];
+            let mut regions = regions.each_mut().map(|r| &mut r[..]);
+            crate::loops::interp::run_kernel(&kernel, &mut regions, &[], 0, 16 / i64::from(lanes), 0).expect("it runs");
+            let got: Vec<i32> = regions[2].chunks(4).map(|c| i32::from_le_bytes(c.try_into().expect("four"))).collect();
+            assert_eq!(got, expected, "{types:?} {lanes}\n{kernel}");
+        }
+    }
+}
+
+#[test]
+fn words_stay_inside_of_their_buffer() {
+    let mut b = KernelBuilder::new("test");
+    let x = b.buffer("x", DType::U8, Access::Read, Some(18));
+    let z = b.buffer("z", DType::I32, Access::Write, Some(4));
+    b.task_loop(|b, task| {
+        let words = b.load_words(x, Address::default().plus(task, Stride::Const(1)), 4);
+        b.store(z, Address::at(0), words, None);
+    });
+    let kernel = b.finish();
+    for kernel in [legalize(&kernel, &Caps::default()), kernel] {
+        let run = |first| {
+            let (mut x, mut z) = ([7; 18], [0; 16]);
+            crate::loops::interp::run_kernel(&kernel, &mut [&mut x, &mut z], &[], first, first + 1, 0)
+        };
+        assert!(run(2).is_ok() && run(3).is_err());
+    }
+}
+
+#[test]
 fn unrolled_loops_become_constant_addresses() {
     let mut b = KernelBuilder::new("test");
     let x = b.buffer("x", DType::F32, Access::Read, Some(12));
