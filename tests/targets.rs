@@ -1,7 +1,8 @@
 //! What can be checked of other targets without running their code: that linkers take the objects, what those leave
 //! undefined, and which instructions the loops that decide speed are made of. `cargo xtask cross` runs models.
 //!
-//! `cargo xtask setup` grows the model in `build/zoo` and installs the tools; `ONNXC_ZOO` names another place.
+//! `cargo xtask setup` grows the models in `build/zoo` and `build/models` and installs the tools; `ONNXC_ZOO` and `ONNXC_MODELS`
+//! name other places.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,9 +13,14 @@ const PREFIX: &str = "the_compiled_model";
 
 /// Compiles mobilenet_v2 for a target into a folder.
 fn compile(target: &str, options: &[&str], folder: &Path) -> PathBuf {
-    let zoo = std::env::var_os("ONNXC_ZOO")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/zoo"), PathBuf::from);
-    let model = zoo.join("mobilenet_v2/model.onnx");
+    compile_model("ONNXC_ZOO", "build/zoo", "mobilenet_v2", target, options, folder)
+}
+
+/// Compiles a model of those in the folder that a variable names.
+fn compile_model(variable: &str, models: &str, name: &str, target: &str, options: &[&str], folder: &Path) -> PathBuf {
+    let models =
+        std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(models), PathBuf::from);
+    let model = models.join(name).join("model.onnx");
     assert!(model.is_file(), "{}: no model there; run `cargo xtask setup`", model.display());
     let object = folder.join("model.o");
     let arguments = ["--name", PREFIX, "--target", target, "-o"];
@@ -126,6 +132,10 @@ fn sizes_of_the_support_library_and_of_a_small_network() {
 enum Kind {
     /// `fmla` of a vector by a lane of a vector.
     MultiplyByLane,
+    /// `sdot` or `usdot` of vectors.
+    DotProduct,
+    /// `dup` of one word of a vector.
+    Repeat,
     /// A load of a vector register, by its base register.
     LoadVector(u32),
     /// A store of a vector register, by its base register.
@@ -141,6 +151,14 @@ fn decode(word: u32) -> Kind {
     if word & 0xffc0_f400 == 0x4f80_1000 {
         return Kind::MultiplyByLane;
     }
+    // SDOT, and USDOT, of 16 bytes.
+    if matches!(word & 0xffe0_fc00, 0x4e80_9400 | 0x4e80_9c00) {
+        return Kind::DotProduct;
+    }
+    // DUP (element) of 32 bits to 128.
+    if word & 0xffe7_fc00 == 0x4e04_0400 {
+        return Kind::Repeat;
+    }
     // B.cond: 19 bits of signed displacement.
     if word & 0xff00_0010 == 0x5400_0000 {
         return Kind::Branch(i64::from((word << 8) as i32 >> 13));
@@ -153,23 +171,66 @@ fn decode(word: u32) -> Kind {
     }
 }
 
-#[test]
-fn inner_loops_of_products_keep_neon_busy() {
-    const STACK_POINTER: u32 = 31;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let bytes = std::fs::read(compile("aarch64", &[], folder.path())).expect("the object is there");
+const STACK_POINTER: u32 = 31;
+
+/// The instructions of the innermost loops of an object.
+fn innermost_loops(object: &Path) -> Vec<Vec<Kind>> {
+    let bytes = std::fs::read(object).expect("the object is there");
     let file = object::File::parse(&*bytes).expect("the object is ELF");
     let text = file.section_by_name(".text").expect("the object has code").data().expect("the code is there");
     let code: Vec<Kind> =
         text.chunks_exact(4).map(|b| decode(u32::from_le_bytes(b.try_into().expect("four bytes")))).collect();
-    let mut loops = 0;
+    let mut loops = Vec::new();
     for (end, kind) in code.iter().enumerate() {
         let Kind::Branch(by @ ..0) = kind else { continue };
         let body = &code[(end as i64 + by) as usize..=end];
-        let innermost = !body[..body.len() - 1].iter().any(|kind| matches!(kind, Kind::Branch(..0)));
+        if !body[..body.len() - 1].iter().any(|kind| matches!(kind, Kind::Branch(..0))) {
+            loops.push(body.to_vec());
+        }
+    }
+    loops
+}
+
+/// Sums are in registers: nothing is stored, and nothing comes from the stack.
+fn assert_no_spill(body: &[Kind]) {
+    let spill = |kind: &&Kind| matches!(kind, Kind::LoadVector(STACK_POINTER) | Kind::StoreVector(_));
+    assert_eq!(body.iter().find(spill), None);
+}
+
+/// Each word of the left operand is multiplied by two panels, so that bringing it to all lanes is a ninth of the work.
+#[test]
+fn inner_loops_of_integer_products_keep_dot_products_busy() {
+    for target in ["aarch64-dotprod", "aarch64-dotprod+i8mm"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let object = compile_model("ONNXC_MODELS", "build/models", "integer_products", target, &[], folder.path());
+        let mut loops = 0;
+        for body in innermost_loops(&object) {
+            let count = |wanted: Kind| body.iter().filter(|&&kind| kind == wanted).count();
+            let (products, repeats) = (count(Kind::DotProduct), count(Kind::Repeat));
+            // Four steps of three rows of 32 columns.
+            if products < 96 {
+                continue;
+            }
+            loops += 1;
+            let loads = body.iter().filter(|kind| matches!(kind, Kind::LoadVector(_))).count();
+            let rows = products / 32;
+            assert_eq!((loads, repeats), (rows + 32, 4 * rows), "a loop of {rows} rows for {target}");
+            assert_no_spill(&body);
+            let share = (products + loads) as f64 / body.len() as f64;
+            assert!(share >= 0.9, "{:.0}% of {} instructions are products and their loads", share * 100.0, body.len());
+        }
+        assert!(loops >= 3, "{loops} loops over products for {target}");
+    }
+}
+
+#[test]
+fn inner_loops_of_products_keep_neon_busy() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut loops = 0;
+    for body in innermost_loops(&compile("aarch64", &[], folder.path())) {
         let products = body.iter().filter(|&&kind| kind == Kind::MultiplyByLane).count();
         // Four steps of five or six rows of 16 columns.
-        if !innermost || products < 80 {
+        if products < 80 {
             continue;
         }
         loops += 1;
@@ -177,8 +238,7 @@ fn inner_loops_of_products_keep_neon_busy() {
         // A row's elements of four steps, and four vectors of the panel in each of them.
         let rows = products / 16;
         assert_eq!(loads, rows + 16, "loads of a loop of {rows} rows");
-        let spill = |kind: &&Kind| matches!(kind, Kind::LoadVector(STACK_POINTER) | Kind::StoreVector(_));
-        assert_eq!(body.iter().find(spill), None);
+        assert_no_spill(&body);
         let share = (products + loads) as f64 / body.len() as f64;
         assert!(share >= 0.9, "{:.0}% of {} instructions are products and their loads", share * 100.0, body.len());
     }

@@ -200,14 +200,15 @@ impl Grow<'_> {
                 self.b.dot4(factors[0], factors[1], acc, types)
             }
             9 => {
-                let byte = self.pick(&[DType::U8, DType::I8]);
-                let bytes = self.load(LaneType { dtype: byte, ..ty });
+                let narrow = self.pick(&[DType::U8, DType::I8, DType::I16]);
+                let bytes = self.load(LaneType { dtype: narrow, ..ty });
                 let to = self.pick(&[DType::I32, DType::F32, DType::U32]);
                 self.b.cast(to, bytes)
             }
             10 => {
                 let from = self.pick(&[DType::I32, DType::U32]);
-                let (x, to) = (self.operand(LaneType { dtype: from, ..ty }), self.pick(&[DType::U8, DType::I8]));
+                let (x, to) =
+                    (self.operand(LaneType { dtype: from, ..ty }), self.pick(&[DType::U8, DType::I8, DType::I16]));
                 self.b.cast(to, x)
             }
             0 => {

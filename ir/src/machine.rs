@@ -3,6 +3,8 @@
 //! A plain record of numbers that the backend's target fills in from its table of named processors, never from the
 //! host, so that one model and one target name give the same program everywhere.
 
+use crate::dtype::DType;
+
 /// The facts about a processor that schedules and the cost model read.
 ///
 /// The vector facts come twice: what the instruction set has (`vector_bits`, `vector_registers`), and what the code
@@ -42,10 +44,42 @@ pub struct MachineModel {
     /// A multiply-add takes one lane of a vector register as an operand, so that a vector holds the left elements of as
     /// many steps of a product.
     pub multiplies_by_lanes: bool,
-    /// A four-way int8 dot product instruction exists.
-    pub has_dot4_i8: bool,
+    /// Dot products of four integers of 8 bits.
+    pub dots: Dots,
+    /// Kernels load and store vectors of 8-bit integers and of 16-bit types, and predicate them if they do others.
+    pub moves_narrow: bool,
     /// A bf16 dot product instruction exists.
     pub has_dot2_bf16: bool,
+}
+
+/// Which dot products of four 8-bit integers are worth storing weights as words for, and what they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Dots {
+    /// Signed factors.
+    pub signed: bool,
+    /// A signed and an unsigned factor.
+    pub mixed: bool,
+    /// Unsigned factors.
+    pub unsigned: bool,
+    /// Vector registers that a factor takes while it is multiplied.
+    pub factor_registers: u32,
+    /// Vector registers that a dot product takes beside its factors and sum; 0 where it is one instruction.
+    pub temporaries: u32,
+}
+
+impl Dots {
+    /// None is.
+    pub const NONE: Dots = Dots { signed: false, mixed: false, unsigned: false, factor_registers: 1, temporaries: 0 };
+
+    /// Whether there are products of `i8` or `u8` with `i8` or `u8`.
+    pub fn has(&self, a: DType, b: DType) -> bool {
+        match (a, b) {
+            (DType::I8, DType::I8) => self.signed,
+            (DType::U8, DType::U8) => self.unsigned,
+            (DType::I8, DType::U8) | (DType::U8, DType::I8) => self.mixed,
+            _ => false,
+        }
+    }
 }
 
 impl MachineModel {
@@ -67,7 +101,8 @@ impl MachineModel {
         has_predicates: false,
         has_fma: false,
         multiplies_by_lanes: false,
-        has_dot4_i8: false,
+        dots: Dots::NONE,
+        moves_narrow: false,
         has_dot2_bf16: false,
     };
 

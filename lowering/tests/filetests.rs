@@ -1,10 +1,10 @@
 //! Filetests of passes: `filetests/PASS/*.ir` holds a graph, a line `// ---`, and the graph after the pass. `BLESS=1` writes
-//! what follows the line anew. The verifier checks both sides.
+//! what follows the line anew. The verifier checks both sides. The first line `// dots mixed` gives the machine dot products.
 
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use onnxc_ir::machine::MachineModel;
+use onnxc_ir::machine::{Dots, MachineModel};
 use onnxc_ir::tensor::{parse, verify};
 use onnxc_lowering::passes::rewrite::PassContext;
 use onnxc_lowering::pipeline::PASSES;
@@ -39,7 +39,8 @@ fn check(pass: &str, file: &Path) -> Result<(), Failed> {
     let (_, run) = PASSES.iter().find(|(name, _)| *name == pass).ok_or_else(|| format!("no pass `{pass}`"))?;
     let mut graph = parse::parse(input)?;
     verify::verify(&graph).map_err(|e| format!("before the pass: {e}"))?;
-    run(&mut graph, &mut PassContext::new(MachineModel::BASELINE));
+    let dots = Dots { mixed: input.starts_with("// dots mixed\n"), ..Dots::NONE };
+    run(&mut graph, &mut PassContext::new(MachineModel { dots, ..MachineModel::BASELINE }));
     verify::verify(&graph).map_err(|e| format!("after the pass: {e}\n{graph}"))?;
     let found = graph.to_string();
     if std::env::var_os("BLESS").is_some() {

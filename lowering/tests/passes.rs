@@ -6,7 +6,7 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::build::{BuildError, LoopSpec};
 use onnxc_ir::tensor::interp::interpret;
-use onnxc_ir::tensor::op::{Contract, Conv, Coord, ReduceOp, Window};
+use onnxc_ir::tensor::op::{Contract, Conv, Coord, Panel, ReduceOp, Window};
 use onnxc_ir::tensor::{Builder, CompositeKind, Graph, Op, OriginData, TensorBytes, TensorType, Type, Value, verify};
 use onnxc_lowering::LowerError;
 use onnxc_lowering::passes::rewrite::PassContext;
@@ -238,7 +238,10 @@ fn attention_has_no_transposes() {
     let end = run_until("fuse", network);
     assert_eq!(count(&end, is_transpose), 0);
     assert_eq!(count(&end, |op| matches!(op, Op::Composite { kind: CompositeKind::Softmax { axis: 2 | 3 }, .. })), 1);
-    assert_eq!(count(&end, |op| matches!(op, Op::Contract(Contract { panel: Some(16), .. }))), 3);
+    assert_eq!(
+        count(&end, |op| matches!(op, Op::Contract(Contract { panel: Some(Panel { columns: 16, deep: 1 }), .. }))),
+        3
+    );
 }
 
 #[test]

@@ -146,8 +146,33 @@ def voice():
     ports = [vi("input", shape=["batch", "samples"]), vi("state", shape=[2, "batch", hidden]), vi("sr", T.INT64, [])]
     save("voice_activity", nodes, ports, [vi("output", shape=[None, 1]), vi("next", shape=[2, "batch", hidden])], runs, inits)
 
+def integer_products():
+    """Products and convolutions of 8-bit integers whose every step is exact."""
+    def weights(name, *shape):
+        return nh.from_array(np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).integers(-128, 128, shape).astype(np.int8), name)
+    def bytes_of(name, *shape): return (random(name, *shape, scale=60) + 120).clip(0, 255).astype(np.uint8)
+    inits = [const("none", 0, F), const("most", 255, F)]
+    nodes, last = [], "x"
+    # A picture, products of pixels, a filter with margins, taps that lie apart.
+    for i, (channels, columns, kernel, zero, shift, options) in enumerate([
+            (3, 64, 7, 128, 9, dict(strides=[2, 2], pads=[3] * 4)), (64, 112, 1, 3, 9, {}), (112, 80, 3, 0, 11, dict(pads=[1] * 4)),
+            (80, 80, 3, 100, 8, dict(group=80, pads=[1] * 4)), (80, 48, 3, 9, 11, dict(dilations=[2, 2], pads=[2] * 4))]):
+        inits += [weights(f"w{i}", columns, 1 if "group" in options else channels, kernel, kernel),
+                  const(f"z{i}", zero, np.uint8), const(f"f{i}", 2.0 ** -shift, F)]
+        nodes += [N("ConvInteger", [last, f"w{i}", f"z{i}"], [f"s{i}"], **options), N("Cast", [f"s{i}"], [f"c{i}"], to=T.FLOAT),
+                  N("Mul", [f"c{i}", f"f{i}"], [f"m{i}"]), N("Round", [f"m{i}"], [f"r{i}"]),
+                  N("Clip", [f"r{i}", "none", "most"], [f"l{i}"]), N("Cast", [f"l{i}"], [f"q{i}"], to=T.UINT8)]
+        last = f"q{i}"
+    inits += [weights("w", 48, 72), weights("v", 48, 40), const("z", 7, np.uint8), const("rows", [-1, 48]), const("half", 128, np.int32)]
+    nodes += [N("Transpose", [last], ["t"], perm=[0, 2, 3, 1]), N("Reshape", ["t", "rows"], ["u"]),
+              N("MatMulInteger", ["u", "w", "z"], ["unsigned"]), N("Cast", ["u"], ["wide"], to=T.INT32),
+              N("Sub", ["wide", "half"], ["shifted"]), N("Cast", ["shifted"], ["i"], to=T.INT8),
+              N("MatMulInteger", ["i", "v"], ["signed"])]
+    outputs = [vi("s4", T.INT32), vi("unsigned", T.INT32), vi("signed", T.INT32)]
+    save("integer_products", nodes, [vi("x", T.UINT8, [1, 3, 35, 37])], outputs, [[bytes_of("picture", 1, 3, 35, 37)]], inits)
+
 if __name__ == "__main__":
     if len(sys.argv) != 2: sys.exit(__doc__)
     OUT = sys.argv[1]
-    branches(); voice()
+    branches(); voice(); integer_products()
     open(os.path.join(OUT, "stamp"), "w").write("\n")

@@ -1,4 +1,5 @@
-//! Other targets: a part of the ONNX suite and a real model, compiled for each and run under an emulator.
+//! Other targets: a part of the ONNX suite, products of 8-bit integers and a real model, compiled for each and run under an
+//! emulator.
 //!
 //! It installs nothing: a target whose tools are missing is named with what it lacks. `cargo xtask setup` installs them all on
 //! Debian.
@@ -93,7 +94,7 @@ pub fn cross(filter: &str, quick: bool) -> Result<()> {
         let too = if with_model { format!(" and {MODEL}") } else { String::new() };
         println!("{}: {cases} cases of the ONNX suite{too}", cross.target);
         let model = format!("build/zoo/{MODEL}");
-        let mut runs = vec![vec!["build/cross"]];
+        let mut runs = vec![vec!["build/cross"], vec!["build/models/integer_products"]];
         if with_model {
             runs.push(vec![&model, "--max-rel", "1e-4", "--timeout", "300"]);
         }

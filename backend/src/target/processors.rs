@@ -1,6 +1,6 @@
 //! The named processors and GPUs, and how schedules see them. The figures are those of a class of processors, never the host's.
 
-use onnxc_ir::machine::MachineModel;
+use onnxc_ir::machine::{Dots, MachineModel};
 use target_lexicon::Triple;
 
 use super::TargetError;
@@ -135,7 +135,8 @@ pub(super) const GPU_MACHINE: MachineModel = MachineModel {
     has_predicates: true,
     has_fma: true,
     multiplies_by_lanes: false,
-    has_dot4_i8: false,
+    dots: Dots::NONE,
+    moves_narrow: false,
     has_dot2_bf16: false,
 };
 
@@ -156,6 +157,22 @@ pub(super) fn wide_isa(features: FeatureSet) -> Option<Isa> {
         Some(Isa::Avx512)
     } else {
         fast.then_some(Isa::Avx2)
+    }
+}
+
+/// Dot products as the code generators make them: one instruction, or products of halves (see `vector/bytes.rs` and
+/// `cranelift/kernel/dot.rs`).
+fn dots_of(arch: Arch, features: FeatureSet, lanes: u32) -> Dots {
+    let none = Dots::NONE;
+    match arch {
+        _ if lanes < 4 => none,
+        Arch::X86 if features.has(Feature::Avx512Vnni) => Dots { mixed: true, ..none },
+        Arch::X86 => Dots { signed: true, mixed: true, unsigned: true, factor_registers: 2, temporaries: 2 },
+        Arch::Arm if features.has(Feature::Dotprod) => {
+            Dots { signed: true, mixed: features.has(Feature::I8mm), ..none }
+        }
+        Arch::Arm => Dots { signed: true, unsigned: true, temporaries: 3, ..none },
+        Arch::Riscv => Dots { signed: true, mixed: true, unsigned: true, temporaries: 4, ..none },
     }
 }
 
@@ -190,7 +207,8 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         has_predicates: wide.is_some(),
         has_fma: record.arch != Arch::X86 || features.has(Feature::Fma),
         multiplies_by_lanes: record.arch == Arch::Arm,
-        has_dot4_i8: features.has(Feature::Dotprod) || features.has(Feature::Avx512Vnni),
+        dots: dots_of(record.arch, features, lanes),
+        moves_narrow: wide.is_some_and(|isa| isa != Isa::Avx2),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
     }
 }

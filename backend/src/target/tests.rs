@@ -41,7 +41,9 @@ fn features_bring_what_they_imply_and_the_fitting_record() {
     let baseline = Target::parse("x86_64").unwrap();
     assert!(!baseline.machine().has_fma);
     assert!(baseline.cranelift_settings().all(|setting| !setting.contains("avx")));
-    assert_eq!(*baseline.machine(), MachineModel::BASELINE);
+    let MachineModel { dots, moves_narrow, .. } = *baseline.machine();
+    assert_eq!(*baseline.machine(), MachineModel { dots, moves_narrow, ..MachineModel::BASELINE });
+    assert!(dots.mixed && dots.temporaries > 0);
 }
 
 #[test]

@@ -141,8 +141,8 @@ impl Rewriter {
                 };
                 self.push(twin, operands);
             }
-            (Mnemonic::Vpmovdb, &[memory @ Operand::Memory(_), Operand::Use(from)]) => {
-                self.store_bytes(memory, from, is_wide(1));
+            (Mnemonic::Vpmovdb | Mnemonic::Vpmovdw, &[memory @ Operand::Memory(_), Operand::Use(from)]) => {
+                self.store_low(memory, from, is_wide(1), info.mnemonic() == Mnemonic::Vpmovdb);
             }
             _ if info.encoding() != EncodingKind::EVEX => self.push(code, operands),
             _ => {
@@ -153,18 +153,25 @@ impl Rewriter {
         Ok(())
     }
 
-    /// The low bytes of four or eight lanes: packed to 16 bits, without saturation after the upper bits are gone, and to 8.
-    fn store_bytes(&mut self, memory: Operand, from: VReg, wide: bool) {
-        let low_byte = self.constant(Pattern::Narrow(0xff), wide);
+    /// The low 8 or 16 bits of four or eight lanes: packed without saturation, for the upper bits are gone before.
+    fn store_low(&mut self, memory: Operand, from: VReg, wide: bool, bytes: bool) {
+        let mask = self.constant(Pattern::Narrow(if bytes { 0xff } else { 0xffff }), wide);
         let and = if wide { Code::VEX_Vpand_ymm_ymm_ymmm256 } else { Code::VEX_Vpand_xmm_xmm_xmmm128 };
-        let bytes = self.make(and, &[Operand::Use(from), Operand::Use(low_byte)]);
+        let low = self.make(and, &[Operand::Use(from), Operand::Use(mask)]);
         let upper = match wide {
-            true => self.make(Code::VEX_Vextractf128_xmmm128_ymm_imm8, &[Operand::Use(bytes), Operand::Immediate(1)]),
-            false => bytes,
+            true => self.make(Code::VEX_Vextractf128_xmmm128_ymm_imm8, &[Operand::Use(low), Operand::Immediate(1)]),
+            false => low,
         };
-        let words = self.make(Code::VEX_Vpackusdw_xmm_xmm_xmmm128, &[Operand::Use(bytes), Operand::Use(upper)]);
-        let packed = self.make(Code::VEX_Vpackuswb_xmm_xmm_xmmm128, &[Operand::Use(words), Operand::Use(words)]);
-        let store = if wide { Code::VEX_Vmovq_xmmm64_xmm } else { Code::VEX_Vmovd_rm32_xmm };
+        let mut packed = self.make(Code::VEX_Vpackusdw_xmm_xmm_xmmm128, &[Operand::Use(low), Operand::Use(upper)]);
+        if bytes {
+            let twice = [Operand::Use(packed), Operand::Use(packed)];
+            packed = self.make(Code::VEX_Vpackuswb_xmm_xmm_xmmm128, &twice);
+        }
+        let store = match (wide, bytes) {
+            (true, false) => Code::VEX_Vmovdqu_xmmm128_xmm,
+            (false, true) => Code::VEX_Vmovd_rm32_xmm,
+            _ => Code::VEX_Vmovq_xmmm64_xmm,
+        };
         self.push(store, smallvec![memory, Operand::Use(packed)]);
     }
 

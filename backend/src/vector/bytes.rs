@@ -1,4 +1,5 @@
-//! Vectors of bytes, which are 32-bit lanes in registers, extended by their sign; and dot products of four bytes.
+//! Vectors of 8- and 16-bit integers, which are 32-bit lanes in registers, extended by their sign; and dot products of four
+//! bytes.
 //!
 //! VNNI multiplies unsigned by signed bytes. What it has not, and processors without it, multiply in two halves: the even
 //! and the odd bytes of words as 16 bits, whose products `vpmaddwd` adds in pairs to 32 bits. All of it is exact.
@@ -17,19 +18,25 @@ use super::vectors::constant;
 use super::width::Pieces;
 
 impl Select<'_> {
-    pub(super) fn load_bytes(
+    pub(super) fn load_narrow(
         &mut self,
         dtype: DType,
         pieces: Pieces,
         memory: Memory,
         count: Option<Val>,
     ) -> Result<Registers, Unsupported> {
-        let codes = if dtype == DType::I8 { codes::LOAD_SIGNED_BYTES } else { codes::LOAD_UNSIGNED_BYTES };
-        let masks = self.byte_masks(pieces, count)?;
+        let codes = match dtype {
+            DType::I8 => codes::LOAD_SIGNED_BYTES,
+            DType::U8 => codes::LOAD_UNSIGNED_BYTES,
+            DType::I16 => codes::LOAD_SIGNED_SHORTS,
+            _ => codes::LOAD_UNSIGNED_SHORTS,
+        };
+        let masks = self.narrow_masks(pieces, count)?;
         let mut registers = Registers::new();
         for piece in 0..pieces.count {
             let to = self.def(WIDE);
-            let operands = smallvec![Operand::Def(to), Operand::Memory(piece_of(memory, pieces, piece, 1)?)];
+            let at = piece_of(memory, pieces, piece, dtype.bits() / 8)?;
+            let operands = smallvec![Operand::Def(to), Operand::Memory(at)];
             match &masks {
                 None => self.op(codes[pieces.width], operands),
                 Some(masks) => self.op_masked(codes[pieces.width], operands, masks[piece], true),
@@ -39,42 +46,47 @@ impl Select<'_> {
         Ok(registers)
     }
 
-    pub(super) fn store_bytes(
+    pub(super) fn store_narrow(
         &mut self,
+        dtype: DType,
         registers: &[VReg],
         pieces: Pieces,
         memory: Memory,
         count: Option<Val>,
     ) -> Result<(), Unsupported> {
-        let masks = self.byte_masks(pieces, count)?;
+        let code = if dtype.bits() == 8 { codes::STORE_BYTES } else { codes::STORE_SHORTS }[pieces.width];
+        let masks = self.narrow_masks(pieces, count)?;
         for (piece, &register) in registers.iter().enumerate() {
-            let operands = smallvec![Operand::Memory(piece_of(memory, pieces, piece, 1)?), Operand::Use(register)];
+            let at = piece_of(memory, pieces, piece, dtype.bits() / 8)?;
+            let operands = smallvec![Operand::Memory(at), Operand::Use(register)];
             match &masks {
-                None => self.op(codes::STORE_BYTES[pieces.width], operands),
-                Some(masks) => self.op_masked(codes::STORE_BYTES[pieces.width], operands, masks[piece], false),
+                None => self.op(code, operands),
+                Some(masks) => self.op_masked(code, operands, masks[piece], false),
             }
         }
         Ok(())
     }
 
-    fn byte_masks(&mut self, pieces: Pieces, count: Option<Val>) -> Result<Option<Vec<VReg>>, Unsupported> {
+    fn narrow_masks(&mut self, pieces: Pieces, count: Option<Val>) -> Result<Option<Vec<VReg>>, Unsupported> {
         let Some(count) = count else { return Ok(None) };
         if self.isa == Isa::Avx2 {
-            return Err(Unsupported("predicated vectors of bytes with AVX2"));
+            return Err(Unsupported("predicated vectors of narrow integers with AVX2"));
         }
         self.tail_masks(count, pieces).map(Some)
     }
 
-    /// The low bytes of 32-bit lanes, extended by the sign of the type.
-    pub(super) fn narrow_to_bytes(&mut self, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
+    /// The low bits of 32-bit lanes, extended by the sign of the type.
+    pub(super) fn narrow_lanes(&mut self, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
         let pieces = self.pieces(to)?;
-        let width = pieces.width;
-        if to.dtype == DType::U8 {
-            return self.each(a, |this, r| this.op3_with(codes::AND_D[width], r, constant(pieces, 0xff)));
+        let (width, bits) = (pieces.width, to.dtype.bits());
+        if !to.dtype.is_signed_int() {
+            let low = constant(pieces, (1 << bits) - 1);
+            return self.each(a, |this, r| this.op3_with(codes::AND_D[width], r, low));
         }
+        let by = constant(pieces, i64::from(32 - bits));
         self.each(a, |this, r| {
-            let high = this.op3_with(codes::SHL_D[width], r, constant(pieces, 24));
-            this.op3_with(codes::SAR_D[width], high, constant(pieces, 24))
+            let high = this.op3_with(codes::SHL_D[width], r, by);
+            this.op3_with(codes::SAR_D[width], high, by)
         })
     }
 

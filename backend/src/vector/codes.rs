@@ -343,6 +343,18 @@ pub const LOAD_UNSIGNED_BYTES: Wide =
 pub const STORE_BYTES: Wide =
     [Code::EVEX_Vpmovdb_xmmm32_k1z_xmm, Code::EVEX_Vpmovdb_xmmm64_k1z_ymm, Code::EVEX_Vpmovdb_xmmm128_k1z_zmm];
 
+/// `vpmovsxwd` from memory.
+pub const LOAD_SIGNED_SHORTS: Wide =
+    [Code::EVEX_Vpmovsxwd_xmm_k1z_xmmm64, Code::EVEX_Vpmovsxwd_ymm_k1z_xmmm128, Code::EVEX_Vpmovsxwd_zmm_k1z_ymmm256];
+
+/// `vpmovzxwd` from memory.
+pub const LOAD_UNSIGNED_SHORTS: Wide =
+    [Code::EVEX_Vpmovzxwd_xmm_k1z_xmmm64, Code::EVEX_Vpmovzxwd_ymm_k1z_xmmm128, Code::EVEX_Vpmovzxwd_zmm_k1z_ymmm256];
+
+/// `vpmovdw` to memory.
+pub const STORE_SHORTS: Wide =
+    [Code::EVEX_Vpmovdw_xmmm64_k1z_xmm, Code::EVEX_Vpmovdw_xmmm128_k1z_ymm, Code::EVEX_Vpmovdw_ymmm256_k1z_zmm];
+
 /// `vpaddq`.
 pub const ADD_Q: Wide = [
     Code::EVEX_Vpaddq_xmm_k1z_xmm_xmmm128b64,

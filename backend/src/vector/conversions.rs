@@ -15,7 +15,7 @@ use super::vectors::is_wide;
 impl Select<'_> {
     pub(super) fn bitcast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
         match (is_wide(from), is_wide(to)) {
-            (true, true) if to.dtype.bits() == 8 => self.narrow_to_bytes(to, a),
+            (true, true) if to.dtype.bits() < 32 => self.narrow_lanes(to, a),
             (true, true) => self.get(a),
             (false, false) => {
                 let register = self.get1(a)?;
@@ -135,7 +135,7 @@ impl Select<'_> {
         let from_pieces = self.pieces(from)?;
         let pieces = self.pieces(to)?;
         match (from.dtype, to.dtype) {
-            (Bool, F32 | I32 | U32 | F64 | I64 | U64 | I8 | U8) => {
+            (Bool, F32 | I32 | U32 | F64 | I64 | U64 | I8 | U8 | I16 | U16) => {
                 let one = if to.dtype == F32 {
                     i64::from(1f32.to_bits())
                 } else if to.dtype == F64 {
@@ -155,9 +155,9 @@ impl Select<'_> {
                 }
                 Ok(results)
             }
-            (I8 | U8, I32 | U32) => self.get(a),
-            (I32 | U32 | I8 | U8, I8 | U8) => self.narrow_to_bytes(to, a),
-            (I32 | I8 | U8, F32) => self.each(a, |this, r| this.op2(codes::I32_TO_F32[pieces.width], r)),
+            (I8 | U8 | I16 | U16, I32 | U32) => self.get(a),
+            (I32 | U32 | I8 | U8 | I16 | U16, I8 | U8 | I16 | U16) => self.narrow_lanes(to, a),
+            (I32 | I8 | U8 | I16 | U16, F32) => self.each(a, |this, r| this.op2(codes::I32_TO_F32[pieces.width], r)),
             (U32, F32) => self.each(a, |this, r| this.op2(codes::U32_TO_F32[pieces.width], r)),
             (I64, F64) => self.each(a, |this, r| this.op2(codes::I64_TO_F64[pieces.width], r)),
             (I32, U32) | (U32, I32) | (I64, U64) | (U64, I64) => self.get(a),

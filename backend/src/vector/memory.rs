@@ -31,8 +31,8 @@ impl Select<'_> {
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
-        if ty.dtype.bits() == 8 {
-            return self.load_bytes(ty.dtype, pieces, memory, count);
+        if ty.dtype.bits() < 32 {
+            return self.load_narrow(ty.dtype, pieces, memory, count);
         }
         let code = if pieces.bits == 64 { codes::LOAD_PD } else { codes::LOAD_PS }[pieces.width];
         let masks = count.map(|c| self.tail_masks(c, pieces)).transpose()?;
@@ -88,9 +88,9 @@ impl Select<'_> {
         }
         let memory = self.memory(buffer, address)?;
         let to = self.def(WIDE);
-        if ty.dtype.bits() == 8 {
-            let byte = self.load_scalar(ty.dtype, memory)?;
-            self.op(pieces.broadcast_general(), smallvec![Operand::Def(to), Operand::Use(byte)]);
+        if ty.dtype.bits() < 32 {
+            let number = self.load_scalar(ty.dtype, memory)?;
+            self.op(pieces.broadcast_general(), smallvec![Operand::Def(to), Operand::Use(number)]);
             return Ok(smallvec![to; pieces.count]);
         }
         self.op(pieces.broadcast(), smallvec![Operand::Def(to), Operand::Memory(memory)]);
@@ -127,8 +127,8 @@ impl Select<'_> {
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
-        if ty.dtype.bits() == 8 {
-            return self.store_bytes(&registers, pieces, memory, count);
+        if ty.dtype.bits() < 32 {
+            return self.store_narrow(ty.dtype, &registers, pieces, memory, count);
         }
         let code = if pieces.bits == 64 { codes::STORE_PD } else { codes::STORE_PS }[pieces.width];
         let masks = count.map(|c| self.tail_masks(c, pieces)).transpose()?;
@@ -157,7 +157,7 @@ impl Select<'_> {
         let pieces = self.pieces(ty)?;
         let index_pieces = self.pieces(self.kernel.ty(indices))?;
         if ty.dtype.bits() < 32 {
-            return Err(Unsupported("gathers of bytes and booleans"));
+            return Err(Unsupported("gathers of less than 32 bits"));
         }
         let scale = pieces.bits / 8;
         let memory = self.memory(buffer, address)?;

@@ -615,10 +615,10 @@ impl Select<'_> {
     }
 }
 
-/// The bits of a scalar, sign-extended from its width, so that they fit the shortest move; those of a byte by its sign.
+/// The bits of a scalar, sign-extended from its width, so that they fit the shortest move; those of 8 and 16 bits by their sign.
 fn sign_extended(scalar: Scalar) -> i64 {
     match scalar.dtype.bits() {
-        8 if scalar.dtype == DType::U8 => scalar.bits as i64,
+        _ if matches!(scalar.dtype, DType::U8 | DType::U16) => scalar.bits as i64,
         64 => scalar.bits as i64,
         bits => ((scalar.bits << (64 - bits)) as i64) >> (64 - bits),
     }

@@ -141,8 +141,8 @@ impl Select<'_> {
         }
         let pieces = self.pieces(ty)?;
         let double = pieces.bits == 64;
-        if ty.dtype.bits() == 8 {
-            return Err(Unsupported("this operator on vectors of bytes"));
+        if ty.dtype.bits() < 32 {
+            return Err(Unsupported("this operator on vectors of narrow integers"));
         }
         if !ty.dtype.is_float() {
             return match op {
@@ -233,8 +233,8 @@ impl Select<'_> {
             return self.each2_with(a, b, |this, x, y| this.op3_with(code, x, y));
         }
         let signed = ty.dtype.is_signed_int();
-        if ty.dtype.bits() == 8 && !keeps_bytes(op) {
-            return Err(Unsupported("this operator on vectors of bytes"));
+        if ty.dtype.bits() < 32 && !keeps_extension(op) {
+            return Err(Unsupported("this operator on vectors of narrow integers"));
         }
         let code = match op {
             BinaryOp::Add => pick(codes::ADD_D, codes::ADD_Q),
@@ -615,8 +615,8 @@ pub(super) fn constant(pieces: Pieces, bits: i64) -> Operand {
     Operand::Constant(if pieces.bits == 64 { Pattern::Wide(bits as u64) } else { Pattern::Narrow(bits as u32) })
 }
 
-/// Whether the operator on extended bytes gives extended bytes.
-fn keeps_bytes(op: BinaryOp) -> bool {
+/// Whether the operator on extended integers gives such.
+fn keeps_extension(op: BinaryOp) -> bool {
     matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor | BinaryOp::Min | BinaryOp::Max)
 }
 

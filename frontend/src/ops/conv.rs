@@ -29,9 +29,28 @@ fn conv(cx: &mut NodeContext<'_>) -> OpResult {
 
 /// The convolution that the node's attributes describe, without a bias; `acc` is the type of products, sums and result.
 pub(super) fn convolve(cx: &mut NodeContext<'_>, x: Value, w: Value, acc: DType) -> Result<Value, OpError> {
+    convolve_filled(cx, x, w, acc, 0)
+}
+
+/// The same with the input padded by an integer other than 0.
+pub(super) fn convolve_filled(
+    cx: &mut NodeContext<'_>,
+    x: Value,
+    w: Value,
+    acc: DType,
+    fill: i64,
+) -> Result<Value, OpError> {
     let (shape, kernel) = (cx.b.shape(x)?, kernel_sizes(cx, x, w)?);
     let mut windows = Sliding::read(cx, &shape[2..], kernel)?;
-    let (x, pad_lo, pad_hi) = windows.settle_pads(cx, x, 0.0)?;
+    let (mut x, mut pad_lo, mut pad_hi) = windows.settle_pads(cx, x, fill as f64)?;
+    if fill != 0 && pad_lo.iter().chain(&pad_hi).any(|&pad| pad != 0) {
+        let dims = |pads: &[i64]| -> Vec<Dim> { [0, 0].iter().chain(pads).map(|&pad| Dim::from(pad)).collect() };
+        let dtype = cx.b.dtype(x)?;
+        let number = cx.b.number(dtype, fill as f64)?;
+        x = cx.b.pad(x, number, &dims(&pad_lo), &dims(&pad_hi))?;
+        pad_lo.fill(0);
+        pad_hi.fill(0);
+    }
     let conv = Conv {
         strides: windows.strides.into(),
         pad_lo: pad_lo.into(),

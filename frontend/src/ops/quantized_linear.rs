@@ -2,7 +2,8 @@
 //!
 //! The product of matrices keeps its narrow operands: with `A' = A - a` and `B' = B - b`,
 //! `A'B' = AB - a * sums of columns of B - b * sums of rows of A + K * a * b`, where what depends on constants alone is
-//! one. Convolutions pad with the zero point, and so subtract it first.
+//! one. A convolution pads with the zero point, and the same holds for what remains: `X'W = XW - x * sums of the filters of W`.
+//! Where the filter has a zero point or the input's is not known, they are subtracted first.
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
@@ -11,7 +12,7 @@ use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{Shape, Value};
 
 use super::Operator;
-use super::conv::{along_channels, convolve};
+use super::conv::{along_channels, convolve, convolve_filled};
 use crate::import::{NodeContext, OpError, OpResult};
 
 /// The rows of this family.
@@ -40,6 +41,15 @@ fn zero_point(cx: &mut NodeContext<'_>, zero: Option<Value>) -> Result<Option<Va
             Ok(Some(cx.b.cast(zero, DType::I32)?))
         }
         _ => Ok(None),
+    }
+}
+
+/// The one zero point of a tensor, if it is known; 0 if it is absent.
+fn known_zero(cx: &NodeContext<'_>, zero: Option<Value>) -> Option<i64> {
+    let Some(zero) = zero else { return Some(0) };
+    match cx.b.known_i64s(zero)?[..] {
+        [zero] => Some(zero),
+        _ => None,
     }
 }
 
@@ -102,13 +112,27 @@ fn integer_convolution(
     (x, x_zero): (Value, Option<Value>),
     (w, w_zero): (Value, Option<Value>),
 ) -> Result<Value, OpError> {
+    let (known, w_zero) = (known_zero(cx, x_zero), zero_point(cx, w_zero)?);
+    if let (Some(zero), None) = (known, w_zero) {
+        let y = convolve_filled(cx, x, w, DType::I32, zero)?;
+        if zero == 0 {
+            return Ok(y);
+        }
+        let wide = cx.b.cast(w, DType::I32)?;
+        let axes: Vec<i64> = (1..cx.b.rank(w)? as i64).collect();
+        let sums = cx.b.reduce(ReduceOp::Sum, wide, &axes, false)?;
+        let factor = cx.b.number(DType::I32, zero as f64)?;
+        let excess = cx.b.mul(sums, factor)?;
+        let excess = along_channels(cx, excess, y)?;
+        return Ok(cx.b.sub(y, excess)?);
+    }
     let mut x = cx.b.cast(x, DType::I32)?;
     let mut w = cx.b.cast(w, DType::I32)?;
     if let Some(zero) = zero_point(cx, x_zero)? {
         let zero = cx.b.reshape(zero, &[])?;
         x = cx.b.sub(x, zero)?;
     }
-    if let Some(zero) = zero_point(cx, w_zero)? {
+    if let Some(zero) = w_zero {
         let zero = per_filter(cx, zero, w)?;
         w = cx.b.sub(w, zero)?;
     }

@@ -299,6 +299,11 @@ fn reduced_dtype(op: ReduceOp, dtype: DType, axes: usize) -> Result<DType, Infer
     }
 }
 
+/// Whether the depth is known and has a word at least.
+fn is_least_word(depth: &Dim) -> bool {
+    depth.as_const().is_some_and(|depth| depth >= 4)
+}
+
 fn infer_contract(ins: &Inputs<'_>, c: &Contract) -> Result<Inferred, InferError> {
     ins.expect(2)?;
     let (lhs, rhs) = (ins.tensor(0)?, ins.tensor(1)?);
@@ -317,14 +322,26 @@ fn infer_contract(ins: &Inputs<'_>, c: &Contract) -> Result<Inferred, InferError
     let mut sizes: Vec<(u8, Option<Dim>)> = c.lhs.iter().copied().zip(lhs.shape.iter().cloned().map(Some)).collect();
     let rhs_sizes: SmallVec<[Option<Dim>; 5]> = match c.panel {
         None => rhs.shape.iter().cloned().map(Some).collect(),
-        Some(nr) => {
-            if rhs.rank() != 3 || nr == 0 || rhs.shape[2] != i64::from(nr) {
-                return mismatch(format!("panels of {nr} columns of shape {}", ins.graph.shape_text(&rhs.shape)));
+        Some(panel) => {
+            let tail: &[i64] = if panel.is_deep() { &[panel.columns.into(), 4] } else { &[panel.columns.into()] };
+            let fits = rhs.rank() == 2 + tail.len() && rhs.shape[2..].iter().zip(tail).all(|(d, n)| d == n);
+            if !fits || panel.columns == 0 {
+                return mismatch(format!("panels of {panel} columns of shape {}", ins.graph.shape_text(&rhs.shape)));
             }
             if c.lhs.contains(&c.rhs[1]) || !c.out.contains(&c.rhs[1]) {
                 return mismatch("the columns of a packed operand are no free label".into());
             }
-            smallvec![Some(rhs.shape[1].clone()), None]
+            if panel.is_deep() {
+                let depth = c.lhs.iter().position(|l| *l == c.rhs[0]).map(|i| &lhs.shape[i]);
+                let words = depth.filter(|d| is_least_word(d)).map(|d| d.ceil_div(&Dim::from(4))).transpose()?;
+                if words.as_ref() != Some(&rhs.shape[1]) {
+                    let (l, r) = (ins.graph.shape_text(&lhs.shape), ins.graph.shape_text(&rhs.shape));
+                    return mismatch(format!("contracts {l} with words of {r}"));
+                }
+                smallvec![None, None]
+            } else {
+                smallvec![Some(rhs.shape[1].clone()), None]
+            }
         }
     };
     for (&label, size) in c.rhs.iter().zip(rhs_sizes) {

@@ -271,7 +271,7 @@ fn flag(set: bool, word: &str) -> String {
     if set { format!(" {word}") } else { String::new() }
 }
 
-fn option(word: &str, value: Option<u32>) -> String {
+fn option(word: &str, value: Option<impl std::fmt::Display>) -> String {
     value.map_or(String::new(), |v| format!(" {word} {v}"))
 }
 

@@ -37,6 +37,17 @@ pub enum Access {
 }
 
 impl Coord {
+    /// Lane 0's index.
+    ///
+    /// # Panics
+    /// If each lane has an index of its own.
+    pub fn first_index(&self) -> Index {
+        match *self {
+            Coord::Affine { index, .. } => index,
+            Coord::Lanes(_) => panic!("the lanes stand at indices of their own"),
+        }
+    }
+
     /// All lanes at one index.
     pub fn uniform(index: impl Into<Index>) -> Coord {
         Coord::Affine { index: index.into(), step: 0, multiple: 1 }

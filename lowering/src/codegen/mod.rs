@@ -11,6 +11,7 @@ pub mod expr;
 pub mod pull;
 pub mod push;
 pub mod space;
+pub mod words;
 
 use std::collections::HashMap;
 

@@ -156,10 +156,11 @@ impl GroupKernel<'_> {
     /// many bytes of the widest type in memory.
     pub fn lanes(&self) -> u16 {
         let region = &self.graph.regions[self.region];
-        let bytes = self.bytes_are_lanes();
+        let bytes = self.machine.moves_narrow || self.bytes_are_lanes();
         let narrow = |ty: &Type| match ty.as_tensor().map(|t| t.dtype) {
             Some(DType::F32 | DType::I32 | DType::U32) => true,
             Some(DType::I8 | DType::U8) => bytes,
+            Some(DType::F16 | DType::BF16) => self.machine.moves_narrow,
             _ => false,
         };
         let params = region.params.iter().filter(|&&v| !self.is_index(v));

@@ -13,10 +13,12 @@ use std::collections::HashMap;
 use cranelift_entity::SecondaryMap;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::machine::MachineModel;
+use onnxc_ir::tensor::op::{Contract, Conv};
 use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 use smallvec::SmallVec;
 
 use super::rewrite::PassContext;
+use crate::codegen::words::is_deep;
 use crate::schedules::{self, attention, expand_depthwise};
 
 /// Runs the pass on the body.
@@ -231,6 +233,8 @@ impl<'g> Cut<'g> {
                 }
                 CompositeKind::Recurrent { .. } | CompositeKind::Function(_) => false,
             },
+            // Words are read where their elements follow each other.
+            Op::Contract(Contract { panel, .. }) | Op::Conv(Conv { panel, .. }) if is_deep(*panel) => false,
             Op::Contract(_) => strided || self.feeds_product(user, node),
             Op::Conv(_) | Op::Window(_) => strided,
             Op::Cumulate { .. } | Op::Scatter { .. } | Op::Sort { .. } => strided,

@@ -15,6 +15,7 @@ pub mod keep_states;
 pub mod number_strings;
 mod pack_bits;
 pub mod pack_weights;
+pub mod pack_words;
 pub mod pad_convs;
 pub mod recognize_norms;
 pub mod rewrite;

@@ -7,7 +7,8 @@
 //!
 //! Products with weights of a few bits are those of [`super::pack_bits`].
 //!
-//! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed.
+//! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed, and
+//! integers of 8 bits for `i32` sums: those as words of four (see [`super::pack_words`]).
 
 use std::collections::HashMap;
 
@@ -15,13 +16,13 @@ use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
-use onnxc_ir::tensor::op::{Contract, Conv, Label};
+use onnxc_ir::tensor::op::{Contract, Conv, Label, Panel};
 use onnxc_ir::tensor::winograd::Winograd;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Value};
 use smallvec::SmallVec;
 
-use super::pack_bits;
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
+use super::{pack_bits, pack_words};
 use crate::schedules::gemm::PANEL;
 
 /// The packed forms of weights that are used more than once, by the weight and the axis of its columns, or `None` for a
@@ -34,7 +35,14 @@ const NAME: &str = "pack_weights";
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     let body = graph.body();
     let mut packed = Packed::default();
+    let mut words = pack_words::Done::default();
     rewrite(graph, body, |graph, region, node| match &graph.nodes[node].op {
+        Op::Contract(c) if c.panel.is_none() && c.acc == DType::I32 => {
+            pack_words::pack_product(graph, region, node, &mut words, cx)
+        }
+        Op::Conv(c) if c.panel.is_none() && c.acc == DType::I32 && c.groups == 1 => {
+            pack_words::pack_filter(graph, region, node, &mut words, cx)
+        }
         Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node, &mut packed),
         Op::Conv(c) if c.panel.is_none() => pack_filter(graph, region, node, &mut packed, cx),
         _ => Ok(None),
@@ -74,7 +82,8 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
     };
     packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
-    let contract = Contract { rhs: SmallVec::from_slice(&[depth, column]), panel: Some(PANEL), ..contract };
+    let contract =
+        Contract { rhs: SmallVec::from_slice(&[depth, column]), panel: Some(Panel::flat(PANEL)), ..contract };
     let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;
     one(b.graph.output(node))
 }
@@ -84,11 +93,7 @@ pub(super) fn panels(b: &mut Builder<'_>, weight: Value, axis: usize, width: i64
     let width = Dim::from(width);
     let shape = b.shape(weight)?;
     let count = shape[axis].ceil_div(&width)?;
-    let mut hi: Shape = shape.iter().map(|_| Dim::ZERO).collect();
-    let lo = hi.clone();
-    hi[axis] = (&(&count * &width)? - &shape[axis])?;
-    let zero = b.scalar(Scalar::zero(b.dtype(weight)?));
-    let padded = b.pad(weight, zero, &lo, &hi)?;
+    let padded = with_zeros(b, weight, axis, [Dim::ZERO, (&(&count * &width)? - &shape[axis])?])?;
     let mut split = shape.clone();
     split[axis] = count;
     split.insert(axis + 1, width);
@@ -96,6 +101,20 @@ pub(super) fn panels(b: &mut Builder<'_>, weight: Value, axis: usize, width: i64
     let others = (0..=shape.len()).filter(|&i| i != axis && i != axis + 1);
     let perm: Vec<usize> = std::iter::once(axis).chain(others).chain([axis + 1]).collect();
     b.transpose(split, &perm)
+}
+
+/// Zeros before and after a constant's elements along an axis.
+pub(super) fn with_zeros(
+    b: &mut Builder<'_>,
+    weight: Value,
+    axis: usize,
+    [before, after]: [Dim; 2],
+) -> Result<Value, BuildError> {
+    let mut hi: Shape = b.shape(weight)?.iter().map(|_| Dim::ZERO).collect();
+    let mut lo = hi.clone();
+    (lo[axis], hi[axis]) = (before, after);
+    let zero = b.scalar(Scalar::zero(b.dtype(weight)?));
+    b.pad(weight, zero, &lo, &hi)
 }
 
 /// `G g Gᵀ` of a filter [M, C, 3, 3], as [t * t, M, C].
@@ -125,8 +144,11 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     let Op::Conv(conv) = data.op else { return Ok(None) };
     let filter = data.inputs[1];
     let spatial = conv.kernel.len();
-    let fits = conv.acc == DType::F32 && conv.channels_last && graph.tensor_ty(filter).dtype == DType::F32;
-    if !fits || graph.as_constant(filter).is_none() || spatial == 0 {
+    let bytes = |v| matches!(graph.tensor_ty(v).dtype, DType::I8 | DType::U8);
+    let floats = conv.acc == DType::F32 && graph.tensor_ty(filter).dtype == DType::F32;
+    // Of integers, only the filters of depthwise convolutions come here.
+    let fits = floats || conv.acc == DType::I32 && bytes(filter) && bytes(data.inputs[0]);
+    if !fits || !conv.channels_last || graph.as_constant(filter).is_none() || spatial == 0 {
         return Ok(None);
     }
     let shape = graph.tensor_ty(filter).shape.clone();
@@ -156,6 +178,6 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
         b.transpose(flat, &perm)?
     };
     packed.insert(key, weights);
-    let node = b.node(Op::Conv(Conv { panel: Some(PANEL), ..conv }), &[data.inputs[0], weights], &[ty])?;
+    let node = b.node(Op::Conv(Conv { panel: Some(Panel::flat(PANEL)), ..conv }), &[data.inputs[0], weights], &[ty])?;
     one(b.graph.output(node))
 }

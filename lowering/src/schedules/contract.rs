@@ -10,12 +10,13 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Val;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::{BinaryOp, Scalar};
-use onnxc_ir::tensor::op::{self, Contract, Label};
+use onnxc_ir::tensor::op::{self, Contract, Label, Panel};
 use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
+use crate::codegen::words;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Fewer rows than this do not pay for copying a panel.
@@ -45,14 +46,20 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let computed = is_computed(k.graph, roles.right);
     let most = if computed { MAX_COMPUTED_PANEL_BYTES } else { MAX_PANEL_BYTES };
     let fits = depth.as_const().is_some_and(|d| d * i64::from(gemm::PANEL) * 8 <= most);
-    let element = Dim::from(i64::from(roles.acc.bits() / 8));
+    let left_type = k.graph.tensor_ty(roles.left).dtype;
+    let words = roles.is_deep().then(|| [left_type, k.graph.tensor_ty(roles.right).dtype]);
+    let element = Dim::from(if words.is_some() { 1 } else { i64::from(roles.acc.bits() / 8) });
     let sizes = |labels: &[Label]| labels.iter().map(|l| roles.size(*l).clone()).collect();
     let gemm = Gemm {
         outer: sizes(&roles.outer[..roles.around]),
         lines: sizes(&roles.outer[roles.around..]),
         rows: roles.rows.clone(),
         columns,
-        contracted: sizes(&roles.contracted),
+        contracted: match roles.depth_of_words() {
+            Some(depth) => vec![Dim::from(words::count(depth))],
+            None => sizes(&roles.contracted),
+        },
+        words,
         row_bytes: product([&depth, &element]),
         acc: roles.acc,
         result: roles.result,
@@ -91,7 +98,7 @@ pub struct Roles {
     pub(super) columns: Option<Dim>,
     pub(super) contracted: Vec<Label>,
     pub(super) acc: DType,
-    pub(super) panel: Option<u32>,
+    pub(super) panel: Option<Panel>,
 }
 
 impl Roles {
@@ -189,6 +196,27 @@ impl Roles {
         k.b.cast(self.acc, val)
     }
 
+    fn is_deep(&self) -> bool {
+        words::is_deep(self.panel)
+    }
+
+    /// The contracted elements, if the right operand holds words of them.
+    fn depth_of_words(&self) -> Option<i64> {
+        let depth = || self.size(self.contracted[0]).as_const().expect("words have a constant depth");
+        self.is_deep().then(depth)
+    }
+
+    /// A word of the left operand, in all lanes.
+    fn left_word(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, start: Index, lanes: u16) -> Val {
+        let at = |start: Index| self.coords(&self.left_labels, outer, row, Coord::uniform(0), &[Coord::uniform(start)]);
+        let is_input = k.graph.def_node(self.left).is_none();
+        if is_input && self.left_labels.last() == self.contracted.last() {
+            let coords: Vec<Index> = at(start).iter().map(|c| c.first_index()).collect();
+            return k.word_splat(self.left, &coords, lanes);
+        }
+        k.gathered_word(self.left, lanes, |k, number| at(k.b.iadd(start, number)))
+    }
+
     /// Whether both operands are contiguous along the innermost contracted dimension.
     fn contiguous_depth(&self, k: &GroupKernel<'_>) -> bool {
         let Some(depth) = self.contracted.last() else { return false };
@@ -234,6 +262,10 @@ fn is_computed(graph: &Graph, value: Value) -> bool {
 
 impl Operands for Roles {
     fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
+        if let Some(depth) = self.depth_of_words() {
+            let start = k.word_start(contracted[0], depth);
+            return self.left_word(k, outer, row, start, lanes);
+        }
         let contracted: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
         let coords = self.coords(&self.left_labels, outer, row, Coord::uniform(0), &contracted);
         self.operand(k, self.left, coords, lanes, None)
@@ -248,11 +280,15 @@ impl Operands for Roles {
         lanes: u16,
         count: Option<Val>,
     ) -> Val {
+        if self.is_deep() {
+            let (panel, within) = panel_place(k, column, lanes);
+            return k.words(self.right, &[panel, contracted[0], within, Index::Const(0)], lanes);
+        }
         let depth: Vec<Coord> = contracted.iter().map(|&c| Coord::uniform(c)).collect();
         let coords = match self.panel {
             None => self.coords(&self.right_labels, outer, Index::Const(0), column, &depth),
             Some(nr) => {
-                let (panel, within) = k.coord_split(column, Index::Const(i64::from(nr)), lanes);
+                let (panel, within) = k.coord_split(column, Index::Const(i64::from(nr.columns)), lanes);
                 vec![panel, depth[0], within]
             }
         };
@@ -279,6 +315,12 @@ impl Operands for Roles {
     fn result(&self, outer: &[Index], row: Index, column: Coord) -> Vec<Coord> {
         self.coords(&self.out_labels, outer, row, column, &[])
     }
+}
+
+/// The panel of consecutive columns, and the place of the first one there.
+pub(super) fn panel_place(k: &mut GroupKernel<'_>, column: Coord, lanes: u16) -> (Index, Index) {
+    let (panel, within) = k.coord_split(column, Index::Const(i64::from(gemm::PANEL)), lanes);
+    (panel.first_index(), within.first_index())
 }
 
 /// One result at a time, lanes along the innermost contracted dimension.

@@ -5,17 +5,18 @@
 //! channels. Everything else goes one element at a time.
 
 use onnxc_ir::dim::Dim;
-use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Val;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::op::Conv;
 use onnxc_ir::tensor::{Node, Op, Value};
 
+use super::contract::panel_place;
 use super::depthwise::{self, Line};
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
+use crate::codegen::words;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Schedules a group whose anchor is the `Conv` node `anchor`.
@@ -29,7 +30,7 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     assert!(!padded, "`pad_convs` leaves no padding and no dilation of the input");
     let operands =
         ConvOperands { conv: conv.clone(), input: data.inputs[0], filter: data.inputs[1], result: data.outputs[0] };
-    let lanes = if conv.acc == DType::F32 { k.panel_lanes() } else { 1 };
+    let lanes = if conv.acc.bits() == 32 { k.panel_lanes() } else { 1 };
     match (conv.panel, conv.groups) {
         (Some(_), 1) => product_schedule(k, &operands, lanes),
         (Some(_), _) => depthwise::schedule(k, &operands, lanes),
@@ -119,8 +120,73 @@ fn arrange(channels_last: bool, batch: Coord, spatial: Vec<Coord>, channel: Coor
     coords
 }
 
+impl ConvOperands {
+    fn is_deep(&self) -> bool {
+        words::is_deep(self.conv.panel)
+    }
+
+    /// Whether the last dimension of the kernel and the channels are one dimension of words: neighbouring taps read
+    /// neighbouring inputs. Elsewhere the channels are whole words.
+    fn is_joined(&self) -> bool {
+        *self.conv.rhs_dilation.last().expect("a convolution has a spatial dimension") == 1
+    }
+
+    /// Elements of the depth that words are cut from.
+    fn word_depth(&self, k: &GroupKernel<'_>) -> i64 {
+        let channels = k.graph.tensor_ty(self.input).shape.last().and_then(Dim::as_const);
+        let taps = self.conv.kernel.last().copied().unwrap_or(1);
+        channels.expect("words have a constant depth") * if self.is_joined() { taps } else { 1 }
+    }
+
+    /// A word of the input, in all lanes.
+    fn left_word(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
+        let (&word, kernel) = contracted.split_last().expect("channels are contracted");
+        let (&batch, around) = outer.split_first().expect("the batch is outer");
+        let at: Vec<Index> = around.iter().copied().chain([row]).collect();
+        let depth = self.word_depth(k);
+        let start = k.word_start(word, depth);
+        let joined = self.is_joined();
+        let first_tap: Vec<Index> = kernel.iter().copied().chain(joined.then_some(Index::Const(0))).collect();
+        if k.graph.def_node(self.input).is_none() {
+            let coords = self.input_coords(k, batch, &at, &first_tap, Coord::uniform(start));
+            let coords: Vec<Index> = coords.iter().map(|c| c.first_index()).collect();
+            return k.word_splat(self.input, &coords, lanes);
+        }
+        let channels = depth / if joined { self.conv.kernel.last().copied().unwrap_or(1) } else { 1 };
+        k.gathered_word(self.input, lanes, |k, number| {
+            let element = k.b.iadd(start, number);
+            let mut taps = first_tap.clone();
+            if let (true, Some(tap)) = (joined, taps.last_mut()) {
+                *tap = k.b.idiv(element, channels);
+            }
+            let channel = k.b.irem(element, channels);
+            self.input_coords(k, batch, &at, &taps, Coord::uniform(channel))
+        })
+    }
+
+    /// Words of the filter for consecutive columns.
+    fn right_words(&self, k: &mut GroupKernel<'_>, column: Coord, contracted: &[Index], lanes: u16) -> Val {
+        let (panel, within) = panel_place(k, column, lanes);
+        let (&word, kernel) = contracted.split_last().expect("channels are contracted");
+        let mut coords = vec![panel];
+        if self.is_joined() {
+            coords.extend(contracted);
+        } else {
+            let (&tap, outer) = kernel.split_last().expect("a convolution has a spatial dimension");
+            let before = k.b.imul(tap, words::count(self.word_depth(k)));
+            coords.extend(outer);
+            coords.push(k.b.iadd(before, word));
+        }
+        coords.extend([within, Index::Const(0)]);
+        k.words(self.filter, &coords, lanes)
+    }
+}
+
 impl Operands for ConvOperands {
     fn left(&self, k: &mut GroupKernel<'_>, outer: &[Index], row: Index, contracted: &[Index], lanes: u16) -> Val {
+        if self.is_deep() {
+            return self.left_word(k, outer, row, contracted, lanes);
+        }
         let (&channel, kernel) = contracted.split_last().expect("channels are contracted");
         let (&batch, around) = outer.split_first().expect("the batch is outer");
         let at: Vec<Index> = around.iter().copied().chain([row]).collect();
@@ -137,6 +203,9 @@ impl Operands for ConvOperands {
         lanes: u16,
         count: Option<Val>,
     ) -> Val {
+        if self.is_deep() {
+            return self.right_words(k, column, contracted, lanes);
+        }
         let (panel, within) = k.coord_split(column, Index::Const(i64::from(gemm::PANEL)), lanes);
         let depth = contracted.iter().map(|&c| Coord::uniform(c));
         let coords = std::iter::once(panel).chain(depth).chain([within]).collect();
@@ -159,14 +228,28 @@ fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> 
     let channels = k.graph.tensor_ty(operands.input).shape.last().cloned().expect("a channel dimension");
     // Neighbouring positions share their inputs, but for those that a stride skips.
     let stride: i64 = operands.conv.strides.iter().product();
-    let row_bytes = product([&channels, &Dim::from(i64::from(operands.conv.acc.bits() / 8) * stride)]);
+    let deep = operands.is_deep();
+    let element = if deep { 1 } else { i64::from(operands.conv.acc.bits() / 8) };
+    let row_bytes = product([&channels, &Dim::from(element * stride)]);
+    let type_of = |v: Value| k.graph.tensor_ty(v).dtype;
+    let words = deep.then(|| [type_of(operands.input), type_of(operands.filter)]);
+    let mut contracted = operands.kernel_dims();
+    if deep {
+        if operands.is_joined() {
+            contracted.pop();
+        }
+        contracted.push(Dim::from(words::count(operands.word_depth(&k))));
+    } else {
+        contracted.push(channels);
+    }
     let gemm = Gemm {
         outer: vec![],
         lines: std::iter::once(batch).chain(spatial).collect(),
         rows,
         columns,
         row_bytes,
-        contracted: operands.kernel_dims().into_iter().chain([channels]).collect(),
+        contracted,
+        words,
         acc: operands.conv.acc,
         result: operands.result,
     };

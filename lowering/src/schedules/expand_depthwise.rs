@@ -11,6 +11,7 @@ use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{Access, Address, Buffer, LoopKind, Val};
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
+use onnxc_ir::tensor::op::Panel;
 use onnxc_ir::tensor::{Graph, Node, Op, Region, Value};
 
 use super::contract::Roles;
@@ -107,7 +108,7 @@ impl Sizes {
         let [depth] = shape(product.inputs[0])?[1..] else { return None };
         let pixels = shape(product.outputs[0])? == [batch * height * width, channels];
         let f32s = product.inputs.iter().all(|&v| graph.tensor_ty(v).dtype == DType::F32);
-        let plain = c.panel == Some(PANEL) && c.acc == DType::F32 && c.lhs[..] == [c.out[0], c.lhs[1]];
+        let plain = c.panel == Some(Panel::flat(PANEL)) && c.acc == DType::F32 && c.lhs[..] == [c.out[0], c.lhs[1]];
         let fits = (1..=MOST_DEPTH).contains(&depth) && channels % i64::from(PANEL) == 0;
         (spatial && pixels && f32s && plain && fits).then_some(Sizes {
             batch,

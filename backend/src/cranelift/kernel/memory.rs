@@ -259,6 +259,9 @@ impl Translate<'_> {
     }
 
     pub(super) fn store(&mut self, buffer: Buffer, address: &Address, value: Val, count: Option<Val>) {
+        if count.is_none() && self.store_extended(buffer, address, value) {
+            return;
+        }
         let ty = self.ty(value);
         let values = self.get(value);
         let (pointer, offset) = self.place(buffer, address);

@@ -8,6 +8,7 @@
 mod dot;
 mod lanes;
 mod memory;
+mod narrow;
 mod operations;
 mod splats;
 
@@ -25,7 +26,7 @@ use onnxc_ir::loops::legalize::Caps;
 use onnxc_ir::loops::{Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
 use onnxc_ir::scalar::Scalar;
 
-use crate::target::Target;
+use crate::target::{Arch, Target};
 
 /// What both code generators for processors have beyond the common operations.
 pub const CAPS: Caps = Caps { native_unary: Vec::new(), converts_halves: false, multiplies_bytes: true };
@@ -37,13 +38,19 @@ pub struct KernelOptions {
     pub has_fma: bool,
     /// It takes one lane of a vector for all lanes of an operand.
     pub multiplies_by_lanes: bool,
+    /// Products of 16-bit lanes are added in pairs by one instruction.
+    pub multiplies_pairs: bool,
 }
 
 impl KernelOptions {
     /// What a target has.
     pub fn of(target: &Target) -> KernelOptions {
         let machine = target.machine();
-        KernelOptions { has_fma: machine.has_fma, multiplies_by_lanes: machine.multiplies_by_lanes }
+        KernelOptions {
+            has_fma: machine.has_fma,
+            multiplies_by_lanes: machine.multiplies_by_lanes,
+            multiplies_pairs: target.arch() == Arch::X86,
+        }
     }
 }
 
@@ -72,6 +79,8 @@ pub fn translate(
         constants: SecondaryMap::new(),
         depths: SecondaryMap::new(),
         made: HashMap::new(),
+        extended: HashMap::new(),
+        halved: HashMap::new(),
         buffers: HashMap::new(),
         pointers: vec![HashMap::new()],
         grouped: HashMap::new(),
@@ -118,6 +127,10 @@ struct Translate<'k> {
     depths: SecondaryMap<Val, usize>,
     /// Constants of the present block.
     made: HashMap<(Scalar, u16), Vec<Value>>,
+    /// Vectors of 8- and 16-bit integers as 32-bit lanes.
+    extended: HashMap<Val, Vec<Value>>,
+    /// The even and the odd numbers of words, of the present block.
+    halved: HashMap<(Value, DType), [Value; 2]>,
     buffers: HashMap<Buffer, Value>,
     /// Partial addresses, by open scope.
     pointers: Vec<HashMap<Partial, Value>>,
@@ -177,6 +190,9 @@ impl Translate<'_> {
         if let Some(values) = &self.values[val] {
             return values.clone();
         }
+        if let Some(values) = self.extended.get(&val).cloned() {
+            return self.extended_lanes(self.ty(val).dtype, &values);
+        }
         let scalar = self.constants[val].expect("operands are defined before their use");
         let ty = self.ty(val);
         if let Some(values) = self.made.get(&(scalar, ty.lanes)) {
@@ -226,6 +242,7 @@ impl Translate<'_> {
     fn switch_to(&mut self, block: ir::Block) {
         self.f.switch_to_block(block);
         self.made.clear();
+        self.halved.clear();
     }
 
     fn block(&mut self, block: Block) -> Vec<Vec<Value>> {
@@ -240,7 +257,7 @@ impl Translate<'_> {
                     let (buffer, address) = &groups[group as usize];
                     let vector = *loaded.entry(group).or_insert_with(|| self.load_bytes(*buffer, address));
                     let ty = self.ty(record.results[0]);
-                    let splat = self.splat_lane(vector, lane);
+                    let splat = self.splat_lane(vector, lane, piece_type(ty));
                     self.set(record.results[0], vec![splat; pieces(ty)]);
                 }
                 InstData::Yield(vals) => return vals.iter().map(|&v| self.get(v)).collect(),
@@ -256,8 +273,13 @@ impl Translate<'_> {
                 InstData::Prefetch { .. } => {}
                 InstData::Tile(_) => unreachable!("schedules make tiles for GPUs only"),
                 data => {
-                    let values = self.inst(data, self.ty(record.results[0]));
-                    self.set(record.results[0], values);
+                    let (result, ty) = (record.results[0], self.ty(record.results[0]));
+                    if let Some(values) = self.extended_inst(data, ty) {
+                        self.extended.insert(result, values);
+                    } else {
+                        let values = self.inst(data, ty);
+                        self.set(result, values);
+                    }
                 }
             }
         }

@@ -244,6 +244,9 @@ impl Translate<'_> {
     }
 
     pub(super) fn cast(&mut self, a: Val, to: LaneType) -> Vec<Value> {
+        if let Some(values) = self.cast_extended(a, to.dtype) {
+            return values;
+        }
         let from = self.ty(a);
         let values = self.get(a);
         if let (Shape::Vectors(_), Shape::Vectors(v)) = (shape(from), shape(to)) {

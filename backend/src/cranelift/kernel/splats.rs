@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cranelift_codegen::ir::{ConstantData, Endianness, InstBuilder, MemFlagsData, Value, types};
+use cranelift_codegen::ir::{ConstantData, Endianness, InstBuilder, MemFlagsData, Type, Value, types};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{Address, Block, Buffer, Inst, InstData};
 
@@ -29,9 +29,10 @@ impl Translate<'_> {
             match &record.data {
                 InstData::LoadSplat { buffer, address } => {
                     let ty = kernel.ty(record.results[0]);
-                    if (ty.dtype, i64::from(ty.lanes) % LANES) != (DType::F32, 0)
-                        || kernel.buffers[*buffer].dtype != DType::F32
-                    {
+                    let stored = kernel.buffers[*buffer].dtype;
+                    let is_lane =
+                        matches!((ty.dtype, stored), (DType::F32, DType::F32) | (DType::I32, DType::I8 | DType::U8));
+                    if !is_lane || i64::from(ty.lanes) % LANES != 0 {
                         continue;
                     }
                     let place = Address { offset: 0, terms: address.terms.clone() };
@@ -59,14 +60,16 @@ impl Translate<'_> {
     }
 
     fn group(&mut self, buffer: Buffer, place: &Address, reads: &Reads, groups: &mut Vec<(Buffer, Address)>) {
+        // Elements of a lane: a word holds four.
+        let step = 4 / self.element_bytes(buffer);
         let mut after = i64::MIN;
         for &first in reads.keys() {
-            if first < after || !(first..first + LANES).all(|offset| reads.contains_key(&offset)) {
+            if first < after || !(0..LANES).all(|lane| reads.contains_key(&(first + lane * step))) {
                 continue;
             }
-            after = first + LANES;
+            after = first + LANES * step;
             for lane in 0..LANES {
-                for &inst in &reads[&(first + lane)] {
+                for &inst in &reads[&(first + lane * step)] {
                     self.grouped.insert(inst, (groups.len() as u32, lane as u8));
                 }
             }
@@ -81,10 +84,10 @@ impl Translate<'_> {
     }
 
     /// One lane of 32 bits in all lanes.
-    pub(super) fn splat_lane(&mut self, bytes: Value, lane: u8) -> Value {
+    pub(super) fn splat_lane(&mut self, bytes: Value, lane: u8, ty: Type) -> Value {
         let picks: Vec<u8> = (0..16).map(|i| lane * 4 + i % 4).collect();
         let mask = self.f.func.dfg.immediates.push(ConstantData::from(picks.as_slice()));
         let shuffled = self.f.ins().shuffle(bytes, bytes, mask);
-        self.f.ins().bitcast(types::F32X4, MemFlagsData::new().with_endianness(Endianness::Little), shuffled)
+        self.f.ins().bitcast(ty, MemFlagsData::new().with_endianness(Endianness::Little), shuffled)
     }
 }

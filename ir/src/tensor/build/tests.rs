@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scalar::{BinaryOp, CmpOp};
-use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, ReduceOp, ScatterOp, Window};
+use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, Panel, ReduceOp, ScatterOp, Window};
 use crate::tensor::verify::verify;
 use crate::tensor::{Origin, OriginData};
 
@@ -179,14 +179,14 @@ fn packed_operands_state_their_columns() {
         rhs: [1, 2].as_slice().into(),
         out: [0, 2].as_slice().into(),
         acc: DType::F32,
-        panel: Some(16),
+        panel: Some(Panel::flat(16)),
     };
     let stated = |n| [TensorType::fixed(DType::F32, &[7, n]).into()];
     assert!(t.b().node(Op::Contract(c.clone()), &[x, panels], &stated(40)).is_ok());
     let error = t.b().node(Op::Contract(c), &[x, panels], &stated(49)).expect_err("4 panels").to_string();
     assert_eq!(error, "contract: 49 columns in 3 panels of 16");
     let (image, filter) = (t.f32(&["1", "9", "9", "8"]), t.f32(&["2", "3", "3", "8", "16"]));
-    let conv = Conv { channels_last: true, panel: Some(16), ..conv_of(2, 3) };
+    let conv = Conv { channels_last: true, panel: Some(Panel::flat(16)), ..conv_of(2, 3) };
     let stated = |n| [TensorType::fixed(DType::F32, &[1, 5, 5, n]).into()];
     assert!(t.b().node(Op::Conv(conv.clone()), &[image, filter], &stated(20)).is_ok());
     assert!(t.b().node(Op::Conv(conv), &[image, filter], &stated(16)).is_err());

@@ -123,14 +123,14 @@ fn check_stated(graph: &Graph, op: &Op, inputs: &[&Type], outputs: &[&Type]) -> 
             }
             Ok(())
         }
-        Op::Contract(Contract { panel: Some(nr), rhs, out, .. }) => {
+        Op::Contract(Contract { panel: Some(panel), rhs, out, .. }) => {
             let columns = out.iter().position(|l| Some(l) == rhs.get(1)).map(|i| stated().map(|t| t.shape[i].clone()));
-            check_panels(graph, columns.transpose()?, &ins.tensor(1)?.shape[0], *nr)
+            check_panels(graph, columns.transpose()?, &ins.tensor(1)?.shape[0], panel.columns)
         }
         Op::Conv(c) => match c.panel {
-            Some(nr) if c.groups == 1 => {
+            Some(panel) if c.groups == 1 => {
                 let axis = if c.channels_last { c.kernel.len() + 1 } else { 1 };
-                check_panels(graph, Some(stated()?.shape[axis].clone()), &ins.tensor(1)?.shape[0], nr)
+                check_panels(graph, Some(stated()?.shape[axis].clone()), &ins.tensor(1)?.shape[0], panel.columns)
             }
             Some(_) | None => Ok(()),
         },

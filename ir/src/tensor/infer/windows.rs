@@ -2,10 +2,10 @@
 
 use smallvec::{SmallVec, smallvec};
 
-use super::{InferError, Inferred, Inputs, complete, exact, mismatch, reduced_dtype};
+use super::{InferError, Inferred, Inputs, complete, exact, is_least_word, mismatch, reduced_dtype};
 use crate::dim::{Dim, DimError};
 use crate::tensor::Shape;
-use crate::tensor::op::{Conv, Window};
+use crate::tensor::op::{Conv, Panel, Window};
 use crate::tensor::winograd::Winograd;
 
 /// `floor((input + pad_lo + pad_hi - ((size - 1) * dilation + 1)) / stride) + 1`, of the dilated input.
@@ -53,16 +53,31 @@ pub(super) fn infer_conv(ins: &Inputs<'_>, c: &Conv) -> Result<Inferred, InferEr
     {
         return mismatch(format!("a convolution of this form has no Winograd algorithm with tiles of {tile}"));
     }
+    // The words of a run of taps and channels, if it has one.
+    let run = || (channels * &Dim::from(*c.kernel.last()?)).ok().filter(is_least_word);
+    let words = || run()?.ceil_div(&Dim::from(4)).ok();
     // [M, C / groups, kernel...], or with panels [panels, kernel..., C, nr], or depthwise [kernel..., M].
     let (out_channels, in_channels, kernel) = match c.panel {
-        Some(nr) if c.winograd.is_some_and(|m| w.rank() == 4 && w.shape[1] == i64::from((m + 2) * (m + 2))) => {
+        Some(panel) if panel.is_deep() => {
+            let tail = [Dim::from(i64::from(panel.columns)), Dim::from(4)];
+            let fits = n > 0 && w.rank() == n + 3 && c.groups == 1 && c.channels_last && w.shape[n + 1..] == tail;
+            if !fits || words().as_ref() != Some(&w.shape[n]) {
+                return mismatch(format!("words of a filter in panels of {panel}: {}", shapes()));
+            }
+            (None, None, &w.shape[1..n])
+        }
+        Some(Panel { columns: nr, .. })
+            if c.winograd.is_some_and(|m| w.rank() == 4 && w.shape[1] == i64::from((m + 2) * (m + 2))) =>
+        {
             if w.shape[3] != i64::from(nr) {
                 return mismatch(format!("transformed filter in panels of {nr}: {}", shapes()));
             }
             (None, Some(&w.shape[2]), &[] as &[Dim])
         }
         None if w.rank() == n + 2 => (Some(w.shape[0].clone()), Some(&w.shape[1]), &w.shape[2..]),
-        Some(nr) if w.rank() == n + 3 && c.groups == 1 && nr > 0 && w.shape[n + 2] == i64::from(nr) => {
+        Some(Panel { columns: nr, .. })
+            if w.rank() == n + 3 && c.groups == 1 && nr > 0 && w.shape[n + 2] == i64::from(nr) =>
+        {
             (None, Some(&w.shape[n + 1]), &w.shape[1..=n])
         }
         Some(_) if w.rank() == n + 1 && *channels == c.groups && w.shape[n] == c.groups => {

@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::evaluate;
 use crate::scalar::Scalar;
 use crate::tensor::TensorBytes;
-use crate::tensor::op::{Contract, Conv, ReduceOp, Window};
+use crate::tensor::op::{Contract, Conv, Panel, ReduceOp, Window};
 use crate::tensor::winograd::Winograd;
 
 /// The numbers that sums are computed in: `f64` for floats, wrapping `i64` for integers.
@@ -78,9 +78,10 @@ fn contract_in<N: Number>(
     let unpacked;
     let rhs = match c.panel {
         None => rhs,
-        Some(_) => {
+        Some(panel) => {
             let columns = c.out.iter().position(|l| *l == c.rhs[1]).map_or(1, |i| shape[i]);
-            unpacked = unpack_matrix(rhs, columns);
+            let depth = c.lhs.iter().position(|l| *l == c.rhs[0]).map_or(rhs.shape[1], |i| lhs.shape[i]);
+            unpacked = unpack_matrix(rhs, panel, depth, columns);
             &unpacked
         }
     };
@@ -117,13 +118,14 @@ fn contract_in<N: Number>(
     out.into_tensor()
 }
 
-/// Panels [ceil(N/nr), K, nr] as a matrix [K, N].
-fn unpack_matrix(panels: &TensorBytes, columns: i64) -> TensorBytes {
-    let [_, depth, nr] = panels.shape[..] else { panic!("panels have three dimensions") };
+/// Panels [ceil(N/nr), K, nr], or of words, as a matrix [K, N].
+fn unpack_matrix(panels: &TensorBytes, panel: Panel, depth: i64, columns: i64) -> TensorBytes {
+    let (steps, nr, deep) = (panels.shape[1], i64::from(panel.columns), i64::from(panel.deep));
     let mut out = Elements::zeros(panels.dtype, &[depth, columns]);
     for k in 0..depth {
         for n in 0..columns {
-            let from = (n / nr * depth + k) * nr + n % nr;
+            let (step, within) = panel.place(k, depth);
+            let from = ((n / nr * steps + step) * nr + n % nr) * deep + within;
             out.set((k * columns + n) as usize, read(panels.dtype, &panels.bytes, from as usize));
         }
     }
@@ -176,8 +178,14 @@ fn conv_in<N: Number>(c: &Conv, x: &TensorBytes, filter: &TensorBytes, dtype: DT
     let weight = |m: i64, ci: i64, tap: i64| -> usize {
         let at = match c.panel {
             None => (m * per_group + ci) * taps + tap,
-            Some(nr) if c.groups == 1 => {
-                let nr = i64::from(nr);
+            Some(panel) if panel.is_deep() => {
+                let last = c.kernel[rank - 1];
+                let (word, within) = panel.place(tap % last * in_channels + ci, last * in_channels);
+                let (nr, words) = (i64::from(panel.columns), filter.shape[rank]);
+                (((m / nr * (taps / last) + tap / last) * words + word) * nr + m % nr) * 4 + within
+            }
+            Some(panel) if c.groups == 1 => {
+                let nr = i64::from(panel.columns);
                 ((m / nr * taps + tap) * in_channels + ci) * nr + m % nr
             }
             Some(_) => tap * out_channels + m,

@@ -4,7 +4,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::scalar::{BinaryOp, ScalarExpr};
-use crate::tensor::op::{Contract, Conv, Coord, ReduceOp, ScatterOp, Window};
+use crate::tensor::op::{Contract, Conv, Coord, Panel, ReduceOp, ScatterOp, Window};
 
 fn run(op: Op, inputs: &[TensorBytes], ty: TensorType) -> TensorBytes {
     evaluate(&op, inputs, &[ty], &|_| 0).unwrap().remove(0)
@@ -29,9 +29,30 @@ fn matrices_multiply_and_panels_mean_the_same() {
     let lhs = f(&[1, 2], &[1.0, 2.0]);
     let product = run(Op::Contract(c.clone()), &[lhs.clone(), f(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])], ty.clone());
     assert_eq!(product.to_f32().unwrap(), [9.0, 12.0, 15.0]);
-    c.panel = Some(2);
+    c.panel = Some(Panel::flat(2));
     let panels = f(&[2, 2, 2], &[1.0, 2.0, 4.0, 5.0, 3.0, 0.0, 6.0, 0.0]);
     assert_eq!(run(Op::Contract(c), &[lhs, panels], ty), product);
+}
+
+#[test]
+fn the_last_word_of_a_depth_lies_over_the_one_before() {
+    let bytes = |dtype, shape: &[i64], values: &[i64]| TensorBytes {
+        dtype,
+        shape: shape.into(),
+        bytes: values.iter().map(|&v| v as u8).collect::<Vec<_>>().into(),
+    };
+    let c = Contract {
+        lhs: smallvec![0, 1],
+        rhs: smallvec![1, 2],
+        out: smallvec![0, 2],
+        acc: DType::I32,
+        panel: Some(Panel::words(2)),
+    };
+    let x = bytes(DType::U8, &[1, 5], &[1, 2, 3, 4, 255]);
+    // One column of 10, 20, ..., 50 and an empty one: the last word begins at element 1, whose weights stand before.
+    let words = bytes(DType::I8, &[1, 2, 2, 4], &[10, 20, 30, 40, 0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 0]);
+    let y = run(Op::Contract(c), &[x, words], TensorType::fixed(DType::I32, &[1, 1]));
+    assert_eq!(y.to_i64().unwrap(), [10 + 40 + 90 + 160 + 255 * 50]);
 }
 
 #[test]

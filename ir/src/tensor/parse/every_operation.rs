@@ -3,7 +3,7 @@
 use super::*;
 use crate::strings::StringFunction;
 use crate::tensor::build::{BuildError, LoopSpec};
-use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
+use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, Panel, RecurrentCell, ReduceOp, ScatterOp, Window};
 use crate::tensor::{Attribute, External, Op};
 use crate::tensor::{Builder, verify};
 
@@ -18,7 +18,7 @@ fn window(op: ReduceOp) -> Window {
     }
 }
 
-fn conv(groups: i64, lhs_dilation: i64, panel: Option<u32>) -> Conv {
+fn conv(groups: i64, lhs_dilation: i64, panel: Option<Panel>) -> Conv {
     Conv {
         strides: [2, 1].as_slice().into(),
         pad_lo: [1, -1].as_slice().into(),
@@ -44,7 +44,7 @@ fn winograd(tile: u32) -> Conv {
         rhs_dilation: [1, 1].as_slice().into(),
         kernel: [3, 3].as_slice().into(),
         winograd: Some(tile),
-        ..conv(1, 1, Some(16))
+        ..conv(1, 1, Some(Panel::flat(16)))
     }
 }
 
@@ -59,7 +59,7 @@ fn anchors(b: &mut Builder<'_>, image: Value, table: Value) -> Result<Vec<Value>
     let last = b.transpose(image, &[0, 2, 3, 1])?;
     let panels = b.splat(Scalar::f32(0.5), &[1, 2, 3, 4, 16])?;
     let node = b.node(
-        Op::Conv(conv(1, 1, Some(16))),
+        Op::Conv(conv(1, 1, Some(Panel::flat(16)))),
         &[last, panels],
         &[TensorType::fixed(DType::F32, &[1, 3, 5, 7]).into()],
     )?;
@@ -75,9 +75,21 @@ fn anchors(b: &mut Builder<'_>, image: Value, table: Value) -> Result<Vec<Value>
         rhs: [1, 2].as_slice().into(),
         out: [0, 2].as_slice().into(),
         acc: DType::F32,
-        panel: Some(16),
+        panel: Some(Panel::flat(16)),
     };
     let node = b.node(Op::Contract(contract), &[table, columns], &[TensorType::fixed(DType::F32, &[5, 7]).into()])?;
+    results.push(b.graph.output(node));
+    let narrow = b.cast(table, DType::I8)?;
+    let words = b.splat(Scalar { dtype: DType::U8, bits: 3 }, &[1, 1, 16, 4])?;
+    let contract = Contract {
+        lhs: [1, 0].as_slice().into(),
+        rhs: [1, 2].as_slice().into(),
+        out: [0, 2].as_slice().into(),
+        acc: DType::I32,
+        panel: Some(Panel::words(16)),
+    };
+    let ty = TensorType::fixed(DType::I32, &[3, 7]);
+    let node = b.node(Op::Contract(contract), &[narrow, words], &[ty.into()])?;
     results.push(b.graph.output(node));
     for op in [ReduceOp::Max, ReduceOp::Min, ReduceOp::Prod, ReduceOp::ArgMax { last: true }] {
         results.push(b.window(window(op), image)?);

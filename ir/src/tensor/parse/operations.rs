@@ -7,7 +7,7 @@ use super::{Parsed, Parser};
 use crate::dim::{Dim, Symbol};
 use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
 use crate::strings::StringFunction;
-use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, RecurrentCell, ReduceOp, ScatterOp, Window};
+use crate::tensor::op::{CompositeKind, Contract, Conv, Coord, Panel, RecurrentCell, ReduceOp, ScatterOp, Window};
 use crate::tensor::{Attribute, Constant, External, Op};
 
 impl Parser<'_> {
@@ -55,6 +55,12 @@ impl Parser<'_> {
         if self.keyword(word) { Ok(Some(self.number()?)) } else { Ok(None) }
     }
 
+    /// `panel COLUMNS`, with `words` after it if it holds words.
+    fn panel(&mut self) -> Parsed<Option<Panel>> {
+        let Some(columns) = self.optional("panel")? else { return Ok(None) };
+        Ok(Some(if self.keyword("words") { Panel::words(columns) } else { Panel::flat(columns) }))
+    }
+
     pub(super) fn op(&mut self) -> Parsed<Op> {
         Ok(match self.word()? {
             "constant" => Op::Constant(Constant::new(self.handle("c")?)),
@@ -74,7 +80,7 @@ impl Parser<'_> {
             "contract" => {
                 let (lhs, rhs, out) = (self.numbers()?, self.numbers()?, self.numbers()?);
                 self.expect("acc")?;
-                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.optional("panel")? })
+                Op::Contract(Contract { lhs, rhs, out, acc: self.dtype()?, panel: self.panel()? })
             }
             "conv" => {
                 self.expect("kernel")?;
@@ -90,7 +96,7 @@ impl Parser<'_> {
                 self.expect("acc")?;
                 let acc = self.dtype()?;
                 let channels_last = self.keyword("channels_last");
-                let panel = self.optional("panel")?;
+                let panel = self.panel()?;
                 let winograd = self.optional("winograd")?;
                 Op::Conv(Conv {
                     strides,

@@ -59,12 +59,19 @@ impl Blocking {
     /// Cuts a product for a machine.
     pub fn new(gemm: &Gemm, panels: &Panels, machine: &MachineModel, lanes: u16) -> Blocking {
         // Registers of 512 bits take two panels, so that each broadcast element is used twice.
-        let vectors = match few_rows(gemm) {
-            Some(rows) if matches!(panels, Panels::Stored) => vectors_of_few(rows, gemm, lanes),
-            _ => (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4),
+        let panel = (i64::from(PANEL) / i64::from(lanes)).clamp(2, 4);
+        let few = few_rows(gemm).filter(|_| matches!(panels, Panels::Stored));
+        let vectors = match few {
+            Some(rows) => vectors_of_few(rows, gemm, lanes),
+            None if gemm.words.is_some() => vectors_of_words(gemm, machine, panel),
+            None => panel,
         };
         let registers = i64::from(machine.kernel_vector_registers);
-        let most = ((registers - vectors - 2) / vectors).clamp(1, 8);
+        let most = match gemm.words {
+            Some(_) => rows_of_words(machine, vectors),
+            None => (registers - vectors - 2) / vectors,
+        };
+        let most = most.clamp(1, 8);
         let nr = vectors * i64::from(lanes);
         let element = i64::from(gemm.acc.bits() / 8);
 
@@ -226,6 +233,29 @@ pub fn even_part(whole: i64, parts: i64, round: impl Fn(i64) -> i64) -> i64 {
     }
     let sizes = ((most * 2 / 3).max(1)..=most).map(round);
     sizes.max_by_key(|&size| (balance(size), size)).expect("the greatest size is there")
+}
+
+/// Vectors of a tile's row of words, where `panel` is what serves other types. Where each left word is brought to all lanes by
+/// an instruction of its own, two panels side by side share that; where factors take two registers, there is room for two.
+fn vectors_of_words(gemm: &Gemm, machine: &MachineModel, panel: i64) -> i64 {
+    let wide = gemm.columns.as_const().is_some_and(|n| n >= 2 * i64::from(PANEL));
+    match machine.dots.factor_registers {
+        1 if machine.multiplies_by_lanes && machine.dots.temporaries == 0 && wide => 2 * panel,
+        1 => panel,
+        _ => 2,
+    }
+}
+
+/// Rows of a tile of words whose sums and factors fit the registers.
+fn rows_of_words(machine: &MachineModel, vectors: i64) -> i64 {
+    let dots = &machine.dots;
+    let factor = i64::from(dots.factor_registers);
+    let registers = i64::from(machine.kernel_vector_registers) - i64::from(dots.temporaries);
+    if machine.multiplies_by_lanes {
+        // A row has its sums, the words of some steps, and the one at hand.
+        return (registers - 2) / (vectors + 2);
+    }
+    (registers - factor * vectors - factor - 1) / vectors
 }
 
 /// Rows of the left operand, if they are too few for a tile.

@@ -23,6 +23,7 @@ use self::blocking::Blocking;
 pub use self::blocking::{ceil_div, even_part, tasks_worth};
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
+use crate::codegen::words::NUMBERS;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Columns of a panel of `f32` weights. All targets share it: one 512-bit register, two of 256 bits or four of 128 bits.
@@ -64,6 +65,9 @@ pub struct Gemm {
     pub row_bytes: Dim,
     /// The type of products and sums.
     pub acc: DType,
+    /// If the operands come as words of four 8-bit integers, the types of the left ones and the right ones. The innermost
+    /// contracted dimension counts words then.
+    pub words: Option<[DType; 2]>,
     /// The result of the anchor.
     pub result: Value,
 }
@@ -118,12 +122,14 @@ pub fn schedule(
     k.remark(cut.describe(panels, lanes));
     let nr = cut.vectors * i64::from(lanes);
     let depth = product(gemm.contracted.iter());
-    let flops = product(gemm.outer.iter().chain(&gemm.lines).chain([&gemm.rows, &gemm.columns, &depth, &Dim::from(2)]));
+    let each = Dim::from(if gemm.words.is_some() { 8 } else { 2 });
+    let flops = product(gemm.outer.iter().chain(&gemm.lines).chain([&gemm.rows, &gemm.columns, &depth, &each]));
 
     // Wide tiles read whole panels. What their number leaves over is one more strip.
     let panel = i64::from(PANEL);
+    let has_room = 3 * panel / i64::from(lanes) * cut.tile_rows + 4 <= i64::from(k.machine.kernel_vector_registers);
     let last = match (panels, gemm.columns.as_const()) {
-        (Panels::Stored, Some(n)) if nr > panel => last_strip(ceil_div(n, panel), nr / panel),
+        (Panels::Stored, Some(n)) if nr > panel => last_strip(ceil_div(n, panel), nr / panel, has_room),
         (Panels::Stored, None) => unreachable!("stored panels have a constant number of columns"),
         _ => None,
     };
@@ -209,11 +215,11 @@ pub fn schedule(
 }
 
 /// Panels of the last strip, where strips of `wide` panels do not come out even. One panel of two is better a third one
-/// of the strip before it: a tile of one vector reads more than it computes.
-fn last_strip(panels: i64, wide: i64) -> Option<i64> {
+/// of the strip before it, if there `has_room` for its sums: a tile of one vector reads more than it computes.
+fn last_strip(panels: i64, wide: i64, has_room: bool) -> Option<i64> {
     match panels % wide {
         0 => None,
-        1 if wide == 2 && panels > 1 => Some(3),
+        1 if wide == 2 && panels > 1 && has_room => Some(3),
         rest => Some(rest),
     }
 }
@@ -516,7 +522,7 @@ impl Body<'_> {
                     let right = self.right(k, tile, j as i64 * lanes, contracted);
                     for (r, &left) in left.iter().enumerate() {
                         let sum = &mut next[r * vectors + j];
-                        *sum = multiply_add(k, left, right, *sum);
+                        *sum = self.multiply(k, left, right, *sum);
                     }
                 }
                 return next;
@@ -528,13 +534,21 @@ impl Body<'_> {
             for r in 0..tile.rows {
                 let left = self.left(k, tile, r, contracted);
                 for (j, &right) in right.iter().enumerate() {
-                    next.push(multiply_add(k, left, right, sums[r as usize * vectors + j]));
+                    next.push(self.multiply(k, left, right, sums[r as usize * vectors + j]));
                 }
             }
             next
         };
         let Some((from, to)) = depth.range else { return nest(k, extents, &mut coords, &init, &mut step) };
         steps(k, (from, to), &extents[1..], &mut coords, &init, &mut step)
+    }
+
+    /// One step of a sum.
+    fn multiply(&self, k: &mut GroupKernel<'_>, left: Val, right: Val, sum: Val) -> Val {
+        match self.gemm.words {
+            Some(types) => k.b.dot4(left, right, sum, types),
+            None => multiply_add(k, left, right, sum),
+        }
     }
 
     /// An element of a tile's row of the left operand, in all lanes.
@@ -591,12 +605,13 @@ impl Body<'_> {
         let buffer = k.input(stored);
         let depth: i64 =
             self.extents.iter().map(|d| d.as_const().expect("stored panels have a constant depth")).product();
+        let elements = self.elements_of_a_step();
         for offset in (0..self.nr).step_by(PANEL as usize) {
             let column = k.b.iadd(tile.column, offset);
             let number = k.b.idiv(column, panel);
-            let address = k.b.advance(Address::default(), number, depth * panel);
-            let address = k.b.advance(address, row, panel);
-            let address = k.b.advance(address, within, 1);
+            let address = k.b.advance(Address::default(), number, depth * panel * elements);
+            let address = k.b.advance(address, row, panel * elements);
+            let address = k.b.advance(address, within, elements);
             k.b.prefetch(buffer, address, Locality::L2);
         }
     }
@@ -615,12 +630,18 @@ impl Body<'_> {
             Index::Val(k.b.binary(BinaryOp::And, step, mask))
         };
         let begin = masked(k, -line);
+        let begin = k.b.imul(begin, self.elements_of_a_step());
         let number = masked(k, ROWS_OF_A_LINE - 1);
         let row = k.b.iadd(tile.row, tile.rows);
         let row = k.b.iadd(row, number);
         if let Some((left, coords)) = self.operands.left_in_memory(k, &tile.around, row, begin) {
             k.fetch(left, &Position { coords, lanes: 1, count: None });
         }
+    }
+
+    /// Elements of the contracted dimension that a step takes.
+    fn elements_of_a_step(&self) -> i64 {
+        if self.gemm.words.is_some() { NUMBERS } else { 1 }
     }
 
     /// Fetches what the operations after the product will read for a tile, while the tile is computed.
