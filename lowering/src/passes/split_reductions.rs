@@ -36,7 +36,7 @@ fn split(graph: &mut Graph, region: Region, node: Node, least: i64) -> Rewritten
     let combines = matches!(op, ReduceOp::Sum | ReduceOp::Max | ReduceOp::Min);
     let last_kept = axes.iter().all(|&axis| axis as usize + 1 != ty.rank());
     let many = ty.shape[*rows as usize].as_const().is_some_and(|n| n >= LEAST_ROWS);
-    let large = ty.static_len().is_some_and(|n| n as i64 >= least);
+    let large = ty.static_len().is_some_and(|n| n >= least);
     if others.is_empty() || !combines || !last_kept || !many || !large || !matches!(ty.dtype, DType::F32 | DType::F64) {
         return Ok(None);
     }

@@ -149,6 +149,11 @@ pub(super) enum MemoryKind {
     Store,
 }
 
+/// Terms of an address: slots of their values, with constant strides.
+type ConstantTerms = Vec<(usize, i64)>;
+/// The same with strides that are values too, by their slots.
+type ValueTerms = Vec<(usize, usize)>;
+
 impl<'k> FlatKernel<'k> {
     /// Flattens a kernel that the verifier accepts.
     pub fn new(kernel: &'k Kernel) -> FlatKernel<'k> {
@@ -337,8 +342,8 @@ impl<'k> FlatKernel<'k> {
         }
     }
 
-    /// The terms of an address with constant strides, and with others.
-    fn terms(&self, address: &Address) -> (Vec<(usize, i64)>, Vec<(usize, usize)>) {
+    /// The terms of an address.
+    fn terms(&self, address: &Address) -> (ConstantTerms, ValueTerms) {
         let mut constant_terms = Vec::new();
         let mut value_terms = Vec::new();
         for &(val, stride) in &address.terms {
