@@ -29,8 +29,9 @@ Exit status: 0 ok, 1 failed comparison, run or budget, 2 usage, 3 unsupported mo
 
 /// onnxc compiles ONNX models ahead of time into native object files.
 ///
-/// The object holds the weights and one C entry point; it needs no runtime library. The extension of OUT decides what is
-/// written: .o, .a or .so. A C header lies beside it.
+/// The object holds the weights and one C entry point. It needs no library but for strings, GPUs and weights in a file of their
+/// own (`onnxc support` writes that library). The extension of OUT decides what is written: .o, .obj, .a, .lib or .so, with a
+/// C header beside it, or .ptx for GPUs.
 #[derive(Debug, Parser)]
 #[command(
     name = "onnxc",
@@ -114,7 +115,7 @@ pub struct CodegenArgs {
     /// model states, or that of an input: DOMAIN:NAME=SYMBOL,like=0
     #[arg(long = "custom-op", value_name = "DOMAIN:NAME=SYMBOL")]
     pub custom_operators: Vec<CustomOperator>,
-    /// Optimization level: 0 to 3 for speed, s for small code
+    /// What to optimize for: s is small code; 0 to 3 are speed, all the same
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = OptLevel::Speed(2))]
     pub opt_level: OptLevel,
     /// Floating-point rules: `default` may fuse multiply-add and reassociate reductions in a fixed tree

@@ -9,6 +9,7 @@ use onnxc::values::synthetic;
 use serde_json::json;
 
 use super::args::{BenchArgs, MessageFormat};
+use super::output::say;
 use super::{print_diagnostic, progress, values};
 
 /// The least number of timed runs, however long they take.
@@ -48,16 +49,16 @@ pub fn run(args: &BenchArgs, format: MessageFormat) -> Result<u8, Failure> {
             "weight_bytes": stats.weight_bytes,
             "arena_bytes": stats.arena_bytes,
         });
-        println!("{report}");
+        say!("{report}")?;
     } else {
-        println!("median {median:.3} ms, min {:.3} ms, p99 {p99:.3} ms, {} runs", milliseconds[0], milliseconds.len());
-        println!(
+        say!("median {median:.3} ms, min {:.3} ms, p99 {p99:.3} ms, {} runs", milliseconds[0], milliseconds.len())?;
+        say!(
             "compiled in {:.0} ms: {} bytes of code, {} of weights, {} of arena",
             stats.compile_seconds * 1e3,
             stats.code_bytes,
             stats.weight_bytes,
             stats.arena_bytes
-        );
+        )?;
     }
     Ok(0)
 }
@@ -104,7 +105,7 @@ fn profile(
     let runs = (budget.as_secs_f64() / start.elapsed().as_secs_f64().max(1e-6)) as usize;
     let times = timed.profile(runs.clamp(MIN_RUNS, 10_000), steps.len())?;
     let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
-    println!("{:>9} {:>6} {:>7} {:>6} {:>6}  kernel: nodes", "us", "%", "GFLOP/s", "GB/s", "% roof");
+    say!("{:>9} {:>6} {:>7} {:>6} {:>6}  kernel: nodes", "us", "%", "GFLOP/s", "GB/s", "% roof")?;
     let mut roofs = 0.0;
     for (step, time) in steps.iter().zip(&times) {
         let seconds = time.as_secs_f64();
@@ -115,17 +116,17 @@ fn profile(
         roofs += roof.unwrap_or(0.0).min(1.0) * seconds;
         let roof = roof.map_or_else(|| "-".to_owned(), |roof| format!("{:.0}", 100.0 * roof));
         let nodes = step.nodes.join(", ");
-        println!("{:9.1} {share:6.2} {gflops:7.1} {gbytes:6.1} {roof:>6}  {}: {nodes}", seconds * 1e6, step.kernel);
+        say!("{:9.1} {share:6.2} {gflops:7.1} {gbytes:6.1} {roof:>6}  {}: {nodes}", seconds * 1e6, step.kernel)?;
     }
-    println!("{:9.1} {:6.2}  sum of the least times", total * 1e6, 100.0);
+    say!("{:9.1} {:6.2}  sum of the least times", total * 1e6, 100.0)?;
     if let Some(peak) = peak {
-        println!(
+        say!(
             "{:9.1} {:6.2}  at the peaks of {threads} thread(s): {:.1} GFLOP/s, {:.1} GB/s",
             roofs * 1e6,
             100.0 * roofs / total,
             peak.gflops,
             peak.gbytes
-        );
+        )?;
     }
     Ok(0)
 }

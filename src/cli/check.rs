@@ -4,6 +4,7 @@ use onnxc::diagnostics::Failure;
 use onnxc::driver;
 
 use super::args::{CheckArgs, MessageFormat};
+use super::output::say;
 use super::print_diagnostic;
 
 /// Runs the command.
@@ -12,6 +13,6 @@ pub fn run(args: &CheckArgs, format: MessageFormat) -> Result<u8, Failure> {
     for warning in driver::check(&args.model, &options)? {
         print_diagnostic(&warning, format);
     }
-    println!("{}: can be compiled", args.model.display());
+    say!("{}: can be compiled", args.model.display())?;
     Ok(0)
 }

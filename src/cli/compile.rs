@@ -1,6 +1,5 @@
 //! Plain compilation: a model to a file whose extension decides its form, or an intermediate form as text.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use onnxc::diagnostics::Failure;
@@ -9,6 +8,7 @@ use onnxc_ir::program::Remark;
 use serde_json::json;
 
 use super::args::{CompileArgs, Emit, MessageFormat};
+use super::output::{self, note};
 use super::print_diagnostic;
 
 /// Runs the command.
@@ -29,8 +29,7 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         let text = driver::emit(model, form(emit), &options)?;
         return match &args.output {
             Some(path) => driver::write_text(path, &text).map(|()| 0),
-            // A closed pipe is how `| head` says that it has read enough.
-            None => std::io::stdout().write_all(text.as_bytes()).map(|()| 0).or(Ok(0)),
+            None => output::print(format_args!("{text}")).map(|()| 0),
         };
     }
     let output = args.output.as_deref().expect("clap asks for -o unless there is --emit");
@@ -46,7 +45,7 @@ pub fn run(args: &CompileArgs, format: MessageFormat) -> Result<u8, Failure> {
         report.remarks.iter().for_each(|remark| print_remark(remark, text, format));
     }
     if args.verbose {
-        eprintln!(
+        note!(
             "{}: {} for {}: {} bytes of code, {} of weights, {} of arena, {:.2} s",
             output.display(),
             name,
@@ -67,10 +66,10 @@ fn print_remark(remark: &Remark, text: &str, format: MessageFormat) {
         return;
     }
     match format {
-        MessageFormat::Text => eprintln!("{line}"),
+        MessageFormat::Text => note!("{line}"),
         MessageFormat::Json => {
             let Remark { pass, origin, text } = remark;
-            eprintln!("{}", json!({ "severity": "remark", "pass": pass, "node": origin, "message": text }));
+            note!("{}", json!({ "severity": "remark", "pass": pass, "node": origin, "message": text }));
         }
     }
 }

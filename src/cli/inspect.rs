@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use onnxc::diagnostics::Failure;
+use onnxc::diagnostics::{Diagnostic, Failure};
 use onnxc::driver::{self, CompileOptions};
 use onnxc_ir::tensor::{Graph, Value};
 use serde_json::json;
 
 use super::args::{InspectArgs, MessageFormat};
+use super::output::say;
 use super::print_diagnostic;
-use onnxc::diagnostics::Diagnostic;
 
 /// Runs the command.
 pub fn run(args: &InspectArgs, format: MessageFormat) -> Result<u8, Failure> {
@@ -33,19 +33,21 @@ pub fn run(args: &InspectArgs, format: MessageFormat) -> Result<u8, Failure> {
         let list = |ports: &[(String, String)]| -> Vec<_> {
             ports.iter().map(|(name, ty)| json!({ "name": name, "type": ty })).collect()
         };
-        println!(
-            "{}",
-            json!({ "inputs": list(&inputs), "outputs": list(&outputs), "operators": operators, "weight_bytes": weights })
-        );
+        let (inputs, outputs) = (list(&inputs), list(&outputs));
+        say!("{}", json!({ "inputs": inputs, "outputs": outputs, "operators": operators, "weight_bytes": weights }))?;
         return Ok(0);
     }
     for (title, ports) in [("inputs", &inputs), ("outputs", &outputs)] {
-        println!("{title}:");
-        ports.iter().for_each(|(name, ty)| println!("  {name}: {ty}"));
+        say!("{title}:")?;
+        for (name, ty) in ports {
+            say!("  {name}: {ty}")?;
+        }
     }
-    println!("operators:");
-    operators.iter().for_each(|(name, count)| println!("  {count:6} {name}"));
-    println!("weights: {weights} bytes");
+    say!("operators:")?;
+    for (name, count) in &operators {
+        say!("  {count:6} {name}")?;
+    }
+    say!("weights: {weights} bytes")?;
     Ok(0)
 }
 

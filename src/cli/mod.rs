@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod explain;
 mod inspect;
+mod output;
 mod peak;
 mod progress;
 mod remote_test;
@@ -22,6 +23,7 @@ use clap::Parser;
 use onnxc::diagnostics::Diagnostic;
 
 use args::{Cli, Command, MessageFormat};
+use output::note;
 
 /// Parses the arguments, runs the command, prints what went wrong; returns the exit status.
 pub fn main() -> u8 {
@@ -54,7 +56,7 @@ pub fn main() -> u8 {
 /// Writes one diagnostic to stderr: text, or one JSON object on a line.
 fn print_diagnostic(diagnostic: &Diagnostic, format: MessageFormat) {
     match format {
-        MessageFormat::Text => eprintln!("{diagnostic}"),
-        MessageFormat::Json => eprintln!("{}", diagnostic.to_json()),
+        MessageFormat::Text => note!("{diagnostic}"),
+        MessageFormat::Json => note!("{}", diagnostic.to_json()),
     }
 }

@@ -5,6 +5,7 @@ use onnxc::peak;
 use serde_json::json;
 
 use super::args::PeakArgs;
+use super::output::say;
 
 /// Runs the command.
 pub fn run(args: &PeakArgs) -> Result<u8, Failure> {
@@ -13,11 +14,11 @@ pub fn run(args: &PeakArgs) -> Result<u8, Failure> {
         .ok_or_else(|| Failure::usage("the instructions of this processor are not known to `onnxc peak`"))?;
     let gbytes = (!args.arithmetic_only).then(|| peak::reading(threads));
     if args.json {
-        println!("{}", json!({ "threads": threads, "gflops": gflops, "gbytes": gbytes }));
+        say!("{}", json!({ "threads": threads, "gflops": gflops, "gbytes": gbytes }))?;
     } else {
-        println!("{gflops:.1} GFLOP/s (f32, multiply-add counts two)");
+        say!("{gflops:.1} GFLOP/s (f32, multiply-add counts two)")?;
         if let Some(gbytes) = gbytes {
-            println!("{gbytes:.1} GB/s (reading)");
+            say!("{gbytes:.1} GB/s (reading)")?;
         }
     }
     Ok(0)

@@ -5,6 +5,7 @@ use onnxc::driver::{self, Executable};
 use onnxc::values::{describe, write_npy, write_pb};
 
 use super::args::{MessageFormat, OutputFormat, RunArgs};
+use super::output::say;
 use super::{print_diagnostic, values};
 
 /// Runs the command.
@@ -18,7 +19,7 @@ pub fn run(args: &RunArgs, format: MessageFormat) -> Result<u8, Failure> {
     let outputs = executable.run(&inputs)?;
     let Some(dir) = &args.output_dir else {
         for (port, value) in executable.outputs().iter().zip(&outputs) {
-            println!("{}: {}", port.name, describe(value));
+            say!("{}: {}", port.name, describe(value))?;
         }
         return Ok(0);
     };

@@ -3,6 +3,8 @@
 use onnxc::diagnostics::Failure;
 use onnxc_backend::target::Target;
 
+use super::output::say;
+
 /// Platforms beside Linux with glibc.
 const TRIPLES: [(&str, &str); 5] = [
     ("x86_64-pc-windows-gnu", "ONNX suite and a model under wine, linked by MinGW's GCC"),
@@ -15,15 +17,15 @@ const TRIPLES: [(&str, &str); 5] = [
 /// Prints one target a line, and what `native` is here.
 pub fn run() -> Result<u8, Failure> {
     for info in Target::all() {
-        println!("{:24} {}; tested: {}", info.name, info.about, info.tested);
+        say!("{:24} {}; tested: {}", info.name, info.about, info.tested)?;
     }
     match Target::native() {
-        Ok(target) => println!("{:24} {}", "native", target.name()),
-        Err(error) => println!("{:24} {error}", "native"),
+        Ok(target) => say!("{:24} {}", "native", target.name())?,
+        Err(error) => say!("{:24} {error}", "native")?,
     }
-    println!("\nA full triple takes its architecture's baseline; +FEATURE adds to any of them.");
+    say!("\nA full triple takes its architecture's baseline; +FEATURE adds to any of them.")?;
     for (triples, tested) in TRIPLES {
-        println!("{triples:48} tested: {tested}");
+        say!("{triples:48} tested: {tested}")?;
     }
     Ok(0)
 }

@@ -18,6 +18,7 @@ use onnxc::diagnostics::Failure;
 use serde_json::{Value, json};
 
 use super::args::TestArgs;
+use super::output::say;
 use super::{progress, remote_test};
 
 /// Cases that one child runs before a fresh one takes over, so that leaks of a run stay small.
@@ -89,9 +90,9 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
     let passed = outcomes.iter().filter(|o| o.status == Status::Pass).count();
     let failed = outcomes.len() - passed;
     if !args.quiet {
-        println!("{:.1} s", started.elapsed().as_secs_f64());
+        say!("{:.1} s", started.elapsed().as_secs_f64())?;
     }
-    println!("{passed} passed, {failed} failed");
+    say!("{passed} passed, {failed} failed")?;
     Ok(u8::from(failed > 0))
 }
 
@@ -294,9 +295,9 @@ fn report(cases: &[Case], outcomes: &[Outcome], args: &TestArgs) -> Result<(), F
     if !args.quiet {
         for (case, outcome) in cases.iter().zip(outcomes) {
             if outcome.status != Status::Pass {
-                println!("{} {}: {}", outcome.status.as_str(), case.name, outcome.reason);
+                say!("{} {}: {}", outcome.status.as_str(), case.name, outcome.reason)?;
                 for line in outcome.detail.lines() {
-                    println!("    {line}");
+                    say!("    {line}")?;
                 }
             }
         }

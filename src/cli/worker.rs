@@ -16,6 +16,7 @@ use onnxc::values::{
 use serde_json::{Value as Json, json};
 
 use super::args::TestArgs;
+use super::output::note;
 use super::test::{Outcome, Status};
 
 const DEFAULT_RTOL: f64 = 1e-3;
@@ -26,7 +27,7 @@ pub fn run(args: &TestArgs) -> Result<u8, Failure> {
     // The parent reports the panic's message; the default hook would only print it a second time.
     std::panic::set_hook(Box::new(|info| {
         if let Some(at) = info.location() {
-            eprintln!("panic at {at}");
+            note!("panic at {at}");
         }
     }));
     let stdin = std::io::stdin();

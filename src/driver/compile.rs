@@ -1,7 +1,7 @@
 //! From a model's path to an object, a library or the text of an intermediate form.
 
-use std::fmt::Write;
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -143,13 +143,21 @@ pub(super) fn lower(
     let case = |s: &Specialization| SizeCase { sizes: s.sizes.clone() };
     let specialized = options.specializations.iter().map(case).collect();
     let lowering = pipeline::Options { machine, variants, specialized, strict, apart, small, states };
+    let passes = || pipeline::PASSES.iter().map(|(pass, _)| *pass);
+    if let Some(name) = options.dump_after.iter().find(|name| *name != "all" && !passes().any(|pass| pass == *name)) {
+        let known = passes().collect::<Vec<_>>().join(", ");
+        return Err(Failure::usage(format!(
+            "there is no pass `{name}` to print the IR after; there are {known}, and all"
+        )));
+    }
     let mut last = Instant::now();
     pipeline::lower(imported.graph, &lowering, |pass, graph| {
+        // Nobody may be reading any more: `2>&1 | head`.
         if options.time_passes {
-            eprintln!("{:8.1} ms  {pass}", last.elapsed().as_secs_f64() * 1e3);
+            let _ = writeln!(std::io::stderr(), "{:8.1} ms  {pass}", last.elapsed().as_secs_f64() * 1e3);
         }
         if options.dump_after.iter().any(|name| name == pass || name == "all") {
-            eprintln!("// after {pass}\n{}", graph);
+            let _ = writeln!(std::io::stderr(), "// after {pass}\n{graph}");
         }
         last = Instant::now();
     })
