@@ -8,8 +8,9 @@ use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Type, Value};
 
 use super::lists::{Held, Structure};
+use super::nodes::import_nodes;
 use super::scope::{Binding, Scope};
-use super::{ImportOptions, Place, Shared, bind_initializers, import_nodes};
+use super::{ImportOptions, Place, Shared, bind_initializers};
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, TypeTensor, densify, dtype_from_onnx};
 
 /// Why a node cannot be imported.

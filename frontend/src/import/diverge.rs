@@ -11,8 +11,9 @@ use std::collections::HashSet;
 use onnxc_ir::tensor::{Builder, Graph, OriginData, Region};
 
 use super::context::free_names;
+use super::nodes::{Noticed, import_node, import_nodes};
 use super::scope::{Binding, Scope};
-use super::{NodeProblem, Noticed, OpError, Place, Shared, import_node, import_nodes};
+use super::{NodeProblem, OpError, Place, Shared};
 use crate::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
 
 /// Copies of at most this many nodes are made for one `If`; nested ones multiply.
