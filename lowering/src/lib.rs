@@ -25,6 +25,9 @@ pub enum LowerError {
     /// A tensor's size overflows 64 bits.
     #[error("a tensor is too large to address")]
     TooLarge,
+    /// The sizes of tensors that depend on symbols cannot be added up.
+    #[error("the tensors cannot be laid out in one arena: {0}")]
+    Arena(#[from] onnxc_ir::dim::DimError),
     /// A size that the model was to be compiled for as well cannot be had.
     #[error("{case}: {why}")]
     Sizes {

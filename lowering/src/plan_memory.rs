@@ -9,14 +9,11 @@ mod fixed;
 mod symbolic;
 
 use fixed::Sized;
-use onnxc_ir::dim::{Dim, Symbols};
+use onnxc_ir::dim::{Dim, DimError, Symbols};
 use onnxc_ir::program::Apart;
 
 /// Alignment of every tensor in bytes: a cache line, and the widest vector register.
 pub const ALIGNMENT: u64 = 64;
-
-/// Why arithmetic on sizes cannot fail here.
-const CHECKED: &str = "sizes were checked when the graph was built";
 
 /// A tensor that needs room.
 #[derive(Clone, Debug)]
@@ -36,7 +33,10 @@ impl Tenant {
 }
 
 /// The offsets of the tenants in bytes, in their order, and the size of the arena.
-pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> (Vec<Dim>, Dim) {
+///
+/// # Errors
+/// When sums of sizes that depend on symbols become too large an expression.
+pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> Result<(Vec<Dim>, Dim), DimError> {
     let mut offsets = vec![Dim::ZERO; tenants.len()];
     let (mut fixed, mut sized, mut varying) = (Vec::new(), Vec::new(), Vec::new());
     for (i, tenant) in tenants.iter().enumerate() {
@@ -53,16 +53,20 @@ pub fn plan(tenants: &[Tenant], symbols: &Symbols) -> (Vec<Dim>, Dim) {
         offsets[i] = Dim::from(place as i64);
     }
     let base = Dim::from(size as i64);
-    let (places, end) = plan_varying(tenants, varying, symbols);
+    let (places, end) = plan_varying(tenants, varying, symbols)?;
     for (i, place) in places {
-        offsets[i] = (&base + &place).expect(CHECKED);
+        offsets[i] = (&base + &place)?;
     }
-    (offsets, (&base + &end).expect(CHECKED))
+    Ok((offsets, (&base + &end)?))
 }
 
 /// Offsets of tenants whose sizes depend on symbols, and where the last one ends.
-fn plan_varying(tenants: &[Tenant], varying: Vec<usize>, symbols: &Symbols) -> (Vec<(usize, Dim)>, Dim) {
-    let sizes: Vec<Dim> = varying.iter().map(|&i| whole_lines(&tenants[i].bytes)).collect();
+fn plan_varying(
+    tenants: &[Tenant],
+    varying: Vec<usize>,
+    symbols: &Symbols,
+) -> Result<(Vec<(usize, Dim)>, Dim), DimError> {
+    let sizes = varying.iter().map(|&i| whole_lines(&tenants[i].bytes)).collect::<Result<Vec<Dim>, _>>()?;
     let bytes = |size: &Dim| symbolic::in_sample(size, symbols);
     let sampled = varying.iter().zip(&sizes).map(|(&i, size)| Some(tenants[i].sized(bytes(size)?)));
     let compared =
@@ -71,19 +75,19 @@ fn plan_varying(tenants: &[Tenant], varying: Vec<usize>, symbols: &Symbols) -> (
     let (mut blocks, mut end) = (Vec::new(), Dim::ZERO);
     for block in share(tenants, varying.clone(), symbols) {
         blocks.extend(block.tenants.iter().map(|&i| (i, end.clone())));
-        end = (&end + &whole_lines(&block.bytes)).expect(CHECKED);
+        end = (&end + &whole_lines(&block.bytes)?)?;
     }
     let better = |size: &Dim| bytes(size).zip(bytes(&end)).is_some_and(|(size, end)| size <= end);
-    match compared {
+    Ok(match compared {
         Some((places, size)) if better(&size) => (varying.into_iter().zip(places).collect(), size),
         _ => (blocks, end),
-    }
+    })
 }
 
 /// A size rounded up to whole lines of [`ALIGNMENT`] bytes.
-fn whole_lines(bytes: &Dim) -> Dim {
+fn whole_lines(bytes: &Dim) -> Result<Dim, DimError> {
     let line = Dim::from(ALIGNMENT as i64);
-    bytes.ceil_div(&line).and_then(|lines| &lines * &line).expect(CHECKED)
+    bytes.ceil_div(&line).and_then(|lines| &lines * &line)
 }
 
 /// Memory that several tenants have, one after the other.
@@ -126,16 +130,16 @@ fn share(tenants: &[Tenant], mut order: Vec<usize>, symbols: &Symbols) -> Vec<Bl
 }
 
 /// The same with pages of its own for each tenant. The size leaves as much of the last page as `scratch` bytes need.
-pub fn plan_apart(tenants: &[Tenant], apart: Apart, scratch: u64) -> (Vec<Dim>, Dim) {
+pub fn plan_apart(tenants: &[Tenant], apart: Apart, scratch: u64) -> Result<(Vec<Dim>, Dim), DimError> {
     let mut end = Dim::ZERO;
     let mut offsets = Vec::with_capacity(tenants.len());
     for tenant in tenants {
-        let (offset, next) = apart.place(&end, &tenant.bytes).expect(CHECKED);
+        let (offset, next) = apart.place(&end, &tenant.bytes)?;
         offsets.push(offset);
         end = next;
     }
     let slack = if apart.at_end { scratch.next_multiple_of(apart.page) - scratch } else { 0 };
-    (offsets, (&end + &Dim::from((apart.page + slack) as i64)).expect(CHECKED))
+    Ok((offsets, (&end + &Dim::from((apart.page + slack) as i64))?))
 }
 
 #[cfg(test)]
@@ -149,7 +153,7 @@ mod tests {
     #[test]
     fn a_chain_needs_its_two_largest_neighbours() {
         let chain = [tenant(100, 0, 1), tenant(200, 1, 2), tenant(300, 2, 3), tenant(50, 3, 4)];
-        let (offsets, size) = plan(&chain, &Symbols::new());
+        let (offsets, size) = plan(&chain, &Symbols::new()).unwrap();
         assert_eq!(size, Dim::from(320 + 256));
         for (i, a) in chain.iter().enumerate() {
             for (j, b) in chain.iter().enumerate().skip(i + 1) {
@@ -175,7 +179,7 @@ mod tests {
             // Nothing is known about n and m, but nothing else is alive.
             tenant(bytes(64, &m), 5, 6),
         ];
-        let (offsets, size) = plan(&tenants, &symbols);
+        let (offsets, size) = plan(&tenants, &symbols).unwrap();
         assert_eq!(offsets[0], offsets[2]);
         assert_eq!(offsets[1], offsets[3]);
         assert_eq!(size, bytes(320, &n).maximum(&bytes(64, &m)).unwrap());
@@ -185,7 +189,7 @@ mod tests {
     fn tensors_that_lie_apart_have_a_page_between_them() {
         let tenants = [tenant(100, 0, 1), tenant(8192, 0, 1), tenant(0, 0, 1), tenant(4097, 0, 1)];
         let offsets = |at_end| {
-            let (offsets, size) = plan_apart(&tenants, Apart { page: 4096, at_end }, 64);
+            let (offsets, size) = plan_apart(&tenants, Apart { page: 4096, at_end }, 64).unwrap();
             (offsets.iter().map(|o| o.as_const().unwrap()).collect::<Vec<_>>(), size.as_const().unwrap())
         };
         assert_eq!(offsets(false), (vec![4096, 12288, 24576, 28672], 40960));

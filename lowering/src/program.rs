@@ -49,7 +49,7 @@ pub fn lower(
     lowering.assign_ports();
     lowering.lower_nodes(graph.body())?;
     lowering.copy_results();
-    let mut program = lowering.finish();
+    let mut program = lowering.finish()?;
     program.strings = graph.strings;
     program.constants = graph.constants;
     program.origins = graph.origins;
@@ -410,19 +410,19 @@ impl<'g> Lowering<'g> {
         }
     }
 
-    fn finish(self) -> Program {
+    fn finish(self) -> Result<Program, LowerError> {
         let mut program = self.program;
         program.scratch_bytes = program.scratch_bytes.next_multiple_of(ALIGNMENT);
         if let Some(apart) = program.apart {
             // The last constant has a page behind it too.
             program.weight_bytes += apart.page;
         }
-        planned::place(&mut program, &self.rooms, self.steps);
+        planned::place(&mut program, &self.rooms, self.steps)?;
         if program.all_steps().iter().any(|step| matches!(step, Step::Strings { .. })) {
             program.string_slots = Some(program.slots);
             program.slots += STRING_SLOTS;
         }
-        program
+        Ok(program)
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn lower(error: &LowerError) -> Failure {
             diagnostics: nodes.iter().map(|node| Diagnostic::error("U003", node.clone())).collect(),
         },
         LowerError::Sizes { .. } => Failure::usage(format!("--specialize {error}")),
-        LowerError::NotTensor { .. } | LowerError::TooLarge => {
+        LowerError::NotTensor { .. } | LowerError::TooLarge | LowerError::Arena(_) => {
             Failure::new(FailureKind::Unsupported, Diagnostic::error("U003", error.to_string()))
         }
     }

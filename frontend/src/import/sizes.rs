@@ -6,6 +6,9 @@ use onnxc_ir::tensor::Value;
 
 use super::{NodeContext, OpError};
 
+/// The longest list of sizes that data decides.
+const MAX_LIST: i64 = 1 << 10;
+
 impl NodeContext<'_> {
     /// The elements of an integer input as sizes of at least 0.
     pub fn sizes(&mut self, n: usize) -> Result<Vec<Dim>, OpError> {
@@ -35,9 +38,18 @@ impl NodeContext<'_> {
         let Some(count) = self.b.tensor(value)?.static_len() else {
             return self.unsupported("a list of sizes whose length is not known when the model is compiled");
         };
+        self.check_list(count)?;
         let list = self.b.reshape(value, &[Dim::from(count)])?;
         let prefix = self.node.op_type.to_lowercase();
         Ok(self.b.bind_sizes(list, &prefix, &vec![(least.clone(), most.clone()); count as usize])?)
+    }
+
+    /// Refuses lists with more sizes than any tensor has: each becomes a symbol.
+    pub fn check_list(&self, count: i64) -> Result<(), OpError> {
+        if count > MAX_LIST {
+            return self.unsupported(format!("a list of {count} sizes that data decides"));
+        }
+        Ok(())
     }
 
     /// The one element of an integer tensor as a size in `0..=most`.
@@ -55,6 +67,7 @@ impl NodeContext<'_> {
         let Some(count) = self.b.tensor(value)?.static_len() else {
             return self.unsupported(format!("input {n} of a length that is not known when the model is compiled"));
         };
+        self.check_list(count)?;
         let value = self.b.reshape(value, &[Dim::from(count)])?;
         Ok((self.b.cast(value, DType::I64)?, count as usize))
     }

@@ -32,6 +32,7 @@ pub(super) fn reshaped(
     let known = |cx: &NodeContext<'_>, i: usize| -> Option<Dim> {
         cx.b.graph.known[target].as_ref()?.elements()[i].as_ref()?.as_dim().cloned()
     };
+    cx.check_list(count as i64)?;
     let mut dims: Vec<Option<Dim>> = (0..count).map(|i| known(cx, i)).collect();
     for (i, dim) in dims.iter_mut().enumerate() {
         if *dim == Some(Dim::ZERO) && !keeps_zeros {

@@ -211,6 +211,9 @@ fn known_truths(cx: &NodeContext<'_>, value: Value) -> Option<Vec<bool>> {
 /// Without an axis the elements are taken from the flattened tensor.
 fn compress(cx: &mut NodeContext<'_>) -> OpResult {
     let (mut x, condition) = (cx.input(0)?, cx.input(1)?);
+    if cx.b.rank(condition)? != 1 {
+        return cx.invalid("the condition has not one dimension");
+    }
     let axis = match cx.int_opt("axis") {
         Some(axis) => axis,
         None => {

@@ -48,9 +48,14 @@ pub(super) fn softmax_over(b: &mut Builder<'_>, x: Value, axis: usize, log: bool
     Ok(b.transpose(y, &perm)?)
 }
 
-/// Softmax over all axes from `axis` on, merged; or its logarithm.
+/// Softmax over all axes from `axis` on, merged; or its logarithm. Where there are none, each element is alone.
 pub(super) fn trailing_softmax(b: &mut Builder<'_>, x: Value, axis: usize, log: bool) -> Result<Value, OpError> {
     let (rank, dtype) = (b.rank(x)?, b.dtype(x)?);
+    if axis == rank {
+        let alone = b.unsqueeze(x, &[rank as i64])?;
+        let y = trailing_softmax(b, alone, axis, log)?;
+        return Ok(b.squeeze(y, &[rank as i64])?);
+    }
     let kind = match log {
         false => CompositeKind::Softmax { axis: axis as u32 },
         true => CompositeKind::LogSoftmax { axis: axis as u32 },

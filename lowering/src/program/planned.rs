@@ -1,7 +1,7 @@
 //! Steps before the memory plan, and what becomes of them: tensors that the inputs' shapes size get a place in the arena,
 //! the others a slot with steps that allocate and release it.
 
-use onnxc_ir::dim::{Dim, Symbol};
+use onnxc_ir::dim::{Dim, DimError, Symbol};
 use onnxc_ir::program::{self, Call, KernelRef, Launch, Place, Program, Step};
 use onnxc_ir::strings::StringFunction;
 use onnxc_ir::tensor::{External, Origins, TensorType};
@@ -173,7 +173,7 @@ impl PlannedStep {
 }
 
 /// Gives the program its steps with their places, the number of slots and the arena.
-pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) {
+pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) -> Result<(), DimError> {
     let mut places: Vec<Option<Place>> = vec![None; rooms.len()];
     let (mut fixed, mut tenants, mut slots) = (Vec::new(), Vec::new(), Vec::new());
     for (i, room) in rooms.iter().enumerate() {
@@ -186,8 +186,8 @@ pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) 
         }
     }
     let (offsets, arena) = match program.apart {
-        None => plan_memory::plan(&tenants, &program.symbols),
-        Some(apart) => plan_memory::plan_apart(&tenants, apart, program.scratch_bytes),
+        None => plan_memory::plan(&tenants, &program.symbols)?,
+        Some(apart) => plan_memory::plan_apart(&tenants, apart, program.scratch_bytes)?,
     };
     let room = |(offset, Tenant { bytes, first, last }): (&Dim, Tenant)| program::Room {
         offset: offset.clone(),
@@ -201,6 +201,7 @@ pub(super) fn place(program: &mut Program, rooms: &[Room], steps: Vec<Planned>) 
     let stated = program.outputs.iter().map(|port| program.states_at_entry(port)).collect();
     program.slots = slots.len() as u32;
     program.steps = Placing { rooms, places, slots, stated }.list(List { number: 0, steps });
+    Ok(())
 }
 
 struct Placing<'r> {

@@ -225,10 +225,13 @@ impl Operands for ConvOperands {
 fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> GroupLaunch {
     let (batch, mut spatial, columns) = operands.result_dims(&k);
     let rows = spatial.pop().expect("a convolution has a spatial dimension");
-    let channels = k.graph.tensor_ty(operands.input).shape.last().cloned().expect("a channel dimension");
+    let deep = operands.is_deep();
+    // As a filter [panels, kernel..., C, nr] has them: the input's may be a symbol that is known to be as many.
+    let (shaped, from_end) = if deep { (operands.input, 0) } else { (operands.filter, 1) };
+    let shape = &k.graph.tensor_ty(shaped).shape;
+    let channels = shape[shape.len() - 1 - from_end].clone();
     // Neighbouring positions share their inputs, but for those that a stride skips.
     let stride: i64 = operands.conv.strides.iter().product();
-    let deep = operands.is_deep();
     let element = if deep { 1 } else { i64::from(operands.conv.acc.bits() / 8) };
     let row_bytes = product([&channels, &Dim::from(element * stride)]);
     let type_of = |v: Value| k.graph.tensor_ty(v).dtype;

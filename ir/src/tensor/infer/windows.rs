@@ -93,10 +93,8 @@ pub(super) fn infer_conv(ins: &Inputs<'_>, c: &Conv) -> Result<Inferred, InferEr
     {
         return mismatch(format!("channels do not match in {} groups: {}", c.groups, shapes()));
     }
-    if let Some(m) = out_channels.as_ref().and_then(Dim::as_const)
-        && m % c.groups != 0
-    {
-        return mismatch(format!("{m} output channels in {} groups", c.groups));
+    if let Some(m) = out_channels.as_ref().filter(|m| m.exact_div(&Dim::from(c.groups)).is_none()) {
+        return mismatch(format!("{} output channels in {} groups", m.display(&ins.graph.symbols), c.groups));
     }
     let mut out: SmallVec<[Option<Dim>; 5]> = x.shape.iter().cloned().map(Some).collect();
     out[channel_axis] = out_channels;
