@@ -203,7 +203,7 @@ fn inner_loops_of_integer_products_keep_dot_products_busy() {
     for target in ["aarch64-dotprod", "aarch64-dotprod+i8mm"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let object = compile_model("ONNXC_MODELS", "build/models", "integer_products", target, &[], folder.path());
-        let mut loops = 0;
+        let (mut loops, mut plain) = (0, 0);
         for body in innermost_loops(&object) {
             let count = |wanted: Kind| body.iter().filter(|&&kind| kind == wanted).count();
             let (products, repeats) = (count(Kind::DotProduct), count(Kind::Repeat));
@@ -216,10 +216,12 @@ fn inner_loops_of_integer_products_keep_dot_products_busy() {
             let rows = products / 32;
             assert_eq!((loads, repeats), (rows + 32, 4 * rows), "a loop of {rows} rows for {target}");
             assert_no_spill(&body);
-            let share = (products + loads) as f64 / body.len() as f64;
-            assert!(share >= 0.9, "{:.0}% of {} instructions are products and their loads", share * 100.0, body.len());
+            let share = (products + loads + repeats) as f64 / body.len() as f64;
+            // Convolutions whose taps lie apart have addresses to compute besides.
+            assert!(share >= 0.85, "{:.0}% of {} instructions make products", share * 100.0, body.len());
+            plain += usize::from(share >= 0.94);
         }
-        assert!(loops >= 3, "{loops} loops over products for {target}");
+        assert!(loops >= 4 && plain >= 3, "{loops} loops over products for {target}, {plain} of nothing else");
     }
 }
 

@@ -208,7 +208,7 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         has_fma: record.arch != Arch::X86 || features.has(Feature::Fma),
         multiplies_by_lanes: record.arch == Arch::Arm,
         dots: dots_of(record.arch, features, lanes),
-        moves_narrow: wide.is_some_and(|isa| isa != Isa::Avx2),
+        moves_narrow: lanes >= 4 && wide != Some(Isa::Avx2),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
     }
 }
