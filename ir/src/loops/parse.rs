@@ -635,9 +635,9 @@ mod tests {
         let x = b.buffer("x", DType::F32, Access::Read, None);
         let y = b.buffer("y", DType::F32, Access::Write, Some(64));
         b.allow_in_place(y, x);
-        let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(256));
         let bytes = b.buffer("bytes", DType::U8, Access::Read, None);
         let sums = b.buffer("sums", DType::I32, Access::Write, None);
+        let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(256));
         let n = b.param("n");
         b.task_loop(|b, task| {
             let at = Address::at(-3).plus(task, Stride::Const(8)).plus(n, Stride::Value(task));

@@ -80,7 +80,7 @@ fn anchors(b: &mut Builder<'_>, image: Value, table: Value) -> Result<Vec<Value>
     let node = b.node(Op::Contract(contract), &[table, columns], &[TensorType::fixed(DType::F32, &[5, 7]).into()])?;
     results.push(b.graph.output(node));
     let narrow = b.cast(table, DType::I8)?;
-    let words = b.splat(Scalar { dtype: DType::U8, bits: 3 }, &[1, 1, 16, 4])?;
+    let words = b.splat(Scalar { dtype: DType::U8, bits: 3 }, &[1, 2, 16, 4])?;
     let contract = Contract {
         lhs: [1, 0].as_slice().into(),
         rhs: [1, 2].as_slice().into(),
