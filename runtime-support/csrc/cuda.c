@@ -5,8 +5,9 @@
  * copied to the device when a run begins and outputs back when it ends; weights once; in between nothing moves but what
  * the host program itself reads or writes. Tensors that the caller has on the device already (kDLCUDA) are used in place.
  *
- * A model keeps its module, weights, memory and graph for the process, and its runs wait for one another. Where no step
- * looks at data, the launches of a run become a CUDA graph, which later runs with the same sizes and addresses replay.
+ * A model keeps its module, weights, memory and graphs for the process, and its runs wait for one another. Where no step
+ * looks at data, the launches of a run become a CUDA graph, which later runs with the same sizes and addresses replay; the
+ * last few such graphs are kept.
  *
  * A run returns when its work is done, with one exception: on the caller's stream, with all tensors on the device and no
  * step that looks at data, it returns when the work is in the stream's order. */
@@ -142,15 +143,24 @@ int32_t onnxc_cuda_begin(const void *description, const void *frame_at) {
         if (key != NULL) {
             key[n++] = l->arena.device;
             key[n++] = l->scratch;
-            if (l->graph != NULL && memcmp(key, l->key, l->key_words * sizeof *key) == 0) {
+            struct recorded *oldest = &l->graphs[0];
+            run.graph = NULL;
+            for (int i = 0; i < MOST_GRAPHS; i++) {
+                struct recorded *g = &l->graphs[i];
+                if (g->exec != NULL && memcmp(key, g->key, l->key_words * sizeof *key) == 0) run.graph = g;
+                if (g->used < oldest->used) oldest = g;
+            }
+            if (run.graph != NULL) {
                 run.replaying = 1;
+                free(key);
             } else {
-                onnxc_cuda_forget_graph(l);
+                run.graph = oldest;
+                onnxc_cuda_forget_graph(oldest);
+                oldest->key = key;
                 /* Relaxed: memory may be allocated while the stream records. */
                 run.capturing = !TRY(cuStreamBeginCapture_v2(l->stream, 2));
             }
-            free(l->key);
-            l->key = key;
+            run.graph->used = ++l->turn;
         }
     }
     int32_t status = run.status;
@@ -302,13 +312,13 @@ int32_t onnxc_cuda_end(void) {
         int code = driver.cuStreamEndCapture(l->stream, &graph);
         run.capturing = 0;
         if (run.status == 0 && !onnxc_cuda_failed(code, "cuStreamEndCapture"))
-            TRY(cuGraphInstantiateWithFlags(&l->graph, graph, 0));
+            TRY(cuGraphInstantiateWithFlags(&run.graph->exec, graph, 0));
         if (graph != NULL) driver.cuGraphDestroy(graph);
         run.replaying = 1;
         /* The scratch that the graph names may have come while it was recorded. */
-        l->key[l->model->symbols + 2 * ports + 1] = l->scratch;
+        run.graph->key[l->model->symbols + 2 * ports + 1] = l->scratch;
     }
-    if (run.replaying && run.status == 0) TRY(cuGraphLaunch(l->graph, run.stream));
+    if (run.replaying && run.status == 0) TRY(cuGraphLaunch(run.graph->exec, run.stream));
     int ahead = frame->call->stream != NULL && !l->model->looks && frame->call->trace == NULL;
     for (uint32_t i = 0; i < ports && run.status == 0; i++) {
         const onnxc_value *value = port(frame, i);

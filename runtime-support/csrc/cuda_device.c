@@ -116,8 +116,7 @@ int onnxc_cuda_load(struct loaded *l, const struct model *model) {
     l->port_mirrors = model->inputs + model->outputs;
     l->slots = calloc(model->slots + 1, sizeof *l->slots);
     l->key_words = model->symbols + 2 * (model->inputs + model->outputs) + 3;
-    l->key = calloc(l->key_words, sizeof *l->key);
-    if (l->functions == NULL || l->ports == NULL || l->slots == NULL || l->key == NULL) {
+    if (l->functions == NULL || l->ports == NULL || l->slots == NULL) {
         run.status = ONNXC_NO_MEMORY;
         return 1;
     }
@@ -129,9 +128,14 @@ int onnxc_cuda_load(struct loaded *l, const struct model *model) {
     return 0;
 }
 
-void onnxc_cuda_forget_graph(struct loaded *l) {
-    if (l->graph != NULL) driver.cuGraphExecDestroy(l->graph);
-    l->graph = NULL;
+void onnxc_cuda_forget_graph(struct recorded *graph) {
+    if (graph->exec != NULL) {
+        if (run.stream != NULL) driver.cuStreamSynchronize(run.stream);
+        driver.cuGraphExecDestroy(graph->exec);
+    }
+    free(graph->key);
+    graph->exec = NULL;
+    graph->key = NULL;
 }
 
 void onnxc_cuda_unload(struct loaded *l) {
@@ -139,7 +143,7 @@ void onnxc_cuda_unload(struct loaded *l) {
     uint32_t counts[] = {1, 1, l->ports != NULL ? l->port_mirrors : 0};
     if (l->ahead) driver.cuEventSynchronize(l->done);
     l->ahead = 0;
-    onnxc_cuda_forget_graph(l);
+    for (int i = 0; i < MOST_GRAPHS; i++) onnxc_cuda_forget_graph(&l->graphs[i]);
     for (int i = 0; i < 3; i++)
         for (uint32_t n = 0; n < counts[i]; n++)
             if (lists[i][n].room != 0) driver.cuMemFree_v2(lists[i][n].device);
@@ -148,10 +152,8 @@ void onnxc_cuda_unload(struct loaded *l) {
     free(l->functions);
     free(l->ports);
     free(l->slots);
-    free(l->key);
     l->functions = NULL;
     l->ports = l->slots = NULL;
-    l->key = NULL;
     l->module = NULL;
     l->scratch_room = 0;
     memset(&l->weights, 0, sizeof l->weights);

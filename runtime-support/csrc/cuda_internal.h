@@ -105,6 +105,16 @@ struct driver_state {
 extern struct driver_state onnxc_cuda_driver;
 #define driver onnxc_cuda_driver
 
+/* Callers take turns with buffers. */
+#define MOST_GRAPHS 4
+
+/* A run's launches as a graph. */
+struct recorded {
+    void *exec;
+    uint64_t *key; /* the sizes and addresses that it was made for */
+    uint64_t used; /* the turn of its last run */
+};
+
 /* Memory of the host and its mirror. */
 struct mirror {
     uint8_t *host;
@@ -131,8 +141,8 @@ struct loaded {
     uint64_t scratch_room;
     void *done; /* an event behind the last run, if that one was not waited for */
     int ahead;  /* whether it was not */
-    void *graph;
-    uint64_t *key; /* what the graph was made for */
+    struct recorded graphs[MOST_GRAPHS];
+    uint64_t turn;
     uint32_t key_words;
 };
 
@@ -142,6 +152,7 @@ struct run_state {
     const struct frame *frame;
     void *stream; /* the caller's, or the model's own */
     int32_t status;
+    struct recorded *graph; /* that is recorded or replayed */
     int capturing;
     int replaying;
     uint64_t word; /* what a step read last */
@@ -160,7 +171,7 @@ struct loaded *onnxc_cuda_enter(const struct model *model);
 /* Makes module, weights and tables ready; not 0 after a failure. */
 int onnxc_cuda_load(struct loaded *l, const struct model *model);
 void onnxc_cuda_unload(struct loaded *l);
-void onnxc_cuda_forget_graph(struct loaded *l);
+void onnxc_cuda_forget_graph(struct recorded *graph);
 /* Frees a mirror's room, if it has any. */
 void onnxc_cuda_drop(struct mirror *m);
 /* Gives a mirror room, in which what it held is lost; not 0 after a failure. */
