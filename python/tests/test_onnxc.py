@@ -78,7 +78,7 @@ class Tests(unittest.TestCase):
             try:
                 sums = m.run(x=x, y=y)
             except onnxc.Error as error:
-                self.assertIn("libcuda.so.1", str(error))
+                self.assertIn(error.status, (-34, -35), str(error))
                 self.assertNotIn("standin", os.environ.get("LD_LIBRARY_PATH", ""))
                 continue
             np.testing.assert_array_equal(sums["sum"], x + y)

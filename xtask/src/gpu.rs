@@ -77,6 +77,7 @@ pub fn stand_in_driver() -> Result<String> {
 /// A folder to carry to a machine with a device, where `python3 bench/gpu.py` runs in it: an x86-64 Linux whose C library is no
 /// older than this one's, with numpy, onnx, onnxruntime and a C compiler.
 fn pack(folder: &Path) -> Result<()> {
+    let folder = std::path::absolute(folder).map_err(|e| Error(format!("{}: {e}", folder.display())))?;
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |e: std::io::Error| Error(format!("{path}: {e}"))
