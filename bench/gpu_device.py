@@ -110,7 +110,10 @@ class Model:
     """A compiled model with its inputs on the device. `run` gives a run to the device's stream."""
 
     def __init__(self, device, library, arrays):
-        self._device, self._library = device, ctypes.CDLL(library)
+        try:
+            self._device, self._library = device, ctypes.CDLL(library)
+        except OSError as error:
+            raise Failed(str(error)) from None
         self._raw = raw = abi.Descriptor.in_dll(self._library, "model")
         self._message = self._library.onnxc_cuda_message
         self._message.restype = ctypes.c_char_p

@@ -157,7 +157,7 @@ def table(args, device, targets, say):
 
 def products(bench, targets):
     lines = ["| product | target | onnxc TFLOP/s | cuBLAS TFLOP/s | share |", "|---|---|---|---|---|"]
-    sizes = (64,) if bench.args.stand_in else (1024, 2048, 4096, 8192)
+    sizes = (128,) if bench.args.stand_in else (1024, 2048, 4096, 8192)
     for kind in ("bf16", "f16", "tf32", "f32"):
         for size in sizes:
             random = np.random.default_rng(size)
