@@ -66,7 +66,11 @@ fn plan_varying(
     varying: Vec<usize>,
     symbols: &Symbols,
 ) -> Result<(Vec<(usize, Dim)>, Dim), DimError> {
-    let sizes = varying.iter().map(|&i| whole_lines(&tenants[i].bytes)).collect::<Result<Vec<Dim>, _>>()?;
+    // Sums of products can be compared, roundings hardly: what is no multiple of a line takes another one, and places are
+    // rounded in the end.
+    let is_whole = |size: &Dim| whole_lines(size).is_ok_and(|whole| whole == *size);
+    let padded = |bytes: &Dim| if is_whole(bytes) { Ok(bytes.clone()) } else { bytes + &Dim::from(ALIGNMENT as i64) };
+    let sizes = varying.iter().map(|&i| padded(&tenants[i].bytes)).collect::<Result<Vec<Dim>, _>>()?;
     let bytes = |size: &Dim| symbolic::in_sample(size, symbols);
     let sampled = varying.iter().zip(&sizes).map(|(&i, size)| Some(tenants[i].sized(bytes(size)?)));
     let compared =
@@ -79,7 +83,13 @@ fn plan_varying(
     }
     let better = |size: &Dim| bytes(size).zip(bytes(&end)).is_some_and(|(size, end)| size <= end);
     Ok(match compared {
-        Some((places, size)) if better(&size) => (varying.into_iter().zip(places).collect(), size),
+        Some((places, size)) if better(&size) => {
+            // Sums and maxima of whole lines are such.
+            let whole = sizes.iter().all(is_whole);
+            let rounded = |place: &Dim| if whole { Ok(place.clone()) } else { whole_lines(place) };
+            let places = places.iter().map(rounded).collect::<Result<Vec<Dim>, _>>()?;
+            (varying.into_iter().zip(places).collect(), rounded(&size)?)
+        }
         _ => (blocks, end),
     })
 }
@@ -183,6 +193,40 @@ mod tests {
         assert_eq!(offsets[0], offsets[2]);
         assert_eq!(offsets[1], offsets[3]);
         assert_eq!(size, bytes(320, &n).maximum(&bytes(64, &m)).unwrap());
+    }
+
+    #[test]
+    fn sizes_that_are_no_lines_lie_on_lines_without_meeting() {
+        let mut symbols = Symbols::new();
+        let [n, m] = ["n", "m"].map(|name| Dim::from(symbols.intern(name)));
+        let product = |a: &Dim, b: &Dim| (a * b).unwrap();
+        let kinds = [product(&n, &m), product(&n, &n), product(&m, &Dim::from(16)), n.clone()];
+        let mut state = 5u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % n
+        };
+        for _ in 0..20 {
+            let random = |first: usize, below: &mut dyn FnMut(u64) -> u64| Tenant {
+                bytes: product(&kinds[below(4) as usize], &Dim::from(4 * (1 + below(40) as i64))),
+                first,
+                last: first + 1 + below(3) as usize,
+            };
+            let tenants: Vec<Tenant> = (0..5 + below(20) as usize).map(|first| random(first, &mut below)).collect();
+            let (offsets, size) = plan(&tenants, &symbols).unwrap();
+            for values in [[1, 1], [5, 3], [0, 9], [100, 1], [1, 100]] {
+                let at = |dim: &Dim| dim.eval(|s| values[usize::from(symbols.name(s) == "m")]).unwrap();
+                for (i, a) in tenants.iter().enumerate() {
+                    let (begin, end) = (at(&offsets[i]), at(&offsets[i]) + at(&a.bytes));
+                    assert!(begin % ALIGNMENT as i64 == 0 && end <= at(&size), "{i} for {values:?}");
+                    for (b, offset) in tenants.iter().zip(&offsets).take(i) {
+                        let apart = end <= at(offset) || at(offset) + at(&b.bytes) <= begin;
+                        let empty = at(&a.bytes) == 0 || at(&b.bytes) == 0;
+                        assert!(apart || empty || a.last < b.first || b.last < a.first, "{i} for {values:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

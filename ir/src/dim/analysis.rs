@@ -73,6 +73,35 @@ impl Dim {
         (i64::try_from(low).unwrap_or(i64::MIN), i64::try_from(high).unwrap_or(i64::MAX))
     }
 
+    /// Whether the value is at least 0 for all values of the symbols, as far as bounds tell: its own, or, where it holds
+    /// minima and maxima, those of what they may be.
+    pub fn is_never_negative(&self, symbols: &Symbols) -> bool {
+        /// Each decision about a maximum doubles the work at least.
+        const DECISIONS: u32 = 4;
+        self.never_negative(symbols, DECISIONS)
+    }
+
+    fn never_negative(&self, symbols: &Symbols, decisions: u32) -> bool {
+        if self.bounds(symbols).0 >= 0 {
+            return true;
+        }
+        let Repr::Poly(poly) = &self.0 else { return false };
+        let choice = poly.terms.iter().find_map(|term| match &term.monomial.0[..] {
+            [Atom::Max(list)] => Some((term, list, term.coefficient > 0)),
+            [Atom::Min(list)] => Some((term, list, term.coefficient < 0)),
+            _ => None,
+        });
+        let Some((term, list, one_suffices)) = choice.filter(|_| decisions > 0) else { return false };
+        let chosen = |operand: &Dim| {
+            let others = poly.terms.iter().filter(|t| t.monomial != term.monomial).cloned().collect();
+            let value = operand * &Dim::constant(term.coefficient);
+            let sum = Dim::from_terms(others).and_then(|others| &others + &value?);
+            sum.is_ok_and(|sum| sum.never_negative(symbols, decisions - 1))
+        };
+        // A maximum is at least each of its operands, and it is one of them.
+        if one_suffices { list.iter().any(chosen) } else { list.iter().all(chosen) }
+    }
+
     fn interval(&self, symbols: &Symbols) -> Interval {
         let poly = match &self.0 {
             Repr::Const(value) => return ((*value).into(), (*value).into()),

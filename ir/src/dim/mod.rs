@@ -188,7 +188,8 @@ impl Dim {
         }
     }
 
-    fn size(&self) -> u32 {
+    /// How many atoms the expression holds, nested ones included.
+    pub fn size(&self) -> u32 {
         match &self.0 {
             Repr::Const(_) => 0,
             Repr::Poly(poly) => poly.size,

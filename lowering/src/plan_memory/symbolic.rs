@@ -2,15 +2,19 @@
 //!
 //! As in [`fixed`](super::fixed) each takes the lowest offset that is free for its whole life, where lowest is meant for one
 //! sample of the symbols and free for all of their values: of two tensors that are alive together, one must be known to end
-//! where the other begins or before. Offsets are sums of sizes; over whatever cannot be compared one is laid that covers all.
+//! where the other begins or before. Offsets are sums of sizes, and maxima of such over tensors that cannot be compared.
+
+use std::cmp::Reverse;
 
 use onnxc_ir::dim::{Dim, Symbols};
 
 use super::fixed::{self, Sized};
 
-/// Offsets that are tried, and ends that an arena's size is the greatest of.
+/// Offsets that are tried, and ends that a maximum is taken of.
 const CANDIDATES: usize = 8;
 const ENDS: usize = 4;
+/// Atoms of an offset that is a maximum: runs compute it.
+const LARGEST: u32 = 40;
 
 /// The bytes that a size is in the sample of the symbols.
 pub(super) fn in_sample(size: &Dim, symbols: &Symbols) -> Option<u64> {
@@ -19,7 +23,7 @@ pub(super) fn in_sample(size: &Dim, symbols: &Symbols) -> Option<u64> {
 
 /// Whether `a` is at least `b` for all values of the symbols.
 pub(super) fn covers(a: &Dim, b: &Dim, symbols: &Symbols) -> bool {
-    a == b || (a - b).is_ok_and(|more| more.bounds(symbols).0 >= 0)
+    a == b || (a - b).is_ok_and(|more| more.is_never_negative(symbols))
 }
 
 /// A placed tensor, with its offsets in the sample.
@@ -34,8 +38,10 @@ struct Placed {
 /// cannot be compared enough: one of the things that they are made of may be negative.
 pub(super) fn plan(sizes: &[Dim], sampled: &[Sized], symbols: &Symbols) -> Option<(Vec<Dim>, Dim)> {
     let mut best: Option<(u64, Vec<Dim>, Dim)> = None;
-    for order in fixed::orders(sampled) {
-        let (offsets, size) = place(sizes, sampled, &order, symbols)?;
+    let both = |order: Vec<usize>| [(order.clone(), Above::Covers), (order, Above::Greatest)];
+    let by_growth = std::iter::once_with(|| by_growth(sizes, sampled, symbols));
+    for (order, above) in fixed::orders(sampled).chain(by_growth).flat_map(both) {
+        let Some((offsets, size)) = place(sizes, sampled, &order, above, symbols) else { continue };
         let taken = in_sample(&size, symbols)?;
         if best.as_ref().is_none_or(|(other, ..)| taken < *other) {
             best = Some((taken, offsets, size));
@@ -44,7 +50,38 @@ pub(super) fn plan(sizes: &[Dim], sampled: &[Sized], symbols: &Symbols) -> Optio
     best.map(|(_, offsets, size)| (offsets, size))
 }
 
-fn place(sizes: &[Dim], sampled: &[Sized], order: &[usize], symbols: &Symbols) -> Option<(Vec<Dim>, Dim)> {
+/// Tensors that live long below the others, and those below that grow least with the symbols: of these it is known over
+/// which of the others they fit.
+fn by_growth(sizes: &[Dim], sampled: &[Sized], symbols: &Symbols) -> Vec<usize> {
+    /// A long life, as a part of all steps.
+    const LONG: usize = 8;
+    let steps = sampled.iter().map(|tensor| tensor.last).max().unwrap_or(0);
+    let twice = |size: &Dim| size.eval(|symbol| 2 * symbols.sample(symbol)).and_then(|n| u64::try_from(n).ok());
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_cached_key(|&i| {
+        let Sized { bytes, first, last } = sampled[i];
+        let growth = twice(&sizes[i]).map_or(u64::MAX, |twice| (twice + bytes / 2) / bytes.max(1));
+        (last - first <= steps / LONG, growth, Reverse(last - first), Reverse(bytes), first)
+    });
+    order
+}
+
+/// Where a tensor goes that fits in no place known to be free.
+#[derive(Clone, Copy)]
+enum Above {
+    /// Over a sum that covers the others: more than they take, but later tensors compare with it easily.
+    Covers,
+    /// Over the greatest of the others.
+    Greatest,
+}
+
+fn place(
+    sizes: &[Dim],
+    sampled: &[Sized],
+    order: &[usize],
+    above: Above,
+    symbols: &Symbols,
+) -> Option<(Vec<Dim>, Dim)> {
     let bottom = Dim::ZERO;
     let mut placed: Vec<Placed> = Vec::with_capacity(order.len());
     for &i in order {
@@ -65,31 +102,53 @@ fn place(sizes: &[Dim], sampled: &[Sized], order: &[usize], symbols: &Symbols) -
         let begin = match candidates.iter().take(CANDIDATES.max(others.len() / 2)).find(fits) {
             Some((_, begin)) => (*begin).clone(),
             None => {
-                let above = others.iter().try_fold(Dim::ZERO, |all, p| all.covering(&p.end)).ok()?;
-                others.iter().all(|p| covers(&above, &p.end, symbols)).then_some(above)?
+                let ends = ends(others.iter().map(|p| &p.end), symbols);
+                match above {
+                    Above::Covers => covering(&ends, symbols)?,
+                    Above::Greatest => greatest(&ends, symbols)?,
+                }
             }
         };
         let end = (&begin + &sizes[i]).ok()?;
         let sampled = (in_sample(&begin, symbols)?, in_sample(&end, symbols)?);
         placed.push(Placed { tensor: i, begin, end, sampled });
     }
-    let mut ends: Vec<Dim> = Vec::new();
-    for p in &placed {
-        if !ends.iter().any(|end| covers(end, &p.end, symbols)) {
-            ends.retain(|end| !covers(&p.end, end, symbols));
-            ends.push(p.end.clone());
-        }
-    }
-    let size = if ends.len() <= ENDS {
-        let (first, rest) = ends.split_first()?;
-        rest.iter().try_fold(first.clone(), |size, end| size.maximum(end)).ok()?
-    } else {
-        let all = ends.iter().try_fold(Dim::ZERO, |size, end| size.covering(end)).ok()?;
-        ends.iter().all(|end| covers(&all, end, symbols)).then_some(all)?
-    };
+    let size = greatest(&ends(placed.iter().map(|p| &p.end), symbols), symbols)?;
     let mut offsets = vec![Dim::ZERO; sizes.len()];
     placed.into_iter().for_each(|p| offsets[p.tensor] = p.begin);
     Some((offsets, size))
+}
+
+/// Those of some ends that none of the others is known to cover.
+fn ends<'a>(all: impl Iterator<Item = &'a Dim>, symbols: &Symbols) -> Vec<&'a Dim> {
+    let mut ends: Vec<&Dim> = Vec::new();
+    for end in all {
+        if !ends.iter().any(|other| covers(other, end, symbols)) {
+            ends.retain(|other| !covers(end, other, symbols));
+            ends.push(end);
+        }
+    }
+    ends
+}
+
+/// The greatest of some ends, or what covers them all if that would be too large an expression.
+fn greatest(ends: &[&Dim], symbols: &Symbols) -> Option<Dim> {
+    if ends.len() <= ENDS {
+        let greatest = ends.iter().try_fold(None, |greatest: Option<Dim>, &end| match greatest {
+            Some(greatest) => greatest.maximum(end).map(Some),
+            None => Ok(Some(end.clone())),
+        });
+        if let Some(greatest) = greatest.ok().flatten().filter(|dim| dim.size() <= LARGEST) {
+            return Some(greatest);
+        }
+    }
+    covering(ends, symbols)
+}
+
+/// A sum that is known to be at least each of some ends.
+fn covering(ends: &[&Dim], symbols: &Symbols) -> Option<Dim> {
+    let all = ends.iter().try_fold(Dim::ZERO, |size, end| size.covering(end)).ok()?;
+    ends.iter().all(|end| covers(&all, end, symbols)).then_some(all)
 }
 
 #[cfg(test)]

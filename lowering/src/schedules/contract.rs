@@ -120,7 +120,18 @@ impl Roles {
         }
         let column_label = last.filter(|x| right.1.contains(x) && !left.1.contains(x));
         let inner: Vec<Label> = c.out.iter().copied().filter(|l| Some(*l) != column_label).collect();
-        let row_label = inner.iter().rev().copied().find(|l| left.1.contains(l) && !right.1.contains(l));
+        let is_row = |l: &Label| inner.contains(l) && left.1.contains(l) && !right.1.contains(l);
+        let unknown = |l: &Label| sizes.iter().any(|(x, d)| x == l && d.as_const().is_none());
+        let mut row_label = inner.iter().rev().copied().find(is_row);
+        if row_label.is_some_and(|l| unknown(&l))
+            && let [.., next, depth] = left.1[..]
+            && !c.out.contains(&depth)
+            && is_row(&next)
+            && unknown(&next)
+        {
+            // Of numbers that only a run knows, that of rows next to each other in memory is likelier to be large.
+            row_label = Some(next);
+        }
         let others = inner.iter().copied().filter(|l| Some(*l) != row_label);
         let (mut outer, lines): (Vec<Label>, Vec<Label>) =
             others.partition(|l| right.1.contains(l) || !left.1.contains(l));
