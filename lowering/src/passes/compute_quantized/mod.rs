@@ -8,7 +8,6 @@
 //! - Products and convolutions of two dequantised operands, one of them constant, are sums of integers, which are exact,
 //!   and are scaled once. Zero points of activations are sums of weights, which padding with the zero point makes valid
 //!   at the borders as well.
-//! - Groups of channels have no kernels of integers: there products are summed in `f32`, where these sums are exact.
 //! - Sums of two tensors and means over axes are quantised from the integers.
 //! - What only moves or compares elements, between integers of the same meaning, is done on the integers.
 //!
@@ -32,9 +31,6 @@ use levels::{Dequantized, Parameter, Quantizer};
 
 /// Sums of products of 8 bits and 8 bits of at most this many stay within 31 bits.
 const MAX_DEPTH: i64 = (1 << 31) / (255 * 255);
-
-/// Those of at most this many are exact in `f32`.
-const MAX_EXACT_DEPTH: i64 = (1 << 24) / (255 * 255);
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
@@ -136,8 +132,7 @@ fn convolution(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let rank = conv.kernel.len() + 2;
     let along_filters = [&w.scale, &w.zero].into_iter().all(|p| axis_of(p, rank, |axis| axis == 0).is_some());
     let depth = Dim::product(&graph.tensor_ty(w.integers).shape[1..])?.as_const();
-    let greatest = if conv.groups == 1 { MAX_DEPTH } else { MAX_EXACT_DEPTH };
-    if !along_filters || depth.is_none_or(|depth| depth > greatest) {
+    if !along_filters || depth.is_none_or(|depth| depth > MAX_DEPTH) {
         return Ok(None);
     }
     let nodes = [Some(node), graph.def_node(data.inputs[0]), graph.def_node(data.inputs[1])];
@@ -148,11 +143,7 @@ fn convolution(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         one => one,
     };
     let scale = along_channels(&w.scale.map(|s| x_scale * s));
-    let sums = if conv.groups == 1 {
-        integer_sums(&mut b, conv, (x, x_zero), &w)?
-    } else {
-        exact_sums(&mut b, conv, (x, x_zero), &w)?
-    };
+    let sums = integer_sums(&mut b, conv, (x, x_zero), &w)?;
     one(scaled(&mut b, sums, &scale)?)
 }
 
@@ -182,16 +173,6 @@ fn integer_sums(b: &mut Builder<'_>, conv: Conv, x: (Value, f32), w: &Dequantize
     let of_filters = b.unsqueeze(of_filters, &spread)?;
     let excess = b.binary_number(BinaryOp::Mul, of_filters, -f64::from(zero))?;
     b.add(sums, excess)
-}
-
-/// A convolution of a few products in `f32`, which holds their sums exactly.
-fn exact_sums(b: &mut Builder<'_>, conv: Conv, x: (Value, f32), w: &Dequantized) -> Result<Value, BuildError> {
-    let filter = centered(b, w)?;
-    let filter = b.cast(filter, DType::F32)?;
-    let x_real = b.cast(x.0, DType::F32)?;
-    let x_real = b.binary_number(BinaryOp::Sub, x_real, f64::from(x.1))?;
-    let sums = b.conv(conv, x_real, filter)?;
-    b.cast(sums, DType::I32)
 }
 
 /// Products of a tensor and a constant matrix, on either side.
