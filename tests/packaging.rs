@@ -32,6 +32,7 @@ fn support_writes_an_installed_package() {
     let written: BTreeSet<String> =
         found.iter().filter_map(|name| name.strip_prefix("share/onnxc/")).map(Into::into).collect();
     assert_eq!(written, sources);
+    sources.retain(|name| name.ends_with(".c"));
     for name in ["include/onnxc.h", "include/onnxc_support.h", "include/onnxc.hpp"] {
         assert!(found.contains(name), "{name}");
     }
