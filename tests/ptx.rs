@@ -1,8 +1,9 @@
-//! What is emitted for GPUs assembles, with the last ptxas of CUDA 12 and a newer one: a sample of the ONNX suite and small
-//! models of the zoo's kinds. Nothing runs here.
+//! What is emitted for GPUs assembles, with the last ptxas of CUDA 12 and a newer one: a sample of the ONNX suite, small
+//! models of the zoo's kinds, and products of every kind, which do so without spills. Nothing runs here.
 //!
 //! `cargo xtask setup` installs the assemblers in `.venv` (`tests/ptx-requirements.txt`) and makes the models;
-//! `ONNXC_PTXAS` names other assemblers, separated by colons, `ONNXC_SUITE` and `ONNXC_SMALL` other places of models.
+//! `ONNXC_PTXAS` names other assemblers, separated by colons, `ONNXC_NVDISASM` another disassembler, `ONNXC_SUITE`,
+//! `ONNXC_SMALL` and `ONNXC_PRODUCTS` other places of models.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,28 +16,46 @@ fn built(variable: &str, name: &str) -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build").join(name), PathBuf::from)
 }
 
+/// The folders of NVIDIA's packages in `.venv`.
+fn packages() -> Vec<PathBuf> {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/lib");
+    let versions = std::fs::read_dir(&lib).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    versions.map(|python| python.join("site-packages/nvidia")).collect()
+}
+
+/// The disassembler.
+fn disassembler() -> PathBuf {
+    let given = std::env::var_os("ONNXC_NVDISASM").map(PathBuf::from);
+    let found = || packages().iter().map(|n| n.join("cu13/bin/nvdisasm")).find(|path| path.is_file());
+    given.or_else(found).expect("no nvdisasm in .venv: run `cargo xtask setup`")
+}
+
 /// The assemblers.
 fn assemblers() -> Vec<PathBuf> {
     if let Some(list) = std::env::var_os("ONNXC_PTXAS") {
         return std::env::split_paths(&list).collect();
     }
-    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/lib");
-    let versions = std::fs::read_dir(&lib).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let nvidia: Vec<PathBuf> = versions.map(|python| python.join("site-packages/nvidia")).collect();
+    let nvidia = packages();
     ["cuda_nvcc", "cu13"]
         .map(|package| {
             let found = nvidia.iter().map(|n| n.join(package).join("bin/ptxas")).find(|path| path.is_file());
-            found.unwrap_or_else(|| panic!("no ptxas of `{package}` in {}: run `cargo xtask setup`", lib.display()))
+            found.unwrap_or_else(|| panic!("no ptxas of `{package}` in .venv: run `cargo xtask setup`"))
         })
         .into()
 }
 
 /// The PTX of a model's kernels; none if the model is one that no target serves.
 fn ptx(model: &Path, target: &str, folder: &Path) -> Option<PathBuf> {
+    ptx_with(model, target, folder, &[])
+}
+
+fn ptx_with(model: &Path, target: &str, folder: &Path, more: &[&str]) -> Option<PathBuf> {
     let path = folder.join("model.ptx");
     let output = Command::new(env!("CARGO_BIN_EXE_onnxc"))
         .arg(model)
-        .args(["--emit", "asm", "--name", "m", "--target", target, "-o"])
+        .args(["--emit", "asm", "--name", "m", "--target", target])
+        .args(more)
+        .arg("-o")
         .arg(&path)
         .output()
         .expect("onnxc runs");
@@ -99,6 +118,73 @@ fn small_models_assemble() {
             for ptxas in &assemblers {
                 let said = assemble(ptxas, sm, &ptx, &model);
                 assert!(said.contains("Used "), "{said}");
+            }
+        }
+    }
+}
+
+/// What an assembler says of each entry: its name, and how many bytes it spills.
+fn entries(said: &str) -> Vec<(String, u32)> {
+    let mut all: Vec<(String, u32)> = Vec::new();
+    let number = |line: &str, before: &str| -> u32 {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let unit: Vec<&str> = before.split_whitespace().collect();
+        let at = words.windows(unit.len()).position(|w| w.iter().zip(&unit).all(|(a, b)| a.trim_matches(',') == *b));
+        at.and_then(|i| words[i - 1].parse().ok()).unwrap_or_else(|| panic!("no {before} in {line}"))
+    };
+    for line in said.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            all.push((rest.split('\'').next().expect("a name").to_owned(), u32::MAX));
+        } else if line.contains("spill stores") {
+            all.last_mut().expect("an entry").1 =
+                number(line, "bytes spill stores") + number(line, "bytes spill loads");
+        }
+    }
+    all
+}
+
+/// Kernels on matrix instructions, of each size of tile, precision and way of loading, assemble without spills, and are
+/// what they say.
+#[test]
+fn products_assemble_without_spills_to_matrix_instructions() {
+    let (assemblers, folder) = (assemblers(), tempfile::tempdir().expect("a temporary folder"));
+    let cases = [
+        ("weights", "f16", "HMMA.16816.F32"),
+        ("weights", "bf16", "HMMA.16816.F32.BF16"),
+        ("weights", "tf32", "HMMA.1688.F32.TF32"),
+        ("f32", "bf16", "HMMA.16816.F32.BF16"),
+        ("f32", "tf32", "HMMA.1688.F32.TF32"),
+        ("f16", "f32", "HMMA.16816.F32"),
+        ("bytes", "f32", "IMMA.16832"),
+        ("conv_f32", "bf16", "HMMA.16816.F32.BF16"),
+        ("conv_f16", "f32", "HMMA.16816.F32"),
+    ];
+    for (name, precision, instruction) in cases {
+        let model = built("ONNXC_PRODUCTS", "products").join(name).join("model.onnx");
+        for sizes in [&[][..], &["--dim", "batch=4096"]] {
+            let arguments = [&["--precision", precision][..], if name == "bytes" { &[] } else { sizes }].concat();
+            for (target, sm) in [("nvptx64-sm_80", "sm_80"), ("nvptx64-sm_90a", "sm_90a")] {
+                let ptx = ptx_with(&model, target, folder.path(), &arguments).expect("the model compiles");
+                let text = std::fs::read_to_string(&ptx).expect("the text is there");
+                let tuned: Vec<&str> = text
+                    .split(".visible .entry ")
+                    .filter(|kernel| kernel.contains("mma.sync"))
+                    .map(|kernel| kernel.split('(').next().expect("a name"))
+                    .collect();
+                assert!(!tuned.is_empty(), "{name} {precision}");
+                for ptxas in &assemblers {
+                    let said = assemble(ptxas, sm, &ptx, &model);
+                    let entries = entries(&said);
+                    for kernel in &tuned {
+                        let entry = entries.iter().find(|(name, _)| name == kernel).expect("each is assembled");
+                        assert_eq!(entry.1, 0, "{name} {precision} {sm}: {kernel} spills\n{said}");
+                    }
+                }
+                let mut command = Command::new(disassembler());
+                let output = command.arg(ptx.with_extension("cubin")).output().expect("nvdisasm starts");
+                let code = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && code.contains(instruction), "{name} {precision}: no {instruction}");
+                assert!(code.contains("LDSM"), "{name} {precision}: no fragments are loaded as such");
             }
         }
     }

@@ -4,6 +4,7 @@
 //! host, so that one model and one target name give the same program everywhere.
 
 use crate::dtype::DType;
+use crate::loops::TileKind;
 
 /// The facts about a processor that schedules and the cost model read.
 ///
@@ -50,6 +51,10 @@ pub struct MachineModel {
     pub moves_narrow: bool,
     /// A bf16 dot product instruction exists.
     pub has_dot2_bf16: bool,
+    /// Matrix instructions exist, and blocks of threads that compute tiles of products by them (see [`crate::loops::tile`]).
+    pub tiles: bool,
+    /// What the operands of `f32` products may be rounded to, where the caller allows it.
+    pub f32_products: Option<TileKind>,
 }
 
 /// Which dot products of four 8-bit integers are worth storing weights as words for, and what they take.
@@ -104,6 +109,8 @@ impl MachineModel {
         dots: Dots::NONE,
         moves_narrow: false,
         has_dot2_bf16: false,
+        tiles: false,
+        f32_products: None,
     };
 
     /// Lanes of a kernel vector whose elements have `element_bytes` bytes, at least 1.

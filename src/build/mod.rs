@@ -22,7 +22,7 @@ use onnxc_frontend::import::DimSetting;
 
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 use crate::driver::{
-    Budget, CompileOptions, DimBinding, FloatMode, Interface, OptLevel, Output, Report, Specialization,
+    Budget, CompileOptions, DimBinding, FloatMode, Interface, OptLevel, Output, Precision, Report, Specialization,
     compile_to_file, write_text,
 };
 
@@ -36,6 +36,7 @@ pub struct Model {
     target: Option<String>,
     multiversion: bool,
     fp: FloatMode,
+    precision: Precision,
     budget: Budget,
     opt_level: OptLevel,
 }
@@ -124,6 +125,7 @@ impl Model {
             target: None,
             multiversion: false,
             fp: FloatMode::Default,
+            precision: Precision::F32,
             budget: Budget::default(),
             opt_level: OptLevel::Speed(2),
         }
@@ -165,6 +167,12 @@ impl Model {
     /// Which floating-point rules hold.
     pub fn float_mode(mut self, mode: FloatMode) -> Self {
         self.fp = mode;
+        self
+    }
+
+    /// What `f32` products round their operands to, for GPU targets; others refuse all but [`Precision::F32`].
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -215,6 +223,7 @@ impl Model {
             dims: self.dims.clone(),
             specializations: self.specializations.clone(),
             fp: self.fp,
+            precision: self.precision,
             budget: self.budget,
             opt_level: self.opt_level,
             ..CompileOptions::new(prefix_from(&format!("{}_{name}", cargo.package)))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use onnxc::driver::{
-    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Specialization, StatePattern,
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Precision, Specialization, StatePattern,
     WeightPlacement, parse_bytes,
 };
 use onnxc_frontend::import::CustomOperator;
@@ -121,6 +121,10 @@ pub struct CodegenArgs {
     /// Floating-point rules: `default` may fuse multiply-add and reassociate reductions in a fixed tree
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub fp: FpArg,
+    /// What matrix products and convolutions of f32 round their operands to, for the matrix instructions of GPU targets; sums
+    /// stay f32. Models of f16 and bf16 need no option
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub precision: PrecisionArg,
     /// Print the IR to stderr after a pass: after:NAME, or after:all
     #[arg(long, value_name = "after:PASS")]
     pub dump_ir: Vec<String>,
@@ -143,6 +147,30 @@ impl ProcessArgs {
     /// What the driver takes; `name` is the symbol prefix.
     pub fn options(&self, name: &str) -> CompileOptions {
         CompileOptions { libraries: self.libraries.clone(), ..self.codegen.options(name) }
+    }
+}
+
+/// `--precision` as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    /// Exact products, without matrix instructions.
+    F32,
+    /// 11 bits of mantissa.
+    Tf32,
+    /// 8 bits of mantissa.
+    Bf16,
+    /// 11 bits of mantissa, numbers up to 65504.
+    F16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Tf32 => Precision::Tf32,
+            PrecisionArg::Bf16 => Precision::Bf16,
+            PrecisionArg::F16 => Precision::F16,
+        }
     }
 }
 
@@ -172,6 +200,7 @@ impl CodegenArgs {
                 FpArg::Default => FloatMode::Default,
                 FpArg::Strict => FloatMode::Strict,
             },
+            precision: self.precision.into(),
             budget: Budget::default(),
             dump_after: self
                 .dump_ir

@@ -131,6 +131,9 @@ pub(super) fn lower(
         if small {
             machine.kernel_vector_registers = machine.kernel_vector_registers.min(REGISTERS_OF_SMALL_CODE);
         }
+        machine.f32_products = options.precision.tiles();
+        // Matrix instructions add in an order of their own.
+        machine.tiles &= !strict || machine.f32_products.is_some();
         machine
     };
     let variants = targets[1..].iter().map(|target| (target.kind().to_owned(), machine(target))).collect();

@@ -23,7 +23,8 @@ pub use execute::{Executable, PortInfo, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use onnxc_backend::cranelift::compile::WeightPlacement;
 pub use options::{
-    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Specialization, StatePattern, parse_bytes,
+    Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Precision, Specialization, StatePattern,
+    parse_bytes,
 };
 #[cfg(feature = "run")]
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

@@ -8,6 +8,7 @@ use onnxc_frontend::import::{CustomOperator, DimSetting, ImportOptions};
 use crate::diagnostics::{Diagnostic, Failure, FailureKind};
 use onnxc_backend::cranelift::compile::WeightPlacement;
 use onnxc_backend::target::Target;
+use onnxc_ir::loops::TileKind;
 
 /// Which implementation executes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,33 @@ pub enum FloatMode {
     Default,
     /// Multiply-add may be fused and reductions are reassociated in a fixed tree; nothing else rounds.
     Strict,
+}
+
+/// What the operands of `f32` matrix products and convolutions are rounded to, for the matrix instructions of GPUs. Sums
+/// are `f32` always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Nothing: products are computed exactly as the model says, without matrix instructions.
+    #[default]
+    F32,
+    /// 11 bits of mantissa.
+    Tf32,
+    /// 8 bits of mantissa; weights are stored so.
+    Bf16,
+    /// 11 bits of mantissa and numbers up to 65504; weights are stored so.
+    F16,
+}
+
+impl Precision {
+    /// The kind of tiles that round so.
+    pub(super) fn tiles(self) -> Option<TileKind> {
+        match self {
+            Precision::F32 => None,
+            Precision::Tf32 => Some(TileKind::Tf32),
+            Precision::Bf16 => Some(TileKind::Bf16),
+            Precision::F16 => Some(TileKind::F16),
+        }
+    }
 }
 
 /// What matters most in the code.
@@ -229,6 +257,8 @@ pub struct CompileOptions {
     pub opt_level: OptLevel,
     /// Floating-point rules.
     pub fp: FloatMode,
+    /// What `f32` products may round their operands to; for GPU targets only.
+    pub precision: Precision,
     /// What the model may take.
     pub budget: Budget,
     /// Passes after which the IR goes to stderr; `all` names every one.
@@ -276,6 +306,7 @@ impl CompileOptions {
             libraries: Vec::new(),
             opt_level: OptLevel::Speed(2),
             fp: FloatMode::Default,
+            precision: Precision::F32,
             budget: Budget::default(),
             dump_after: Vec::new(),
             time_passes: false,
@@ -302,6 +333,11 @@ impl CompileOptions {
                 let message = format!("--multiversion: no named processor can more than {}", targets[0].name());
                 return Err(Failure::usage(format!("{message}; the least for x86-64 is `--target x86_64`")));
             }
+        }
+        if let (Some(kind), None) = (self.precision.tiles(), targets[0].gpu()) {
+            let (kind, target) = (kind.name(), targets[0].name());
+            let message = format!("--precision {kind}: {target} is no GPU, and only GPUs have matrix instructions");
+            return Err(Failure::usage(format!("{message} that onnxc uses; f32 is what all targets compute")));
         }
         Ok(targets)
     }

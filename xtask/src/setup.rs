@@ -61,6 +61,7 @@ pub fn setup() -> Result<()> {
     run(&python, &["tests/conformance/generate.py", "build/suite"])?;
     run(&python, &["tests/microsoft/generate.py", "build/microsoft"])?;
     run(&python, &["tests/models/generate.py", "build/models"])?;
+    run(&python, &["tests/models/products.py", "build/products"])?;
     assemblers(&python)?;
     zoo(&python, TESTED_MODELS)?;
     if !root().join("build/small/stamp").is_file() {
@@ -80,7 +81,8 @@ fn rounding(python: &OsString) -> Result<()> {
     std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))
 }
 
-/// The assemblers of `tests/ptx-requirements.txt`, without what they need to compile CUDA. Wheels hold no permissions.
+/// The assemblers and the disassembler of `tests/ptx-requirements.txt`, without what they need to compile CUDA. Wheels hold
+/// no permissions.
 fn assemblers(python: &OsString) -> Result<()> {
     let (list, stamp) = ("tests/ptx-requirements.txt", root().join(".venv/ptx.installed"));
     let wanted = read(&root().join(list))?;
@@ -88,7 +90,7 @@ fn assemblers(python: &OsString) -> Result<()> {
         return Ok(());
     }
     run(python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", list])?;
-    let executable = "import glob, os, sys\nfor path in glob.glob(os.path.join(sys.prefix, \"lib/python*/site-packages/nvidia/*/bin/ptxas\")): os.chmod(path, 0o755)";
+    let executable = "import glob, os, sys\nfor path in glob.glob(os.path.join(sys.prefix, \"lib/python*/site-packages/nvidia/*/bin/*\")): os.chmod(path, 0o755)";
     run(python, &["-c", executable])?;
     std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))
 }

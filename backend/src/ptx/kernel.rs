@@ -89,6 +89,8 @@ pub(super) struct Emit<'k> {
     pub(super) tid: Reg,
     /// The walk is in a loop over the warps of a block.
     shared_out: bool,
+    /// Registers matter more than blocks on a multiprocessor: with several, some would be spilled.
+    pub(super) alone: bool,
     /// Numbers of the lanes that the thread holds, by the lanes of a thread.
     lane_numbers: HashMap<u16, Vec<Reg>>,
     /// Whether a thread's lane of a vector of so many lanes is one of them.
@@ -151,6 +153,7 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
         thread,
         tid,
         shared_out: false,
+        alone: false,
         lane_numbers: HashMap::new(),
         valid: HashMap::new(),
         hazards: Hazards::of(kernel, mapping),
@@ -171,8 +174,10 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
     let shared = block_scratch(kernel, threads)
         .map(|bytes| format!("\t.shared .align 64 .b8 {name}_shared[{bytes}];\n"))
         .unwrap_or_default();
+    let alone = emit.alone;
     let body = emit.text.finish(&shared);
-    format!(".visible .entry {name}(\n{}\n)\n.maxntid {threads}, 1, 1\n{body}", parameters.join(",\n"))
+    let alone = if alone { ".minnctapersm 1\n" } else { "" };
+    format!(".visible .entry {name}(\n{}\n)\n.maxntid {threads}, 1, 1\n{alone}{body}", parameters.join(",\n"))
 }
 
 impl Emit<'_> {

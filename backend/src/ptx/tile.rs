@@ -58,7 +58,8 @@ impl Shape {
         assert!(down * part[0] == rows && across * part[1] == columns, "warps cover the tile");
         assert!(u32::from(tile.band).is_multiple_of(part[0]), "a band has whole parts");
         let stage = (rows + columns) * STEP;
-        Shape { part, across, threads: down * across * 32, stage, stages: (SHARED / stage).min(4) }
+        let (threads, stages) = (down * across * 32, (SHARED / stage).min(4));
+        Shape { part, across, threads, stage, stages }
     }
 
     /// Bytes of the ring.
@@ -289,17 +290,16 @@ impl Emit<'_> {
                 _ => Way::Registers((alignment / size).clamp(1, 4) as u32),
             };
         }
+        // Words to round, and what is on its way through registers, take many of them.
+        self.alone |= kind == TileKind::Tf32 || matches!(side.way, Way::Registers(_));
         let mut base = place.base;
         if place.offset != 0 {
             let moved = self.reg(Class::B64);
             ins!(self, "add.s64 {moved}, {base}, {}", place.offset);
             base = moved;
         }
-        let [first, bound] = [operand.first, operand.bound].map(|v| {
-            let (wide, narrow) = (self.get1(v), self.b32());
-            ins!(self, "cvt.u32.u64 {narrow}, {wide}");
-            narrow
-        });
+        let [first, bound] = [operand.first, operand.bound].map(|v| self.get1(v));
+        let narrow = self.facts[operand.bound].high <= i32::MAX.into();
         let total = rows * STEP / CHUNK;
         for n in 0..total.div_ceil(shape.threads) {
             let tid = self.tid;
@@ -323,18 +323,27 @@ impl Emit<'_> {
                 Layout::Rows => (row, start, 1),
                 Layout::Depths => (start, row, elements),
             };
-            let row = self.plus(first, row);
-            let (left, valid) = (self.b32(), self.b32());
-            ins!(self, "sub.s32 {left}, {bound}, {row}");
-            ins!(self, "max.s32 {left}, {left}, 0");
-            ins!(self, "min.s32 {valid}, {left}, {most}");
+            let (left, valid) = (self.reg(Class::B64), self.b32());
+            let mut own = self.reg(Class::B64);
+            ins!(self, "cvt.u64.u32 {own}, {row}");
+            ins!(self, "add.s64 {own}, {own}, {first}");
+            ins!(self, "sub.s64 {left}, {bound}, {own}");
+            ins!(self, "max.s64 {left}, {left}, 0");
+            ins!(self, "min.s64 {left}, {left}, {most}");
+            ins!(self, "cvt.u32.u64 {valid}, {left}");
+            if narrow {
+                let low = self.b32();
+                ins!(self, "cvt.u32.u64 {low}, {own}");
+                own = low;
+            }
             if let Some(mine) = mine {
                 ins!(self, "selp.b32 {valid}, {valid}, 0, {mine}");
             }
-            let own = if layout == Layout::Rows || side.contiguous { 1 } else { elements };
-            let rows = (0..own)
+            let apart = if layout == Layout::Rows || side.contiguous { 1 } else { elements };
+            let add = if narrow { "add.u32" } else { "add.s64" };
+            let rows = (0..apart)
                 .map(|j| {
-                    let row = if j == 0 { row } else { self.by("add.u32", row, j) };
+                    let row = if j == 0 { own } else { self.by(add, own, j) };
                     let offset = self.offset(&operand.rows, row, side.bytes());
                     let address = self.reg(Class::B64);
                     ins!(self, "add.s64 {address}, {base}, {offset}");
@@ -346,33 +355,41 @@ impl Emit<'_> {
         side
     }
 
-    /// What a number of 32 bits adds to an address, in bytes.
+    /// What a number of either width adds to an address, in bytes.
     fn offset(&mut self, digits: &Digits, number: Reg, size: u32) -> Reg {
         let mut rest = number;
         let mut sum: Option<Reg> = None;
+        let bits = if number.class == Class::B32 { 32 } else { 64 };
         for (i, digit) in digits.iter().enumerate().rev() {
             let value = if i == 0 {
                 rest
             } else {
-                let divisor = u32::try_from(digit.size).expect("digits are of numbers of 31 bits");
-                let value = self.by("rem.u32", rest, divisor);
-                rest = self.by("div.u32", rest, divisor);
+                let divisor = u32::try_from(digit.size).expect("inner digits are small");
+                let value = self.by(&format!("rem.u{bits}"), rest, divisor);
+                rest = self.by(&format!("div.u{bits}"), rest, divisor);
                 value
             };
             let term = self.reg(Class::B64);
-            match digit.stride {
-                Stride::Const(c) => match i32::try_from(c * i64::from(size)) {
-                    Ok(factor) => ins!(self, "mul.wide.s32 {term}, {value}, {factor}"),
-                    Err(_) => {
-                        ins!(self, "cvt.u64.u32 {term}, {value}");
-                        ins!(self, "mul.lo.s64 {term}, {term}, {}", c * i64::from(size));
+            let factor = match digit.stride {
+                Stride::Const(c) => Ok(c * i64::from(size)),
+                Stride::Value(v) => Err(self.get1(v)),
+            };
+            match (factor, bits) {
+                (Ok(factor), 32) if i32::try_from(factor).is_ok() => {
+                    ins!(self, "mul.wide.s32 {term}, {value}, {factor}");
+                }
+                (factor, bits) => {
+                    match bits {
+                        32 => ins!(self, "cvt.u64.u32 {term}, {value}"),
+                        _ => self.mov(term, value),
                     }
-                },
-                Stride::Value(v) => {
-                    let stride = self.get1(v);
-                    ins!(self, "cvt.u64.u32 {term}, {value}");
-                    ins!(self, "mul.lo.s64 {term}, {term}, {stride}");
-                    ins!(self, "mul.lo.s64 {term}, {term}, {size}");
+                    match factor {
+                        Ok(factor) => ins!(self, "mul.lo.s64 {term}, {term}, {factor}"),
+                        Err(stride) => {
+                            ins!(self, "mul.lo.s64 {term}, {term}, {stride}");
+                            ins!(self, "mul.lo.s64 {term}, {term}, {size}");
+                        }
+                    }
                 }
             }
             sum = Some(match sum {

@@ -138,6 +138,8 @@ pub(super) const GPU_MACHINE: MachineModel = MachineModel {
     dots: Dots::NONE,
     moves_narrow: false,
     has_dot2_bf16: false,
+    tiles: true,
+    f32_products: None,
 };
 
 /// The last record of the architecture whose features are all there.
@@ -210,6 +212,8 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         dots: dots_of(record.arch, features, lanes),
         moves_narrow: lanes >= 4 && wide != Some(Isa::Avx2),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
+        tiles: false,
+        f32_products: None,
     }
 }
 

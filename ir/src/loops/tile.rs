@@ -56,7 +56,7 @@ pub struct TileOperand {
     pub address: Address,
     /// The tile's first row: an `i64`, a multiple of the tile's rows (or columns), not negative.
     pub first: Val,
-    /// How many rows there are, at most 2^31 - 1.
+    /// How many rows there are.
     pub bound: Val,
     /// The digits of a row's number.
     pub rows: Digits,

@@ -33,7 +33,8 @@ const LEAST_CHANNELS: i64 = 16;
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
-    if cx.strict || cx.small {
+    // Matrix instructions are faster than what Winograd's algorithm saves.
+    if cx.strict || cx.small || cx.machine.f32_products.is_some() {
         return;
     }
     let body = graph.body();

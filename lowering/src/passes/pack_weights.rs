@@ -8,12 +8,16 @@
 //! Products with weights of a few bits are those of [`super::pack_bits`].
 //!
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed, and
-//! integers of 8 bits for `i32` sums: those as words of four (see [`super::pack_words`]).
+//! integers of 8 bits for `i32` sums: those as words of four (see [`super::pack_words`]). Where matrix instructions take
+//! them, filters of 16-bit floats are packed too; where the operands of `f32` products may be rounded to 16 bits
+//! ([`MachineModel::f32_products`]), weights are stored so.
 
 use std::collections::HashMap;
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::TileKind;
+use onnxc_ir::machine::MachineModel;
 use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::op::{Contract, Conv, Label, Panel};
@@ -43,13 +47,28 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
         Op::Conv(c) if c.panel.is_none() && c.acc == DType::I32 && c.groups == 1 => {
             pack_words::pack_filter(graph, region, node, &mut words, cx)
         }
-        Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node, &mut packed),
+        Op::Contract(c) if c.panel.is_none() => pack_product(graph, region, node, &mut packed, &cx.machine),
         Op::Conv(c) if c.panel.is_none() => pack_filter(graph, region, node, &mut packed, cx),
         _ => Ok(None),
     });
 }
 
-fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Packed) -> Rewritten {
+/// The weight as products of this machine take it.
+fn rounded(b: &mut Builder<'_>, weight: Value, machine: &MachineModel) -> Result<Value, BuildError> {
+    match (machine.f32_products, b.dtype(weight)?) {
+        (Some(TileKind::F16), DType::F32) => b.cast(weight, DType::F16),
+        (Some(TileKind::Bf16), DType::F32) => b.cast(weight, DType::BF16),
+        _ => Ok(weight),
+    }
+}
+
+fn pack_product(
+    graph: &mut Graph,
+    region: Region,
+    node: Node,
+    packed: &mut Packed,
+    machine: &MachineModel,
+) -> Rewritten {
     let data = graph.nodes[node].clone();
     let Op::Contract(mut contract) = data.op else { return Ok(None) };
     let [mut lhs, mut rhs] = data.inputs[..] else { return Ok(None) };
@@ -78,7 +97,10 @@ fn pack_product(graph: &mut Graph, region: Region, node: Node, packed: &mut Pack
     let axis = usize::from(!columns_first);
     let panels = match packed.get(&(rhs, Some(axis))) {
         Some(&panels) => panels,
-        None => panels(&mut b, rhs, axis, PANEL.into())?,
+        None => {
+            let weight = rounded(&mut b, rhs, machine)?;
+            panels(&mut b, weight, axis, PANEL.into())?
+        }
     };
     packed.insert((rhs, Some(axis)), panels);
     let depth = contract.rhs[usize::from(columns_first)];
@@ -145,7 +167,9 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     let filter = data.inputs[1];
     let spatial = conv.kernel.len();
     let bytes = |v| matches!(graph.tensor_ty(v).dtype, DType::I8 | DType::U8);
-    let floats = conv.acc == DType::F32 && graph.tensor_ty(filter).dtype == DType::F32;
+    let short = matches!(graph.tensor_ty(filter).dtype, DType::F16 | DType::BF16);
+    let packs = graph.tensor_ty(filter).dtype == DType::F32 || cx.machine.tiles && short && conv.groups == 1;
+    let floats = conv.acc == DType::F32 && packs;
     // Of integers, only the filters of depthwise convolutions come here.
     let fits = floats || conv.acc == DType::I32 && bytes(filter) && bytes(data.inputs[0]);
     if !fits || !conv.channels_last || graph.as_constant(filter).is_none() || spatial == 0 {
@@ -169,7 +193,8 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     } else if conv.groups == 1 {
         // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
         let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();
-        let last = b.transpose(filter, &perm)?;
+        let weight = rounded(&mut b, filter, &cx.machine)?;
+        let last = b.transpose(weight, &perm)?;
         panels(&mut b, last, 0, PANEL.into())?
     } else {
         let flat: Shape = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();

@@ -14,6 +14,7 @@ use onnxc_ir::tensor::op::{self, Contract, Label, Panel};
 use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
+use super::tile;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::words;
@@ -39,6 +40,9 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
     let Op::Contract(contract) = &data.op else { panic!("the anchor is a contraction") };
     let roles = Roles::new(k.graph, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
+    if let Some(product) = tile::contraction(&k, &roles) {
+        return tile::schedule(k, &product);
+    }
     let lanes = if contract.acc.bits() == 32 { k.panel_lanes() } else { 1 };
     let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
     let few_rows = roles.rows.as_const().is_some_and(|m| m < FEW_ROWS);

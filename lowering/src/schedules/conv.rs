@@ -14,6 +14,7 @@ use onnxc_ir::tensor::{Node, Op, Value};
 use super::contract::panel_place;
 use super::depthwise::{self, Line};
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
+use super::tile;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
 use crate::codegen::words;
@@ -223,6 +224,9 @@ impl Operands for ConvOperands {
 
 /// As a matrix product.
 fn product_schedule(k: GroupKernel<'_>, operands: &ConvOperands, lanes: u16) -> GroupLaunch {
+    if let Some(product) = tile::convolution(&k, operands) {
+        return tile::schedule(k, &product);
+    }
     let (batch, mut spatial, columns) = operands.result_dims(&k);
     let rows = spatial.pop().expect("a convolution has a spatial dimension");
     let deep = operands.is_deep();

@@ -13,6 +13,7 @@ pub mod normalize;
 pub mod order;
 pub mod pad;
 pub mod reduce;
+pub mod tile;
 pub mod window;
 pub mod winograd;
 

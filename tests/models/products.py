@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Matrix products and convolutions for `tests/products.rs`, with ONNX Runtime's answers.
+
+    python products.py OUT_DIR
+
+Writes what generate.py writes. Models of f16 round after each layer, in whatever order sums are made: they want tolerances.
+"""
+import os, sys
+import numpy as np
+from onnx import TensorProto as T, helper as h, numpy_helper as nh
+import generate
+from generate import F, N, random, save, vi
+
+def products():
+    """Odd sizes, which matrix instructions cover with tiles that are not full."""
+    H = np.float16
+    weight = lambda name, *shape, dtype=F: nh.from_array(random(name, *shape, scale=shape[0] ** -0.5).astype(dtype), name)
+    # Weights, and what follows: a bias, an activation, a residual.
+    x = vi("x", shape=["batch", 19, 37])
+    nodes = [N("MatMul", ["x", "w"], ["y"]), N("Add", ["y", "b"], ["z"]), N("Tanh", ["z"], ["t"]),
+             N("MatMul", ["t", "v"], ["u"]), N("Add", ["u", "x"], ["out"])]
+    inits = [weight("w", 37, 75), nh.from_array(random("pb", 75), "b"), weight("v", 75, 37)]
+    save("weights", nodes, [x], [vi("out")], [[random(f"px{n}", n, 19, 37)] for n in (1, 8)], inits)
+    # Two activations, each with rows or columns first, in both types; chunks of 16, 8 and 4 bytes, and none.
+    for dtype, name in [(F, "f32"), (H, "f16")]:
+        t = h.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        feeds, nodes, ports, outs = [], [], [], []
+        for i, (m, n, k) in enumerate([(33, 24, 40), (70, 38, 22), (17, 67, 35), (130, 132, 64), (9, 20, 24)]):
+            for j, (left, right) in enumerate([("mk", "kn"), ("km", "nk")]):
+                a, b, y = f"a{i}{j}", f"b{i}{j}", f"y{i}{j}"
+                size = {"m": m, "n": n, "k": k}
+                shapes = [[2, size[l[0]], size[l[1]]] for l in (left, right)]
+                ports += [vi(v, t, ["batch", *s[1:]]) for v, s in zip((a, b), shapes)]
+                feeds += [random(name + v, *s, scale=0.3).astype(dtype) for v, s in zip((a, b), shapes)]
+                if j: nodes += [N("Transpose", [a], [a + "t"], perm=[0, 2, 1]), N("Transpose", [b], [b + "t"], perm=[0, 2, 1])]
+                nodes.append(N("MatMul", [a + "t", b + "t"] if j else [a, b], [y])); outs.append(vi(y, t))
+        save(name, nodes, ports, outs, [feeds])
+    # Bytes of both signs; columns of weights one after the other.
+    bytes_of = lambda name, lo, hi, dtype, *shape: np.clip(random(name, *shape, scale=hi / 2) + (lo + hi) / 2, lo, hi).astype(dtype)
+    nodes = [N("MatMulInteger", ["a", "w"], ["y"]), N("MatMulInteger", ["a", "c"], ["z"])]
+    inits = [nh.from_array(bytes_of("bw", -128, 127, np.int8, 67, 50), "w")]
+    ports = [vi("a", T.UINT8, [21, 67]), vi("c", T.UINT8, [67, 9])]
+    runs = [[bytes_of("ba", 0, 255, np.uint8, 21, 67), bytes_of("bc", 0, 255, np.uint8, 67, 9)]]
+    save("bytes", nodes, ports, [vi("y", T.INT32), vi("z", T.INT32)], runs, inits)
+    # Convolutions: few channels, odd ones, whole chunks of them; steps and distances.
+    for dtype, name in [(F, "f32"), (H, "f16")]:
+        t = h.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        w = lambda n, *shape: nh.from_array(random(name + n, *shape, scale=np.prod(shape[1:]) ** -0.5).astype(dtype), n)
+        nodes = [N("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1], strides=[2, 2]), N("Relu", ["c0"], ["r0"]),
+                 N("Conv", ["r0", "w1"], ["c1"], pads=[2, 2, 2, 2], dilations=[2, 2]), N("Add", ["c1", "r0"], ["s1"]),
+                 N("Conv", ["s1", "w2"], ["y"])]
+        inits = [w("w0", 16, 5, 3, 3), w("b0", 16), w("w1", 16, 16, 3, 3), w("w2", 21, 16, 1, 1)]
+        ports = [vi("x", t, ["batch", 5, 23, 17])]
+        runs = [[random(f"cx{n}", n, 5, 23, 17).astype(dtype)] for n in (1, 3)]
+        save(f"conv_{name}", nodes, ports, [vi("y", t)], runs, inits)
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2: sys.exit(__doc__)
+    generate.OUT = sys.argv[1]
+    products()
+    open(os.path.join(generate.OUT, "stamp"), "w").write("\n")
