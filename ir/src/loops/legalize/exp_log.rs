@@ -208,33 +208,30 @@ pub(super) fn sigmoid(l: &mut Lanes<'_>, x: Val) -> Val {
     let x = l.b.binary(BinaryOp::Max, x, least);
     let x = l.b.binary(BinaryOp::Min, x, greatest);
     let x = l.neg(x);
-    let shift = negated(l.fmt);
-    let (p, minus_power) = exp_parts(l, x, shift);
-    let rounded = l.sub(minus_power, one);
-    let negative = l.fma(p, minus_power, rounded);
+    let (p, power) = exp_parts(l, x, 0);
+    let p = l.add(p, one);
+    let power = l.mul(p, power);
+    let minus_one = l.num(-1.0);
+    let negative = l.sub(minus_one, power);
     quotient(l, None, negative)
 }
 
 /// `numerator / -negative`, or the reciprocal, for `f32` divisors in 2^-125..2^126: a division of full vectors takes as
-/// long as sixteen multiplications. The first guess comes from the exponent; its error of 1/8 is cubed twice. A quotient
-/// is corrected by what it leaves over.
+/// long as sixteen multiplications. The first guess comes from the exponent; its error of 1/8 is cubed, squared, and
+/// squared again on the quotient.
 fn quotient(l: &mut Lanes<'_>, numerator: Option<Val>, negative: Val) -> Val {
     let one = l.num(1.0);
     let guess = l.int(0x7ef3_11c7 + i64::from(i32::MIN));
     let bits = l.bits_of(negative);
     let guess = l.sub(guess, bits);
     let guess = l.number_of(guess);
-    let cube = |l: &mut Lanes<'_>, guess| {
-        let error = l.fma(negative, guess, one);
-        let series = l.fma(error, error, error);
-        l.fma(guess, series, guess)
-    };
-    let guess = cube(l, guess);
-    let Some(numerator) = numerator else { return cube(l, guess) };
     let error = l.fma(negative, guess, one);
-    let reciprocal = l.fma(guess, error, guess);
-    let quotient = l.mul(numerator, reciprocal);
-    let rest = l.fma(negative, quotient, numerator);
+    let series = l.fma(error, error, error);
+    let reciprocal = l.fma(guess, series, guess);
+    let error = l.fma(negative, reciprocal, one);
+    let reciprocal = l.fma(reciprocal, error, reciprocal);
+    let quotient = numerator.map_or(reciprocal, |n| l.mul(n, reciprocal));
+    let rest = l.fma(negative, quotient, numerator.unwrap_or(one));
     l.fma(rest, reciprocal, quotient)
 }
 
