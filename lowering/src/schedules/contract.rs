@@ -23,6 +23,9 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 /// Fewer rows than this do not pay for copying a panel.
 const FEW_ROWS: i64 = 5;
 
+/// As many rows as a tile of any machine has at most.
+const MANY_ROWS: i64 = 8;
+
 /// A panel in scratch has at most this many bytes.
 const MAX_PANEL_BYTES: i64 = 1 << 20;
 
@@ -125,16 +128,19 @@ impl Roles {
         let column_label = last.filter(|x| right.1.contains(x) && !left.1.contains(x));
         let inner: Vec<Label> = c.out.iter().copied().filter(|l| Some(*l) != column_label).collect();
         let is_row = |l: &Label| inner.contains(l) && left.1.contains(l) && !right.1.contains(l);
-        let unknown = |l: &Label| sizes.iter().any(|(x, d)| x == l && d.as_const().is_none());
+        let count = |l: Label| sizes.iter().find(|(x, _)| *x == l).and_then(|(_, d)| d.as_const());
         let mut row_label = inner.iter().rev().copied().find(is_row);
-        if row_label.is_some_and(|l| unknown(&l))
-            && let [.., next, depth] = left.1[..]
-            && !c.out.contains(&depth)
-            && is_row(&next)
-            && unknown(&next)
+        if let (Some(last), [.., next, depth]) = (row_label, &left.1[..])
+            && !c.out.contains(depth)
+            && is_row(next)
         {
-            // Of numbers that only a run knows, that of rows next to each other in memory is likelier to be large.
-            row_label = Some(next);
+            // Rows next to each other in memory are better than few others, and likelier to be many where only a run knows.
+            let better = match (count(last), count(*next)) {
+                (Some(last), Some(next)) => last < MANY_ROWS && next > last,
+                (None, None) => true,
+                _ => false,
+            };
+            row_label = if better { Some(*next) } else { row_label };
         }
         let others = inner.iter().copied().filter(|l| Some(*l) != row_label);
         let (mut outer, lines): (Vec<Label>, Vec<Label>) =
