@@ -42,9 +42,9 @@ pub enum Precision {
     F32,
     /// 11 bits of mantissa.
     Tf32,
-    /// 8 bits of mantissa; weights are stored so.
+    /// 8 bits of mantissa; weights of products are stored so.
     Bf16,
-    /// 11 bits of mantissa and numbers up to 65504; weights are stored so.
+    /// 11 bits of mantissa and numbers up to 65504; weights of products are stored so.
     F16,
 }
 

@@ -10,7 +10,7 @@
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed, and
 //! integers of 8 bits for `i32` sums: those as words of four (see [`super::pack_words`]). Where matrix instructions take
 //! them, filters of 16-bit floats are packed too; where the operands of `f32` products may be rounded to 16 bits
-//! ([`MachineModel::f32_products`]), weights are stored so.
+//! ([`MachineModel::f32_products`]), weights of products are stored so; a convolution's filter has the type of its input.
 
 use std::collections::HashMap;
 
@@ -193,8 +193,7 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     } else if conv.groups == 1 {
         // [M, C, kernel...] -> [M, kernel..., C], and then panels of M.
         let perm: Vec<usize> = std::iter::once(0).chain(2..spatial + 2).chain([1]).collect();
-        let weight = rounded(&mut b, filter, &cx.machine)?;
-        let last = b.transpose(weight, &perm)?;
+        let last = b.transpose(filter, &perm)?;
         panels(&mut b, last, 0, PANEL.into())?
     } else {
         let flat: Shape = shape.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, d)| d.clone()).collect();
