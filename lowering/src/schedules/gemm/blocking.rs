@@ -295,6 +295,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn parts_are_what_two_cores_share() {
+        let any = |size| size;
+        assert_eq!(even_part(10, 1, any), 10, "one part is the whole");
+        assert_eq!(even_part(25, 2, any), 13, "two halves, nearly");
+        assert_eq!(even_part(49, 3, any), 13, "four parts rather than three");
+        assert_eq!(even_part(49, 2, |size| (size + 6) / 7 * 7), 28, "four and three tiles of seven");
+    }
+
+    #[test]
     fn depth_is_cut_evenly_from_the_outside() {
         assert_eq!(cut(&[768], 256), (0, Some(256), 3));
         assert_eq!(cut(&[300], 256), (0, Some(150), 2));
