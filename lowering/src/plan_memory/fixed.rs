@@ -88,7 +88,7 @@ fn live(tensors: &[Sized]) -> Vec<u64> {
 /// Orders that do well on different models, the usual best one first.
 pub(super) fn orders(tensors: &[Sized]) -> impl Iterator<Item = Vec<usize>> {
     let live = live(tensors);
-    (0..4).map(move |kind| {
+    (0..6).map(move |kind| {
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         order.sort_by_key(|&i| {
             let Sized { bytes, first, last } = tensors[i];
@@ -97,7 +97,10 @@ pub(super) fn orders(tensors: &[Sized]) -> impl Iterator<Item = Vec<usize>> {
                 // Where most is alive, little may be lost.
                 1 => live[i],
                 2 => bytes.saturating_mul((last - first + 1) as u64),
-                _ => (last - first) as u64,
+                3 => (last - first) as u64,
+                // What is collected to the end lies below what comes and goes meanwhile.
+                4 => last as u64,
+                _ => u64::MAX - first as u64,
             };
             (Reverse(key), Reverse(bytes), first, i)
         });
