@@ -4,42 +4,42 @@
 //! pad that moves the position on. Inside of a segment the result is pulled, with the anchor's element as a given.
 
 use onnxc_ir::loops::{Locality, Val};
-use onnxc_ir::tensor::{Op, Value};
+use onnxc_ir::tensor::{Node, Op, Value};
 
 use super::GroupKernel;
 use super::coord::Access;
 use super::pull::{Position, Pulled};
 
-impl GroupKernel<'_> {
-    /// The reshapes, transposes and pads through which `anchor` reaches the group's result, in order.
-    pub fn spine(&self, anchor: Value) -> Vec<Value> {
-        let mut reached = vec![anchor];
-        let mut views = Vec::new();
-        for &node in &self.graph.regions[self.region].nodes {
-            let data = &self.graph.nodes[node];
-            if !data.inputs.iter().any(|v| reached.contains(v)) {
-                continue;
-            }
-            reached.extend(data.outputs.iter().copied());
-            if matches!(data.op, Op::Reshape | Op::Transpose { .. } | Op::Pad { .. }) {
-                views.push(data.outputs[0]);
-            }
-        }
-        views
-    }
+/// Whether an operation only moves the position on.
+fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Reshape | Op::Transpose { .. } | Op::Pad { .. })
+}
 
-    /// About how many instructions the operations after `anchor` take for one vector.
-    pub fn operations_after(&self, anchor: Value) -> u32 {
+impl GroupKernel<'_> {
+    /// The operations of the group that `anchor` reaches, in order.
+    fn after(&self, anchor: Value) -> Vec<Node> {
         let mut reached = vec![anchor];
-        let mut cost = 0;
+        let mut nodes = Vec::new();
         for &node in &self.graph.regions[self.region].nodes {
             let data = &self.graph.nodes[node];
             if data.inputs.iter().any(|v| reached.contains(v)) {
                 reached.extend(data.outputs.iter().copied());
-                cost += if let Op::Elementwise(expr) = &data.op { expr.cost() } else { 0 };
+                nodes.push(node);
             }
         }
-        cost
+        nodes
+    }
+
+    /// The reshapes, transposes and pads through which `anchor` reaches the group's result, in order.
+    pub fn spine(&self, anchor: Value) -> Vec<Value> {
+        let is_view = |&node: &Node| is_view(&self.graph.nodes[node].op);
+        self.after(anchor).into_iter().filter(is_view).map(|node| self.graph.output(node)).collect()
+    }
+
+    /// About how many instructions the operations after `anchor` take for one vector.
+    pub fn operations_after(&self, anchor: Value) -> u32 {
+        let cost = |node| if let Op::Elementwise(expr) = &self.graph.nodes[node].op { expr.cost() } else { 0 };
+        self.after(anchor).into_iter().map(cost).sum()
     }
 
     /// Takes `val`, the elements of `anchor` at a position, through the rest of the group and stores them. Operands of
@@ -83,31 +83,32 @@ impl GroupKernel<'_> {
         self.broadcast(view, &position.at(coords))
     }
 
-    /// Fetches what a later [`push`](Self::push) of the same position loads, but for operands that are broadcast: those
+    /// The inputs that an operation of the group reads element by element as it makes its result. Those that are broadcast
     /// are few, and in a cache already.
+    fn whole_operands(&self, node: Node) -> impl Iterator<Item = Value> {
+        let data = &self.graph.nodes[node];
+        let elementwise = matches!(data.op, Op::Elementwise(_));
+        let shape = &self.graph.tensor_ty(data.outputs[0]).shape;
+        let whole = move |&v: &Value| self.graph.def_node(v).is_none() && self.graph.tensor_ty(v).shape == *shape;
+        data.inputs.iter().copied().filter(move |v| elementwise && whole(v))
+    }
+
+    /// Whether [`fetch_operands`](Self::fetch_operands) has anything to fetch.
+    pub fn has_operands_after(&self, anchor: Value) -> bool {
+        self.after(anchor).into_iter().any(|node| self.whole_operands(node).next().is_some())
+    }
+
+    /// Fetches what a later [`push`](Self::push) of the same position loads, but for operands that are broadcast.
     pub fn fetch_operands(&mut self, anchor: Value, at: &Position) {
         let graph = self.graph;
         let mut position = self.broadcast(anchor, at);
-        let mut reached = vec![anchor];
-        for &node in &graph.regions[self.region].nodes {
-            let data = &graph.nodes[node];
-            if !data.inputs.iter().any(|v| reached.contains(v)) {
-                continue;
+        for node in self.after(anchor) {
+            if is_view(&graph.nodes[node].op) {
+                position = self.moved(graph.output(node), &position);
             }
-            let result = data.outputs[0];
-            match &data.op {
-                Op::Reshape | Op::Transpose { .. } | Op::Pad { .. } => position = self.moved(result, &position),
-                Op::Elementwise(_) => {
-                    for &operand in data.inputs.iter().filter(|v| !reached.contains(v)) {
-                        let same = graph.tensor_ty(operand).shape == graph.tensor_ty(result).shape;
-                        if graph.def_node(operand).is_none() && same {
-                            self.fetch(operand, &position);
-                        }
-                    }
-                }
-                _ => {}
+            for operand in self.whole_operands(node).collect::<Vec<_>>() {
+                self.fetch(operand, &position);
             }
-            reached.extend(data.outputs.iter().copied());
         }
     }
 

@@ -153,6 +153,7 @@ pub fn schedule(
     });
     let ragged = gemm.columns.as_const().is_none_or(|n| n % panel != 0 || (last.is_none() && n % nr != 0));
     let staged = ragged || k.operations_after(gemm.result) > LIGHT_EPILOGUE;
+    let reads_after = k.has_operands_after(gemm.result);
     k.remark(match (staged, ragged) {
         (false, _) => "what follows runs on the registers of a tile",
         (true, true) => "what follows runs on the sums in scratch: the columns do not fill the tiles",
@@ -173,6 +174,7 @@ pub fn schedule(
         panel: panel_buffer,
         sums,
         staged,
+        reads_after,
         lanes,
         vectors,
         nr: vectors * i64::from(lanes),
@@ -341,6 +343,8 @@ struct Body<'a> {
     panel: Option<Buffer>,
     sums: Option<Buffer>,
     staged: bool,
+    /// The operations after the product read more than it.
+    reads_after: bool,
     lanes: u16,
     vectors: i64,
     nr: i64,
@@ -646,6 +650,9 @@ impl Body<'_> {
 
     /// Fetches what the operations after the product will read for a tile, while the tile is computed.
     fn fetch_operands(&self, k: &mut GroupKernel<'_>, tile: &Tile) {
+        if !self.reads_after {
+            return;
+        }
         let lanes = i64::from(self.lanes);
         for r in 0..tile.rows {
             let row = k.b.iadd(tile.row, r);
