@@ -62,6 +62,43 @@ fn rounded(b: &mut Builder<'_>, weight: Value, machine: &MachineModel) -> Result
     }
 }
 
+/// A product whose right operand is a constant matrix.
+pub(super) struct Product {
+    /// With the constant on the right.
+    pub(super) contract: Contract,
+    pub(super) lhs: Value,
+    pub(super) rhs: Value,
+    /// The label of the contracted dimension.
+    pub(super) depth: Label,
+    /// That of the columns, the result's last dimension.
+    pub(super) column: Label,
+    /// The axis of the columns in the matrix.
+    pub(super) axis: usize,
+}
+
+/// The product of something that a run computes and a constant matrix.
+pub(super) fn product_with_weights(graph: &Graph, node: Node) -> Option<Product> {
+    let data = &graph.nodes[node];
+    let Op::Contract(contract) = &data.op else { return None };
+    let mut contract = contract.clone();
+    let [mut lhs, mut rhs] = data.inputs[..] else { return None };
+    let &column = contract.out.last()?;
+    if contract.lhs.contains(&column) && !contract.rhs.contains(&column) {
+        std::mem::swap(&mut lhs, &mut rhs);
+        std::mem::swap(&mut contract.lhs, &mut contract.rhs);
+    }
+    if graph.as_constant(rhs).is_none() || graph.as_constant(lhs).is_some() || contract.lhs.contains(&column) {
+        return None;
+    }
+    let (depth, axis) = match contract.rhs[..] {
+        [k, n] if n == column => (k, 1),
+        [n, k] if n == column => (k, 0),
+        _ => return None,
+    };
+    let contracted = contract.lhs.contains(&depth) && !contract.out.contains(&depth);
+    contracted.then_some(Product { contract, lhs, rhs, depth, column, axis })
+}
+
 fn pack_product(
     graph: &mut Graph,
     region: Region,
@@ -69,32 +106,17 @@ fn pack_product(
     packed: &mut Packed,
     machine: &MachineModel,
 ) -> Rewritten {
-    let data = graph.nodes[node].clone();
-    let Op::Contract(mut contract) = data.op else { return Ok(None) };
-    let [mut lhs, mut rhs] = data.inputs[..] else { return Ok(None) };
-    let Some(&column) = contract.out.last() else { return Ok(None) };
-    if contract.lhs.contains(&column) && !contract.rhs.contains(&column) {
-        std::mem::swap(&mut lhs, &mut rhs);
-        std::mem::swap(&mut contract.lhs, &mut contract.rhs);
-    }
-    let ty = graph.ty(data.outputs[0]).clone();
-    let all_f32 = contract.acc == DType::F32 && graph.tensor_ty(rhs).dtype == DType::F32;
-    if !all_f32 || graph.as_constant(rhs).is_none() || graph.as_constant(lhs).is_some() {
+    let Some(Product { contract, lhs, rhs, depth, column, axis }) = product_with_weights(graph, node) else {
+        return Ok(None);
+    };
+    if contract.acc != DType::F32 || graph.tensor_ty(rhs).dtype != DType::F32 {
         return Ok(None);
     }
-    let is_depth = |l| contract.lhs.contains(&l) && !contract.out.contains(&l);
-    let is_column = |l| l == column && !contract.lhs.contains(&l);
-    let columns_first = match contract.rhs[..] {
-        [k, n] if is_depth(k) && is_column(n) => false,
-        [n, k] if is_depth(k) && is_column(n) => true,
-        _ => return Ok(None),
-    };
     if let Some(values) = pack_bits::pack(graph, region, node, &contract, [lhs, rhs])? {
         return Ok(Some(values));
     }
-    let origins = data.origins.clone();
+    let (ty, origins) = (graph.ty(graph.output(node)).clone(), graph.nodes[node].origins.clone());
     let mut b = Builder::new(graph, region, origins);
-    let axis = usize::from(!columns_first);
     let panels = match packed.get(&(rhs, Some(axis))) {
         Some(&panels) => panels,
         None => {
@@ -103,7 +125,6 @@ fn pack_product(
         }
     };
     packed.insert((rhs, Some(axis)), panels);
-    let depth = contract.rhs[usize::from(columns_first)];
     let contract =
         Contract { rhs: SmallVec::from_slice(&[depth, column]), panel: Some(Panel::flat(PANEL)), ..contract };
     let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;

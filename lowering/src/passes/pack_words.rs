@@ -16,7 +16,7 @@ use onnxc_ir::tensor::op::{Contract, Conv, Panel, ReduceOp};
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, Value};
 use smallvec::SmallVec;
 
-use super::pack_weights::{panels, with_zeros};
+use super::pack_weights::{Product, panels, product_with_weights, with_zeros};
 use super::rewrite::{PassContext, Rewritten, one};
 use crate::codegen::words::{NUMBERS, count};
 use crate::schedules::gemm::PANEL;
@@ -43,28 +43,16 @@ fn other(dtype: DType) -> DType {
 
 /// Stores the weights of a product.
 pub fn pack_product(graph: &mut Graph, region: Region, node: Node, done: &mut Done, cx: &mut PassContext) -> Rewritten {
-    let data = graph.nodes[node].clone();
-    let Op::Contract(mut contract) = data.op else { return Ok(None) };
-    let [mut lhs, mut rhs] = data.inputs[..] else { return Ok(None) };
-    let Some(&column) = contract.out.last() else { return Ok(None) };
-    if contract.lhs.contains(&column) && !contract.rhs.contains(&column) {
-        std::mem::swap(&mut lhs, &mut rhs);
-        std::mem::swap(&mut contract.lhs, &mut contract.rhs);
-    }
-    let [a, b] = contract.rhs[..] else { return Ok(None) };
-    let (depth, axis) = if a == column { (b, 0) } else { (a, 1) };
-    let rows = contract.lhs.iter().all(|l| *l == depth || contract.out.contains(l));
-    let is_product = contract.rhs[axis] == column && contract.lhs.contains(&depth) && !contract.out.contains(&depth);
-    if !is_product || !rows || contract.lhs.contains(&column) {
+    let Some(Product { contract, lhs, rhs, depth, column, axis }) = product_with_weights(graph, node) else {
         return Ok(None);
-    }
-    if graph.as_constant(rhs).is_none() || graph.as_constant(lhs).is_some() {
+    };
+    if !contract.lhs.iter().all(|l| *l == depth || contract.out.contains(l)) {
         return Ok(None);
     }
     let elements = graph.tensor_ty(rhs).shape[1 - axis].as_const();
     let Some(flip) = plan(graph, node, [lhs, rhs], elements, cx) else { return Ok(None) };
-    let ty = graph.ty(data.outputs[0]).clone();
-    let mut b = Builder::new(graph, region, data.origins);
+    let (ty, origins) = (graph.ty(graph.output(node)).clone(), graph.nodes[node].origins.clone());
+    let mut b = Builder::new(graph, region, origins);
     let packed = match done.packed.get(&(rhs, axis)) {
         Some(&packed) => packed,
         None => {
