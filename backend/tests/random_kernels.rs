@@ -443,7 +443,7 @@ fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
     let isas = [("x86_64-avx512", Isa::Avx512Vnni), ("x86_64-avx512", Isa::Avx512), ("x86_64-avx2", Isa::Avx2)];
     for (n, (name, isa)) in isas.into_iter().enumerate() {
         if Target::parse(name).is_ok_and(|t| t.runs_on_host())
-            && let Ok(code) = vector::compile(&legal, isa, false)
+            && let Ok(code) = vector::compile(kernel, isa, false)
         {
             wide[n] += 1;
             compare(name, execute(&code.bytes, &legal, &buffers, &[5], TASKS))?;

@@ -3,12 +3,10 @@
 
 mod running;
 
-use onnxc_backend::cranelift::kernel::CAPS;
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::interp::run_kernel;
-use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::loops::{Access, Address, FmaMode, Kernel, KernelBuilder, LoopKind, Stride};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
@@ -17,7 +15,6 @@ use running::{execute, same};
 /// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
 /// last place where `close` says so. What lacks AVX2 code is compiled for AVX-512 only.
 fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close: bool) {
-    let legal = legalize(&kernel, &CAPS);
     let mut theirs = buffers.to_vec();
     let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
     run_kernel(&kernel, &mut regions, params, 0, tasks, 0).unwrap_or_else(|e| panic!("{e}"));
@@ -26,10 +23,10 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
             eprintln!("skipped: this processor has no {isa:?}");
             continue;
         }
-        let Some(ours) = run(&legal, isa, false, buffers, params, tasks) else { continue };
+        let Some(ours) = run(&kernel, isa, false, buffers, params, tasks) else { continue };
         for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
             if !close {
-                assert_eq!(a, b, "{isa:?}: buffer {i}\n{legal}");
+                assert_eq!(a, b, "{isa:?}: buffer {i}\n{kernel}");
                 continue;
             }
             for (j, (x, y)) in a.chunks(4).zip(b.chunks(4)).enumerate() {
@@ -37,8 +34,24 @@ fn check(kernel: Kernel, buffers: &[Vec<u8>], params: &[i64], tasks: i64, close:
                 let [x, y] = [x, y].map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
                 assert!(
                     same || (x - y).abs() <= 1e-5 * y.abs().max(1e-3),
-                    "{isa:?}: buffer {i} element {j}: {x} for {y}\n{legal}"
+                    "{isa:?}: buffer {i} element {j}: {x} for {y}\n{kernel}"
                 );
+            }
+        }
+    }
+}
+
+/// The same for buffers of floats: whichever NaN is equal.
+fn check_floats(kernel: Kernel, buffers: &[Vec<u8>], tasks: i64, flush: bool) {
+    let mut theirs = buffers.to_vec();
+    let mut regions: Vec<&mut [u8]> = theirs.iter_mut().map(|b| &mut b[..]).collect();
+    run_kernel(&kernel, &mut regions, &[], 0, tasks, 0).unwrap_or_else(|e| panic!("{e}"));
+    for isa in [Isa::Avx512, Isa::Avx2].into_iter().filter(|&isa| runs_here(isa)) {
+        let Some(ours) = run(&kernel, isa, flush, buffers, &[], tasks) else { continue };
+        for ((_, buffer), (a, b)) in kernel.arguments().zip(ours.iter().zip(&theirs)) {
+            let size = buffer.dtype.bytes().expect("whole bytes") as usize;
+            for (j, (x, y)) in a.chunks(size).zip(b.chunks(size)).enumerate() {
+                assert!(same(buffer.dtype, x, y), "{isa:?}: {}[{j}] is {x:?}, not {y:?}\n{kernel}", buffer.name);
             }
         }
     }
@@ -53,11 +66,18 @@ fn runs_here(isa: Isa) -> bool {
 }
 
 /// The buffers after a run of the compiled kernel; nothing where AVX2 lacks code for it.
-fn run(legal: &Kernel, isa: Isa, flush: bool, buffers: &[Vec<u8>], params: &[i64], tasks: i64) -> Option<Vec<Vec<u8>>> {
-    match vector::compile(legal, isa, flush) {
-        Ok(code) => Some(execute(&code.bytes, legal, buffers, params, tasks)),
+fn run(
+    kernel: &Kernel,
+    isa: Isa,
+    flush: bool,
+    buffers: &[Vec<u8>],
+    params: &[i64],
+    tasks: i64,
+) -> Option<Vec<Vec<u8>>> {
+    match vector::compile(kernel, isa, flush) {
+        Ok(code) => Some(execute(&code.bytes, kernel, buffers, params, tasks)),
         Err(_) if isa == Isa::Avx2 => None,
-        Err(e) => panic!("{e}\n{legal}"),
+        Err(e) => panic!("{e}\n{kernel}"),
     }
 }
 
@@ -268,10 +288,10 @@ fn subnormal_numbers_vanish_on_request() {
         let y = b.binary(BinaryOp::Mul, x, half);
         b.store(output, Address::default(), y, None);
     });
-    let legal = legalize(&b.finish(), &Caps::default());
+    let kernel = b.finish();
     for (flush, expected) in [(false, tiny / 2.0), (true, 0.0)] {
         let buffers = [floats(16, |_| tiny), vec![0xff; 64]];
-        let written = &run(&legal, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][..4];
+        let written = &run(&kernel, Isa::Avx512, flush, &buffers, &[], 1).expect("there is code")[1][..4];
         assert_eq!(f32::from_le_bytes(written.try_into().unwrap()), expected, "flush {flush}");
         assert_eq!(std::hint::black_box(tiny) * std::hint::black_box(0.5), tiny / 2.0);
     }
@@ -322,4 +342,70 @@ fn dot_products_and_vectors_of_bytes() {
             }
         }
     }
+}
+
+/// Every number of 16 bits through a vector, a splat and a scalar, plus what some arithmetic makes of it.
+#[test]
+fn floats_of_16_bits() {
+    for (dtype, lanes) in [DType::F16, DType::BF16].into_iter().flat_map(|dtype| [4, 8, 16, 32].map(|n| (dtype, n))) {
+        let mut b = KernelBuilder::new("halves");
+        let x = b.buffer("x", dtype, Access::Read, Some(1 << 16));
+        let wide = b.buffer("wide", DType::F32, Access::Write, Some(1 << 16));
+        let thirds = b.buffer("thirds", dtype, Access::Write, Some(1 << 16));
+        let sums = b.buffer("sums", dtype, Access::Write, Some(1 << 16));
+        let copies = b.buffer("copies", dtype, Access::Write, Some(1 << 16));
+        b.task_loop(|b, task| {
+            let at = Address::default().plus(task, Stride::Const(i64::from(lanes)));
+            let halves = b.load(x, at.clone(), lanes, None);
+            let number = b.cast(DType::F32, halves);
+            b.store(wide, at.clone(), number, None);
+            let third = b.constant(Scalar::f32(1.0 / 3.0), lanes);
+            let product = b.binary(BinaryOp::Mul, number, third);
+            let rounded = b.cast(dtype, product);
+            b.store(thirds, at.clone(), rounded, None);
+            let splat = b.load_splat(x, at.clone(), lanes);
+            let sum = b.binary(BinaryOp::Add, splat, halves);
+            b.store(sums, at.clone(), sum, None);
+            let one = b.load(x, at.clone(), 1, None);
+            let one = b.cast(DType::F32, one);
+            let one = b.cast(dtype, one);
+            b.store(copies, at.clone(), one, None);
+        });
+        let bits = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let halves = vec![0; 1 << 17];
+        let buffers = [bits, vec![0; 1 << 18], halves.clone(), halves.clone(), halves];
+        check_floats(b.finish(), &buffers, (1 << 16) / i64::from(lanes), false);
+    }
+}
+
+/// The first lanes of vectors of 16 bits, and nothing else, are read and written.
+#[test]
+fn some_floats_of_16_bits() {
+    for lanes in [4, 8, 16, 32] {
+        let mut b = KernelBuilder::new("some");
+        let x = b.buffer("x", DType::F16, Access::Read, Some(64));
+        let y = b.buffer("y", DType::F16, Access::Write, Some(64));
+        b.task_loop(|b, task| {
+            let halves = b.load(x, Address::at(3), lanes, Some(task.into()));
+            let doubled = b.binary(BinaryOp::Add, halves, halves);
+            b.store(y, Address::at(5), doubled, Some(task.into()));
+        });
+        let numbers = (0..64u16).flat_map(|i| (0x3c00 + 16 * i).to_le_bytes()).collect::<Vec<u8>>();
+        check_floats(b.finish(), &[numbers, vec![0xee; 128]], i64::from(lanes.min(16)), false);
+    }
+}
+
+/// Numbers of 8 bits are subnormal numbers of `f32` on their way: their kernels keep those.
+#[test]
+fn floats_of_8_bits_stay_where_kernels_flush() {
+    let mut b = KernelBuilder::new("bytes");
+    let x = b.buffer("x", DType::F8E4M3FN, Access::Read, Some(256));
+    let y = b.buffer("y", DType::F32, Access::Write, Some(256));
+    b.task_loop(|b, task| {
+        let at = Address::default().plus(task, Stride::Const(16));
+        let bytes = b.load(x, at.clone(), 16, None);
+        let numbers = b.cast(DType::F32, bytes);
+        b.store(y, at, numbers, None);
+    });
+    check_floats(b.finish(), &[(0..=255).collect(), vec![0; 1024]], 16, true);
 }

@@ -7,7 +7,6 @@ use onnxc_backend::object::{CompiledFunction, ObjectSpec, Unwind, emit};
 use onnxc_backend::target::Target;
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::loops::{Access, Address, Kernel, KernelBuilder, Stride};
 
 /// Takes the callee-saved registers too: a sum over as many buffers as there are general registers, row by row.
@@ -69,7 +68,7 @@ fn a_debugger_finds_the_caller_of_a_kernel() {
         eprintln!("skipped: this processor has no AVX-512");
         return;
     }
-    let code = vector::compile(&legalize(&kernel(), &Caps::default()), Isa::Avx512, true).unwrap();
+    let code = vector::compile(&kernel(), Isa::Avx512, true).unwrap();
     assert!(code.frame.len() > 4, "no callee-saved register is in use: {:?}", code.frame);
     let target = Target::parse("x86_64").unwrap();
     let kernel = |unwind| CompiledFunction {
@@ -100,7 +99,7 @@ fn a_debugger_finds_the_caller_of_a_kernel() {
 /// The text names what branches and constants refer to, and leaves no byte out.
 #[test]
 fn disassembly_covers_the_code() {
-    let code = vector::compile(&legalize(&kernel(), &Caps::default()), Isa::Avx512, true).unwrap();
+    let code = vector::compile(&kernel(), Isa::Avx512, true).unwrap();
     let text = code.disassembly();
     for wanted in ["push %rbp", "vaddps", "jl .L", ".L0:", "\n    ret\n"] {
         assert!(text.contains(wanted), "no `{wanted}` in\n{text}");

@@ -256,13 +256,13 @@ pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, Compile
         let (target, isa) = (&targets[variant], &isas[variant]);
         let options = KernelOptions::of(target);
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
-        let legal = legalize(kernel, &CAPS);
         if let Some(isa) = target.wide_isa()
-            && let Ok(code) = vector::compile(&legal, isa, program.flushes_subnormals)
+            && let Ok(code) = vector::compile(kernel, isa, program.flushes_subnormals)
         {
             text.push_str(&format!("# {}\n{}\n", kernel.name, code.disassembly()));
             continue;
         }
+        let legal = legalize(kernel, &CAPS);
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         let mut context = Context::for_function(function);
         context.set_disasm(true);
@@ -303,11 +303,10 @@ fn compile_kernel(
     isa: &dyn TargetIsa,
     program: &Program,
 ) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
-    let legal = legalize(kernel, &CAPS);
     let mut lacks = None;
     if let Some(isa) = target.wide_isa() {
         // What the wide backend lacks goes to Cranelift, with the same calling convention.
-        match vector::compile(&legal, isa, program.flushes_subnormals) {
+        match vector::compile(kernel, isa, program.flushes_subnormals) {
             Ok(code) => {
                 let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(code.frame)));
                 let (code, stack_bytes) = (code.bytes, code.stack_bytes);
@@ -319,6 +318,7 @@ fn compile_kernel(
         }
     }
     let options = KernelOptions::of(target);
+    let legal = legalize(kernel, &CAPS);
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
     Ok((finish(name, false, function, &Names::default(), isa)?, lacks))
 }

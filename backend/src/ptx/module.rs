@@ -2,6 +2,7 @@
 
 use cranelift_entity::EntityRef;
 use onnxc_ir::dim::{Dim, Symbols};
+use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
@@ -60,7 +61,7 @@ pub fn module(program: &Program, sm: &str) -> Module {
     let made: Vec<(String, KernelInfo)> = kernels
         .par_iter()
         .map(|(number, kernel)| {
-            let legal = legalize(kernel, &Caps { converts_halves: true, ..Caps::default() });
+            let legal = legalize(kernel, &Caps { converts: &[DType::F16, DType::BF16], ..Caps::default() });
             let threads = tile_of(&legal).map_or(THREADS, |shape| shape.threads);
             let name = entry_name(program, *number, kernel);
             let text = emit(&legal, &name, most[number.index()], threads);

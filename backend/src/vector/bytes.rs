@@ -67,7 +67,11 @@ impl Select<'_> {
         Ok(())
     }
 
-    fn narrow_masks(&mut self, pieces: Pieces, count: Option<Val>) -> Result<Option<Vec<VReg>>, Unsupported> {
+    pub(super) fn narrow_masks(
+        &mut self,
+        pieces: Pieces,
+        count: Option<Val>,
+    ) -> Result<Option<Vec<VReg>>, Unsupported> {
         let Some(count) = count else { return Ok(None) };
         if self.isa == Isa::Avx2 {
             return Err(Unsupported("predicated vectors of narrow integers with AVX2"));

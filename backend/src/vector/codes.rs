@@ -355,6 +355,43 @@ pub const LOAD_UNSIGNED_SHORTS: Wide =
 pub const STORE_SHORTS: Wide =
     [Code::EVEX_Vpmovdw_xmmm64_k1z_xmm, Code::EVEX_Vpmovdw_xmmm128_k1z_ymm, Code::EVEX_Vpmovdw_ymmm256_k1z_zmm];
 
+/// Halves of the registers of 32-bit lanes, from memory.
+pub const LOAD_HALVES: Wide =
+    [Code::EVEX_Vmovq_xmm_xmmm64, Code::EVEX_Vmovups_xmm_k1z_xmmm128, Code::EVEX_Vmovups_ymm_k1z_ymmm256];
+
+/// Halves of the registers of 32-bit lanes, to memory.
+pub const STORE_HALVES: Wide =
+    [Code::EVEX_Vmovq_xmmm64_xmm, Code::EVEX_Vmovups_xmmm128_k1z_xmm, Code::EVEX_Vmovups_ymmm256_k1z_ymm];
+
+/// `vmovdqu16` from memory, for the lanes of a mask.
+pub const LOAD_SOME_HALVES: Wide =
+    [Code::EVEX_Vmovdqu16_xmm_k1z_xmmm128, Code::EVEX_Vmovdqu16_xmm_k1z_xmmm128, Code::EVEX_Vmovdqu16_ymm_k1z_ymmm256];
+
+/// `vmovdqu16` to memory, for the lanes of a mask.
+pub const STORE_SOME_HALVES: Wide =
+    [Code::EVEX_Vmovdqu16_xmmm128_k1z_xmm, Code::EVEX_Vmovdqu16_xmmm128_k1z_xmm, Code::EVEX_Vmovdqu16_ymmm256_k1z_ymm];
+
+/// `vpbroadcastw` from memory.
+pub const SPLAT_HALF: Wide = [
+    Code::EVEX_Vpbroadcastw_xmm_k1z_xmmm16,
+    Code::EVEX_Vpbroadcastw_xmm_k1z_xmmm16,
+    Code::EVEX_Vpbroadcastw_ymm_k1z_xmmm16,
+];
+
+/// `vcvtph2ps`.
+pub const HALF_TO_F32: Wide = [
+    Code::EVEX_Vcvtph2ps_xmm_k1z_xmmm64,
+    Code::EVEX_Vcvtph2ps_ymm_k1z_xmmm128,
+    Code::EVEX_Vcvtph2ps_zmm_k1z_ymmm256_sae,
+];
+
+/// `vcvtps2ph`.
+pub const F32_TO_HALF: Wide = [
+    Code::EVEX_Vcvtps2ph_xmmm64_k1z_xmm_imm8,
+    Code::EVEX_Vcvtps2ph_xmmm128_k1z_ymm_imm8,
+    Code::EVEX_Vcvtps2ph_ymmm256_k1z_zmm_imm8_sae,
+];
+
 /// `vpaddq`.
 pub const ADD_Q: Wide = [
     Code::EVEX_Vpaddq_xmm_k1z_xmm_xmmm128b64,

@@ -13,8 +13,12 @@ use super::select::{Registers, Select};
 use super::vectors::is_wide;
 
 impl Select<'_> {
-    pub(super) fn bitcast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
+    pub(super) fn bitcast(&mut self, a: Val, result: Val) -> Result<Registers, Unsupported> {
+        let (from, to) = (self.kernel.ty(a), self.kernel.ty(result));
         match (is_wide(from), is_wide(to)) {
+            (true, true) if from.lanes > 1 && (from.dtype == DType::F16 || to.dtype == DType::F16) => {
+                self.bitcast_halves(to, a, result)
+            }
             (true, true) if to.dtype.bits() < 32 => self.narrow_lanes(to, a),
             (true, true) => self.get(a),
             (false, false) => {
@@ -38,8 +42,11 @@ impl Select<'_> {
 
     pub(super) fn cast(&mut self, from: LaneType, to: LaneType, a: Val) -> Result<Registers, Unsupported> {
         use DType::*;
-        if from.dtype == to.dtype {
-            return self.get(a);
+        match (from.dtype, to.dtype) {
+            (from, to) if from == to => return self.get(a),
+            (F16, F32) => return self.widen_halves(to, a),
+            (F32, F16) => return self.round_halves(from, a),
+            _ => {}
         }
         if from.lanes > 1 {
             return self.cast_vector(from, to, a);

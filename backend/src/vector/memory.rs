@@ -15,11 +15,12 @@ use super::width::Pieces;
 impl Select<'_> {
     pub(super) fn load(
         &mut self,
-        ty: LaneType,
+        result: Val,
         buffer: Buffer,
         address: &Address,
         count: Option<Val>,
     ) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(result);
         let memory = self.memory(buffer, address)?;
         if ty.lanes == 1 {
             if count.is_some() {
@@ -30,6 +31,9 @@ impl Select<'_> {
         let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
+        }
+        if self.packed[result] {
+            return self.load_packed(pieces, memory, count);
         }
         if ty.dtype.bits() < 32 {
             return self.load_narrow(ty.dtype, pieces, memory, count);
@@ -78,15 +82,19 @@ impl Select<'_> {
 
     pub(super) fn load_splat(
         &mut self,
-        ty: LaneType,
+        result: Val,
         buffer: Buffer,
         address: &Address,
     ) -> Result<Registers, Unsupported> {
+        let ty = self.kernel.ty(result);
         let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
         }
         let memory = self.memory(buffer, address)?;
+        if self.packed[result] {
+            return Ok(self.load_packed_splat(pieces, memory));
+        }
         let to = self.def(WIDE);
         if ty.dtype.bits() < 32 {
             let number = self.load_scalar(ty.dtype, memory)?;
@@ -126,6 +134,9 @@ impl Select<'_> {
         let pieces = self.pieces(ty)?;
         if pieces.bits == 1 {
             return Err(Unsupported("vectors of booleans in memory"));
+        }
+        if self.packed[value] {
+            return self.store_packed(&registers, pieces, memory, count);
         }
         if ty.dtype.bits() < 32 {
             return self.store_narrow(ty.dtype, &registers, pieces, memory, count);

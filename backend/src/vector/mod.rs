@@ -14,6 +14,7 @@ mod conversions;
 mod dead;
 mod disassemble;
 mod emit;
+mod halves;
 mod machine;
 mod memory;
 mod scalars;
@@ -26,6 +27,10 @@ pub use machine::Isa;
 use gimli::write::CallFrameInstruction;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
+use onnxc_ir::loops::legalize::{Caps, legalize};
+
+/// What the instruction sets have beyond the common operations.
+const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[DType::F16], multiplies_bytes: true };
 
 /// What this backend lacks for a kernel; the text completes "has no code for ...".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,11 +57,12 @@ impl WideCode {
     }
 }
 
-/// Machine code for a legalised kernel, position-independent and without relocations. The processor has what
-/// the instruction set says. With `flush`, a kernel whose only floating-point type is `f32` takes subnormal numbers for zero while it runs:
-/// arithmetic on them is done by microcode, at a hundred cycles each. Narrower types are converted by arithmetic on
-/// subnormal numbers, so their kernels keep them.
+/// Machine code for a kernel that the verifier accepts, position-independent and without relocations. The processor has what
+/// the instruction set says. With `flush`, the kernel takes subnormal numbers of `f32` for zero while it runs, if no type
+/// that it computes with needs them: arithmetic on them is done by microcode, at a hundred cycles each.
 pub fn compile(kernel: &Kernel, isa: Isa, flush: bool) -> Result<WideCode, Unsupported> {
+    let flush = flush && flushes(kernel);
+    let kernel = &legalize(kernel, &CAPS);
     let mut code = select::select(kernel, isa)?;
     if isa == Isa::Avx2 {
         avx2::rewrite(&mut code)?;
@@ -64,8 +70,13 @@ pub fn compile(kernel: &Kernel, isa: Isa, flush: bool) -> Result<WideCode, Unsup
     dead::remove(&mut code);
     let allocatable = allocate::Allocatable::new(&code);
     let output = allocatable.allocate(isa);
+    Ok(emit::emit(&code, &allocatable, &output, isa, flush))
+}
+
+/// Whether the kernel computes with floats, and with none whose values pass through subnormal numbers of `f32`: those of
+/// 8 bits do when they are converted.
+fn flushes(kernel: &Kernel) -> bool {
     let values = kernel.vals.values().map(|ty| ty.dtype).chain(kernel.buffers.values().map(|b| b.dtype));
     let mut floats = values.filter(|dtype| dtype.is_float()).peekable();
-    let flush = flush && floats.peek().is_some() && floats.all(|dtype| dtype == DType::F32);
-    Ok(emit::emit(&code, &allocatable, &output, isa, flush))
+    floats.peek().is_some() && floats.all(|dtype| matches!(dtype, DType::F16 | DType::BF16 | DType::F32))
 }

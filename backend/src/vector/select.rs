@@ -15,7 +15,9 @@ use regalloc2::VReg;
 use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
+use super::halves;
 use super::machine::{GENERAL, Isa, Label, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
+use super::vectors::is_wide;
 use super::width::Pieces;
 
 /// The registers of a value: one for a scalar, one for each piece of a vector or mask.
@@ -45,6 +47,8 @@ pub(super) struct Select<'k> {
     registers: SecondaryMap<Val, Option<Registers>>,
     constants: SecondaryMap<Val, Option<Scalar>>,
     uses: SecondaryMap<Val, u32>,
+    /// The vectors of 16-bit integers that lie side by side (see [`super::halves`]).
+    pub(super) packed: SecondaryMap<Val, bool>,
     depths: SecondaryMap<Val, u32>,
     buffers: HashMap<Buffer, VReg>,
     params: VReg,
@@ -65,6 +69,7 @@ pub(super) fn select(kernel: &Kernel, isa: Isa) -> Result<MachineCode, Unsupport
         registers: SecondaryMap::new(),
         constants: SecondaryMap::new(),
         uses: uses(kernel),
+        packed: halves::packed(kernel),
         depths: SecondaryMap::new(),
         buffers: HashMap::new(),
         params,
@@ -322,7 +327,7 @@ impl Select<'_> {
 
     /// Fresh registers for a value of this type.
     pub(super) fn fresh(&mut self, ty: LaneType) -> Result<Registers, Unsupported> {
-        if ty.lanes == 1 && !matches!(ty.dtype, DType::F32 | DType::F64) {
+        if ty.lanes == 1 && !is_wide(ty) {
             return Ok(smallvec![self.def(GENERAL)]);
         }
         let pieces = self.pieces(ty)?;

@@ -16,7 +16,7 @@ use super::width::Pieces;
 
 /// Whether values of this type are in vector registers.
 pub(super) fn is_wide(ty: LaneType) -> bool {
-    matches!(ty.dtype, DType::F32 | DType::F64) || (ty.lanes > 1 && ty.dtype != DType::Bool)
+    matches!(ty.dtype, DType::F16 | DType::F32 | DType::F64) || (ty.lanes > 1 && ty.dtype != DType::Bool)
 }
 
 /// Whether values of this type are in mask registers.
@@ -32,10 +32,8 @@ impl Select<'_> {
             InstData::Store { buffer, address, value, count } => return self.store(*buffer, address, *value, *count),
             InstData::Prefetch { buffer, address, locality } => return self.prefetch(*buffer, address, *locality),
             InstData::Scatter { .. } => return Err(Unsupported("scattered stores")),
-            InstData::Load { buffer, address, count } => {
-                self.load(ty_of(self, results[0]), *buffer, address, *count)?
-            }
-            InstData::LoadSplat { buffer, address } => self.load_splat(ty_of(self, results[0]), *buffer, address)?,
+            InstData::Load { buffer, address, count } => self.load(results[0], *buffer, address, *count)?,
+            InstData::LoadSplat { buffer, address } => self.load_splat(results[0], *buffer, address)?,
             InstData::Gather { buffer, address, indices, count } => {
                 self.gather(ty_of(self, results[0]), *buffer, address, *indices, *count)?
             }
@@ -46,7 +44,7 @@ impl Select<'_> {
             InstData::MulAdd { a, b, acc, mode } => self.multiply_add(*a, *b, *acc, *mode)?,
             InstData::Dot4 { a, b, acc, types } => self.dot4([*a, *b, *acc], *types)?,
             InstData::Cast(a) => self.cast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
-            InstData::Bitcast(a) => self.bitcast(ty_of(self, *a), ty_of(self, results[0]), *a)?,
+            InstData::Bitcast(a) => self.bitcast(*a, results[0])?,
             InstData::Splat(a) => self.splat(ty_of(self, results[0]), *a)?,
             InstData::Iota => self.iota(ty_of(self, results[0]))?,
             InstData::ReduceLanes(op, a) => smallvec![self.reduce(*op, *a)?],

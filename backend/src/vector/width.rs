@@ -19,7 +19,8 @@ pub(super) struct Pieces {
     pub(super) lanes: u16,
     /// The registers' width. Masks have none of their own: 0.
     pub(super) width: Width,
-    /// Bits of a lane: 32 or 64; 1 for masks. Narrower integers have 32, extended by their sign.
+    /// Bits of a lane: 32 or 64; 1 for masks. Narrower integers have 32, extended by their sign; where 16 bits lie side by
+    /// side, registers are half as wide.
     pub(super) bits: u32,
 }
 
@@ -28,7 +29,7 @@ impl Pieces {
     pub(super) fn of(ty: LaneType, isa: Isa) -> Result<Pieces, Unsupported> {
         let lanes = ty.lanes;
         let bits = match ty.dtype {
-            DType::F32 | DType::I32 | DType::U32 => 32,
+            DType::F16 | DType::F32 | DType::I32 | DType::U32 => 32,
             DType::I8 | DType::U8 | DType::I16 | DType::U16 if lanes > 1 => 32,
             DType::F64 | DType::I64 | DType::U64 => 64,
             DType::Bool if lanes > 1 => 1,

@@ -74,8 +74,8 @@ pub struct KernelBuilder {
     /// Pure operations move out to this depth at most.
     floor: u32,
     body_params: [Val; 3],
-    /// For legalisation: the backend converts between `f32` and floats of 16 bits.
-    pub(super) converts_halves: bool,
+    /// For legalisation: the 16-bit floats that the backend converts from and to `f32`.
+    pub(super) converts: &'static [DType],
 }
 
 impl KernelBuilder {
@@ -107,7 +107,7 @@ impl KernelBuilder {
             floor: 0,
             index_cache: vec![HashMap::new()],
             body_params,
-            converts_halves: false,
+            converts: &[],
         }
     }
 

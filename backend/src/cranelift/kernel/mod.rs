@@ -28,8 +28,8 @@ use onnxc_ir::scalar::Scalar;
 
 use crate::target::{Arch, Target};
 
-/// What both code generators for processors have beyond the common operations.
-pub const CAPS: Caps = Caps { native_unary: Vec::new(), converts_halves: false, multiplies_bytes: true };
+/// What Cranelift has beyond the common operations.
+pub const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[], multiplies_bytes: true };
 
 /// What the target adds to the common instructions.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@
 //! - Multiply-adds are on floats. Comparisons and selects are on numbers, never on masks.
 //! - Casts are between `f32` and `f64`; from a float to `i32`, `i64` and `u64` by truncation and saturation, NaN gives 0;
 //!   from any integer to `f32` and `f64`; and between integers, which extends by the source's signedness or wraps.
-//!   With [`Caps::converts_halves`] also between `f32` and 16-bit floats, each next to a bitcast from or to `u16`.
+//!   With [`Caps::converts`] also between `f32` and 16-bit floats, each next to a bitcast from or to `u16`.
 //! - ReduceLanes is add, mul, min, max of numbers and and, or, xor of integers and masks.
 //! - Dot products of four numbers are on vectors of at least four lanes, a power of two, and only with
 //!   [`Caps::multiplies_bytes`]; without it nothing loads words of four elements either.
@@ -42,8 +42,8 @@ use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 pub struct Caps {
     /// Transcendental operators that need no expansion, with their type.
     pub native_unary: Vec<(UnaryOp, DType)>,
-    /// Casts between `f32` and `f16` or `bf16`, whose values are otherwise held in `u16`: bitcasts stand between the two.
-    pub converts_halves: bool,
+    /// The 16-bit floats with casts from and to `f32`. Their values are held in `u16`: bitcasts stand between the two.
+    pub converts: &'static [DType],
     /// Dot products of four 8-bit integers, and loads of words that hold four of them.
     pub multiplies_bytes: bool,
 }
@@ -53,7 +53,7 @@ pub struct Caps {
 /// The kernel is one that the verifier accepts.
 pub fn legalize(kernel: &Kernel, caps: &Caps) -> Kernel {
     let mut b = KernelBuilder::new(kernel.name.clone());
-    b.converts_halves = caps.converts_halves;
+    b.converts = caps.converts;
     for (buffer, data) in &kernel.buffers {
         let new = b.buffer(data.name.clone(), narrow::storage(data.dtype), data.access, data.len);
         debug_assert_eq!(new, buffer);

@@ -76,7 +76,7 @@ fn lanes<'a>(b: &'a mut KernelBuilder, like: Val) -> Lanes<'a> {
 
 /// Stored bits to `f32`.
 pub(super) fn widen(b: &mut KernelBuilder, from: DType, bits: Val) -> Val {
-    if b.converts_halves && matches!(from, DType::F16 | DType::BF16) {
+    if b.converts.contains(&from) {
         let half = b.bitcast(from, bits);
         return b.cast(DType::F32, half);
     }
@@ -158,7 +158,7 @@ pub(super) fn round_to_odd(b: &mut KernelBuilder, x: Val) -> Val {
 
 /// `f32` to stored bits.
 pub(super) fn narrow_f32(b: &mut KernelBuilder, to: DType, x: Val) -> Val {
-    if b.converts_halves && matches!(to, DType::F16 | DType::BF16) {
+    if b.converts.contains(&to) {
         let half = b.cast(to, x);
         return b.bitcast(DType::U16, half);
     }
