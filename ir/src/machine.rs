@@ -49,6 +49,8 @@ pub struct MachineModel {
     pub dots: Dots,
     /// Kernels load and store vectors of 8-bit integers and of 16-bit types, and predicate them if they do others.
     pub moves_narrow: bool,
+    /// Kernels convert between `f16` and `f32` by an instruction.
+    pub converts_f16: bool,
     /// A bf16 dot product instruction exists.
     pub has_dot2_bf16: bool,
     /// Matrix instructions exist, and blocks of threads that compute tiles of products by them (see [`crate::loops::tile`]).
@@ -108,6 +110,7 @@ impl MachineModel {
         multiplies_by_lanes: false,
         dots: Dots::NONE,
         moves_narrow: false,
+        converts_f16: false,
         has_dot2_bf16: false,
         tiles: false,
         f32_products: None,

@@ -60,6 +60,8 @@ pub const PASSES: &[Pass] = &[
     ("unpack_elements", passes::unpack_elements::run),
     // Quantised models compute with their integers.
     ("compute_quantized", passes::compute_quantized::run),
+    // Floats of 16 bits are computed with as f32.
+    ("widen_halves", passes::widen_halves::run),
     // Arithmetic on shapes and weights is done now; weights become recipes.
     ("fold_constants", passes::fold_constants::run),
     // What branches and loops use of the weights made so far is theirs: there it can be folded and packed.

@@ -1,5 +1,6 @@
 //! Filetests of passes: `filetests/PASS/*.ir` holds a graph, a line `// ---`, and the graph after the pass. `BLESS=1` writes
-//! what follows the line anew. The verifier checks both sides. The first line `// dots mixed` gives the machine dot products.
+//! what follows the line anew. The verifier checks both sides. The first line may say `// dots mixed`, `// converts f16`, which the machine does then, or
+//! `// strict`.
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,12 @@ fn check(pass: &str, file: &Path) -> Result<(), Failed> {
     let (_, run) = PASSES.iter().find(|(name, _)| *name == pass).ok_or_else(|| format!("no pass `{pass}`"))?;
     let mut graph = parse::parse(input)?;
     verify::verify(&graph).map_err(|e| format!("before the pass: {e}"))?;
-    let dots = Dots { mixed: input.starts_with("// dots mixed\n"), ..Dots::NONE };
-    run(&mut graph, &mut PassContext::new(MachineModel { dots, ..MachineModel::BASELINE }));
+    let says = |what: &str| input.lines().next() == Some(what);
+    let dots = Dots { mixed: says("// dots mixed"), ..Dots::NONE };
+    let machine = MachineModel { dots, converts_f16: says("// converts f16"), ..MachineModel::BASELINE };
+    let mut cx = PassContext::new(machine);
+    cx.strict = says("// strict");
+    run(&mut graph, &mut cx);
     verify::verify(&graph).map_err(|e| format!("after the pass: {e}\n{graph}"))?;
     let found = graph.to_string();
     if std::env::var_os("BLESS").is_some() {

@@ -137,6 +137,7 @@ pub(super) const GPU_MACHINE: MachineModel = MachineModel {
     multiplies_by_lanes: false,
     dots: Dots::NONE,
     moves_narrow: false,
+    converts_f16: true,
     has_dot2_bf16: false,
     tiles: true,
     f32_products: None,
@@ -152,7 +153,8 @@ pub(super) fn best_record(arch: Arch, features: FeatureSet) -> &'static Record {
 }
 
 pub(super) fn wide_isa(features: FeatureSet) -> Option<Isa> {
-    let fast = features.has(Feature::Avx2) && features.has(Feature::Fma) && features.has(Feature::Bmi);
+    let fast =
+        [Feature::Avx2, Feature::Fma, Feature::F16c, Feature::Bmi].into_iter().all(|feature| features.has(feature));
     if features.has(Feature::Avx512Vnni) {
         Some(Isa::Avx512Vnni)
     } else if features.has(Feature::Avx512) {
@@ -211,6 +213,7 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         multiplies_by_lanes: record.arch == Arch::Arm,
         dots: dots_of(record.arch, features, lanes),
         moves_narrow: lanes >= 4 && wide != Some(Isa::Avx2),
+        converts_f16: wide.is_some(),
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
         tiles: false,
         f32_products: None,

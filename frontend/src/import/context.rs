@@ -9,6 +9,7 @@ use onnxc_ir::tensor::{Builder, Constant, ConstantSource, TensorBytes, Type, Val
 
 use super::lists::{Held, Structure};
 use super::nodes::import_nodes;
+use super::order::in_order;
 use super::scope::{Binding, Scope};
 use super::{ImportOptions, Place, Shared, bind_initializers};
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorData, TypeTensor, densify, dtype_from_onnx};
@@ -346,7 +347,7 @@ impl SubgraphImporter<'_> {
         let problems = self.shared.problems.borrow().len();
         let region = b.region;
         let names: Vec<&str> = sub.proto.output.iter().map(|output| output.name.as_str()).collect();
-        let nodes: Vec<&NodeProto> = sub.proto.node.iter().collect();
+        let nodes = in_order(&sub.proto.node.iter().collect::<Vec<_>>());
         import_nodes(b.graph, self.shared, &mut scope, region, &nodes, &names, &place)?;
         let mut outputs = Vec::with_capacity(sub.proto.output.len());
         for output in &sub.proto.output {

@@ -187,7 +187,7 @@ fn dependents(branch: &NodeProto, rest: &[&NodeProto]) -> Vec<usize> {
 }
 
 /// The names that a node uses, its subgraphs included.
-fn used_names(node: &NodeProto) -> Vec<String> {
+pub(super) fn used_names(node: &NodeProto) -> Vec<String> {
     let inner = node.attribute.iter().filter_map(|a| a.g.as_deref()).flat_map(free_names);
     node.input.iter().filter(|name| !name.is_empty()).cloned().chain(inner).collect()
 }

@@ -4,6 +4,7 @@ use onnxc_ir::tensor::{Builder, Graph, Region, Value};
 
 use super::context::OpError;
 use super::nodes::import_nodes;
+use super::order::in_order;
 use super::scope::{Binding, Scope};
 use super::{Place, Shared, output_origin};
 use crate::proto::{AttributeProto, FunctionProto, NodeProto};
@@ -51,7 +52,7 @@ pub(super) fn expand_function(
         inner.input.iter_mut().filter(|n| absent.contains(&n.as_str())).for_each(String::clear);
     }
     let problems = shared.problems.borrow().len();
-    let inner: Vec<&NodeProto> = nodes.iter().collect();
+    let inner = in_order(&nodes.iter().collect::<Vec<_>>());
     let names: Vec<&str> = function.output.iter().map(String::as_str).collect();
     import_nodes(graph, shared, &mut scope, region, &inner, &names, place)?;
     let mut outputs = Vec::with_capacity(function.output.len());

@@ -10,6 +10,7 @@ mod diverge;
 mod functions;
 mod lists;
 mod nodes;
+mod order;
 mod ports;
 mod scope;
 mod sizes;
@@ -32,9 +33,7 @@ use ports::{compare_declared, input_value};
 use scope::{Binding, Scope};
 
 use crate::ops;
-use crate::proto::{
-    FunctionProto, GraphProto, LoadError, ModelFile, NodeProto, OperatorSetIdProto, TensorData, densify,
-};
+use crate::proto::{FunctionProto, GraphProto, LoadError, ModelFile, OperatorSetIdProto, TensorData, densify};
 
 /// What the user says about a named dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +177,7 @@ pub fn import(file: &ModelFile, options: &ImportOptions) -> Result<Imported, Imp
         scope.bind(&input.name, made.map_or(Binding::Poisoned, Binding::Value));
     }
     let place = Place { path: String::new(), opsets: &opsets, depth: 0 };
-    let nodes: Vec<&NodeProto> = proto.node.iter().collect();
+    let nodes = order::in_order(&proto.node.iter().collect::<Vec<_>>());
     let names: Vec<&str> = proto.output.iter().map(|output| output.name.as_str()).collect();
     if let Err(error) = import_nodes(&mut graph, &shared, &mut scope, body, &nodes, &names, &place) {
         return Err(ImportError::Unsupported(format!("an output of the model has no one type: {error}")));

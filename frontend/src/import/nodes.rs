@@ -138,7 +138,11 @@ pub(super) fn import_node(
                 return Err(OpError::Unsupported(format!("input `{name}` needs {what}")));
             }
             Some(_) => inputs.push(scope.value(&mut b, name)),
-            None => return Err(OpError::Invalid(format!("input `{name}` is computed by no earlier node"))),
+            None => {
+                return Err(OpError::Invalid(format!(
+                    "input `{name}` is computed by no node, or only by one that waits for this one"
+                )));
+            }
         }
     }
     if let Some(custom) = custom {

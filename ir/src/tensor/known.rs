@@ -4,8 +4,8 @@
 //! a reshape). Each element of such a tensor is an expression over the symbols. The builder derives it for every node that
 //! it adds, so that the importer can ask for the target shape at once.
 //!
-//! Tracked are integer and `bool` tensors of rank at most 2 with at most [`MAX_ELEMENTS`] elements, and `f32` and `f64`
-//! ones with at most [`MAX_FLOATS`], which only hold constants. What is stored is true in every run that satisfies the
+//! Tracked are integer and `bool` tensors of rank at most 2 with at most [`MAX_ELEMENTS`] elements, and those of floats of
+//! 16 bits or more with at most [`MAX_FLOATS`], which only hold constants. What is stored is true in every run that satisfies the
 //! graph's assumptions; sizes are taken not to overflow the integer type that a model computes them in.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::op::{Coord, ReduceOp, ScatterOp};
 use super::{Graph, Node, Op, Region, TensorType, Type, Value};
 use crate::dim::Dim;
 use crate::dtype::DType;
+use crate::evaluate;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, ScalarExpr, ScalarInst, UnaryOp};
 
 /// The most elements of a tracked integer tensor.
@@ -27,7 +28,7 @@ pub const MAX_FLOATS: i64 = 64;
 pub enum Element {
     /// An integer; 0 or 1 for `bool`.
     Int(Dim),
-    /// A constant of `f32` (representable in it) or `f64`.
+    /// A constant of a floating-point type, representable in it.
     Float(f64),
 }
 
@@ -91,7 +92,7 @@ impl Element {
 fn tracked(ty: &Type) -> Option<(DType, Vec<usize>)> {
     let Type::Tensor(t) = ty else { return None };
     let limit = match t.dtype {
-        DType::F32 | DType::F64 => MAX_FLOATS,
+        d if is_tracked_float(d) => MAX_FLOATS,
         d if d.is_int() || d == DType::Bool => MAX_ELEMENTS,
         _ => return None,
     };
@@ -483,7 +484,7 @@ impl<'g> Rule<'g> {
     fn cast(&self, to: DType, a: Element) -> Option<Element> {
         match (to, a) {
             (DType::Bool, a) => self.compare(CmpOp::Ne, &a, &Element::int(0)),
-            (DType::F32 | DType::F64, Element::Float(x)) => Some(float(to, x)),
+            (to, Element::Float(x)) if is_tracked_float(to) => Some(float(to, x)),
             (DType::F32, Element::Int(d)) => Some(Element::Float(f64::from(d.as_const()? as f32))),
             (DType::F64, Element::Int(d)) => Some(Element::Float(d.as_const()? as f64)),
             (to, Element::Float(x)) if to.is_int() => Some(Element::int(x as i64)),
@@ -493,15 +494,20 @@ impl<'g> Rule<'g> {
     }
 }
 
+fn is_tracked_float(ty: DType) -> bool {
+    matches!(ty, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+}
+
+/// Rounded to the type.
 fn float(ty: DType, value: f64) -> Element {
-    Element::Float(if ty == DType::F32 { f64::from(value as f32) } else { value })
+    Element::Float(evaluate::float_value(ty, evaluate::float_bits(ty, value)))
 }
 
 /// Whether the element is representable in the type, so that no wrapping happens. Symbolic sizes are taken to fit types
 /// of 32 bits and more.
 fn fits(element: &Element, ty: DType) -> bool {
     let value = match element {
-        Element::Float(_) => return matches!(ty, DType::F32 | DType::F64),
+        Element::Float(_) => return is_tracked_float(ty),
         Element::Int(d) => d.as_const(),
     };
     if ty == DType::Bool {
@@ -518,8 +524,7 @@ fn fits(element: &Element, ty: DType) -> bool {
 
 fn scalar_element(scalar: Scalar) -> Option<Element> {
     match scalar.dtype {
-        DType::F32 => Some(Element::Float(f32::from_bits(scalar.bits as u32).into())),
-        DType::F64 => Some(Element::Float(f64::from_bits(scalar.bits))),
+        dtype if is_tracked_float(dtype) => Some(Element::Float(evaluate::float_value(dtype, scalar.bits))),
         _ => scalar.as_i64().map(Element::int),
     }
 }
@@ -531,13 +536,13 @@ fn constant_elements(ty: &TensorType, source: &ConstantSource) -> Option<Vec<Opt
             Some(vec![element; usize::try_from(ty.static_len()?).ok()?])
         }
         ConstantSource::Bytes(bytes) => match ty.dtype {
-            DType::F32 => {
-                let read = |b: &[u8]| Some(Element::Float(f32::from_le_bytes(b.try_into().ok()?).into()));
-                Some(bytes.chunks_exact(4).map(read).collect())
-            }
-            DType::F64 => {
-                let read = |b: &[u8]| Some(Element::Float(f64::from_le_bytes(b.try_into().ok()?)));
-                Some(bytes.chunks_exact(8).map(read).collect())
+            dtype if is_tracked_float(dtype) => {
+                let read = |b: &[u8]| {
+                    let mut bits = [0; 8];
+                    bits[..b.len()].copy_from_slice(b);
+                    Some(Element::Float(evaluate::float_value(dtype, u64::from_le_bytes(bits))))
+                };
+                Some(bytes.chunks_exact((dtype.bits() / 8) as usize).map(read).collect())
             }
             dtype => {
                 let tensor = TensorBytes { dtype, shape: ty.static_shape()?, bytes: bytes.clone() };

@@ -23,3 +23,4 @@ pub mod sink_constants;
 pub mod split_reductions;
 pub mod unpack_elements;
 pub mod unroll_loops;
+pub mod widen_halves;

@@ -7,8 +7,9 @@
 //!
 //! Products with weights of a few bits are those of [`super::pack_bits`].
 //!
-//! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. Only `f32` is packed, and
-//! integers of 8 bits for `i32` sums: those as words of four (see [`super::pack_words`]). Where matrix instructions take
+//! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. What is packed is `f32`,
+//! weights of products in 16-bit floats (see [`super::widen_halves`]), and integers of 8 bits for `i32` sums: those as words of
+//! four (see [`super::pack_words`]). Where matrix instructions take
 //! them, filters of 16-bit floats are packed too; where the operands of `f32` products may be rounded to 16 bits
 //! ([`MachineModel::f32_products`]), weights of products are stored so; a convolution's filter has the type of its input.
 
@@ -26,6 +27,7 @@ use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Val
 use smallvec::SmallVec;
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
+use super::widen_halves::{is_half, keeps_weights};
 use super::{pack_bits, pack_words};
 use crate::schedules::gemm::PANEL;
 
@@ -109,7 +111,9 @@ fn pack_product(
     let Some(Product { contract, lhs, rhs, depth, column, axis }) = product_with_weights(graph, node) else {
         return Ok(None);
     };
-    if contract.acc != DType::F32 || graph.tensor_ty(rhs).dtype != DType::F32 {
+    let dtype = graph.tensor_ty(rhs).dtype;
+    let halves = !machine.tiles && is_half(dtype) && keeps_weights(machine, dtype);
+    if contract.acc != DType::F32 || dtype != DType::F32 && !halves {
         return Ok(None);
     }
     if let Some(values) = pack_bits::pack(graph, region, node, &contract, [lhs, rhs])? {

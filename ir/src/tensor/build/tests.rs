@@ -326,6 +326,13 @@ fn known_shape_arithmetic() {
     let half = b.binary_number(BinaryOp::Mul, float, 0.5).expect("floats");
     let half = b.cast(half, DType::I64).expect("cast");
     assert_eq!(b.known_i64s(half), Some(vec![4]));
+    // Through 16 bits, which hold 0.7 as 0.7001953125.
+    let part = b.constant(
+        TensorBytes { dtype: DType::F16, shape: [1].as_slice().into(), bytes: vec![0x9a, 0x39].into() },
+        "part",
+    );
+    let part = part.and_then(|part| b.cast(part, DType::F32)).expect("cast");
+    assert_eq!(b.graph.known[part].as_ref().and_then(|k| k.all_floats()), Some(vec![0.7001953125]));
     let four = b.i64s(&[4]);
     let small = b.compare(CmpOp::Lt, half, four).expect("ints");
     assert_eq!(b.known_i64s(small), Some(vec![0]));
