@@ -64,20 +64,18 @@ pub fn setup() -> Result<()> {
     run(&python, &["tests/models/products.py", "build/products"])?;
     assemblers(&python)?;
     zoo(&python, TESTED_MODELS)?;
-    if !root().join("build/small/stamp").is_file() {
-        run(&python, &["tests/models/small.py", "build/zoo", "build/small"])?;
-    }
-    rounding(&python)
+    made(&python, "tests/models/small.py", &["build/zoo"], "build/small")?;
+    made(&python, "tests/models/halves.py", &["build/zoo", "build/small"], "build/halves")?;
+    made(&python, "tests/models/rounding.py", &["build/zoo"], "build/rounding")
 }
 
-/// What ONNX Runtime gives on the way through models that round to 8 bits, made anew when the program that makes it changes.
-fn rounding(python: &OsString) -> Result<()> {
-    let (program, out) = ("tests/models/rounding.py", "build/rounding");
+/// What a program makes of other folders, made anew when the program changes.
+fn made(python: &OsString, program: &str, from: &[&str], out: &str) -> Result<()> {
     let (wanted, stamp) = (read(&root().join(program))?, root().join(out).join("stamp.txt"));
     if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
         return Ok(());
     }
-    run(python, &[program, "build/zoo", out])?;
+    run(python, &[&[program], from, &[out]].concat())?;
     std::fs::write(&stamp, wanted).map_err(|e| Error(format!("{}: {e}", stamp.display())))
 }
 
