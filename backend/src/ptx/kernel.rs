@@ -5,7 +5,7 @@
 //! consecutive in memory. Scalars are uniform: every thread computes them, so control flow never diverges inside of a
 //! warp. Lanes behind the last one hold anything; they touch no memory and enter no reduction.
 //!
-//! A kernel with a tile of a matrix product (see [`super::tile`]) has a block for each task: its warps share the tile's
+//! A kernel with a tile of a matrix product (see [`super::tile`]) or an attention has a block for each task: its warps share the tile's
 //! loops over rows, and everything outside of those is the same in all of them.
 //!
 //! Warps (or threads, or blocks) run the tasks `begin + w, begin + w + W, ...`, where `W` is their number in the grid.
@@ -17,6 +17,7 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{Access, Block, Buffer, FmaMode, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Val};
 use onnxc_ir::scalar::{BinaryOp, Scalar};
 
+use super::attend::Plan;
 use super::facts::Fact;
 use super::hazards::Hazards;
 use super::text::{Class, Reg, Text};
@@ -45,17 +46,27 @@ pub enum Mapping {
 impl Mapping {
     /// The mapping of a legalised kernel.
     pub fn of(kernel: &Kernel) -> Mapping {
-        if tile_of(kernel).is_some() {
+        if team_of(kernel).is_some() {
             return Mapping::Block;
         }
         if kernel.vals.values().any(|ty| ty.lanes > 1) { Mapping::Warp } else { Mapping::Thread }
     }
 }
 
-/// The shape of a kernel's tile.
-pub(super) fn tile_of(kernel: &Kernel) -> Option<Shape> {
+/// A block whose warps run a task together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Team {
+    /// Its threads.
+    pub(super) threads: u32,
+    /// What it has in shared memory beside the sums, which lie in the same place.
+    pub(super) bytes: u64,
+}
+
+/// The block that a kernel's tile or attention needs.
+pub(super) fn team_of(kernel: &Kernel) -> Option<Team> {
     kernel.insts.values().find_map(|inst| match &inst.data {
-        InstData::Tile(tile) => Some(Shape::of(tile)),
+        InstData::Tile(tile) => Some(Shape::of(tile).team()),
+        InstData::Attend(attend) => Some(Plan::of(attend).team()),
         _ => None,
     })
 }
@@ -112,7 +123,7 @@ pub(super) fn block_scratch(kernel: &Kernel, threads: u32) -> Option<u64> {
         Mapping::Thread => threads,
         Mapping::Warp => threads / u32::from(WARP),
         // The sums lie where the operands were.
-        Mapping::Block => return tile_of(kernel).map(|shape| shape.bytes().max(own)),
+        Mapping::Block => return team_of(kernel).map(|team| team.bytes.max(own)),
     };
     let bytes = own * u64::from(workers);
     (1..=SHARED_SCRATCH).contains(&bytes).then_some(bytes)
@@ -421,6 +432,7 @@ impl Emit<'_> {
             | InstData::Scatter { .. }
             | InstData::Prefetch { .. }
             | InstData::Tile(_)
+            | InstData::Attend(_)
             | InstData::Yield(_) => unreachable!("has no result"),
         };
         self.define(result, regs);
@@ -452,6 +464,7 @@ impl Emit<'_> {
         }
         match &record.data {
             InstData::Tile(tile) => self.tile(tile),
+            InstData::Attend(attend) => self.attend(attend),
             InstData::Store { buffer, address, value, count } => self.store(*buffer, address, *value, *count),
             InstData::Scatter { buffer, address, indices, value, count } => {
                 self.scatter(*buffer, address, *indices, *value, *count);

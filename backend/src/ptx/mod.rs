@@ -11,6 +11,7 @@
 //! (matrix products on matrix instructions), `module` (a program's text and description).
 
 mod arithmetic;
+mod attend;
 mod facts;
 mod hazards;
 mod kernel;

@@ -8,7 +8,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
 use rayon::prelude::*;
 
-use super::kernel::{Mapping, WARP, block_scratch, emit, tile_of};
+use super::kernel::{Mapping, WARP, block_scratch, emit, team_of};
 
 /// Threads of a block whose warps or threads work on their own.
 const THREADS: u32 = 128;
@@ -62,7 +62,7 @@ pub fn module(program: &Program, sm: &str) -> Module {
         .par_iter()
         .map(|(number, kernel)| {
             let legal = legalize(kernel, &Caps { converts: &[DType::F16, DType::BF16], ..Caps::default() });
-            let threads = tile_of(&legal).map_or(THREADS, |shape| shape.threads);
+            let threads = team_of(&legal).map_or(THREADS, |team| team.threads);
             let name = entry_name(program, *number, kernel);
             let text = emit(&legal, &name, most[number.index()], threads);
             // What lies in the block's memory is no concern of the caller.

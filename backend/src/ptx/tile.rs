@@ -15,7 +15,7 @@ use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{Digits, Stride, Tile, TileKind, TileOperand};
 
 use super::facts::{Fact, gcd};
-use super::kernel::{Emit, ins};
+use super::kernel::{Emit, Team, ins};
 use super::text::{Class, Reg};
 
 /// Bytes of a row that one step of the depth takes.
@@ -38,7 +38,7 @@ pub(super) struct Shape {
     /// Warps along the columns.
     across: u32,
     /// Threads of the block.
-    pub(super) threads: u32,
+    threads: u32,
     /// Bytes of a stage.
     stage: u32,
     /// Stages of the ring.
@@ -62,9 +62,9 @@ impl Shape {
         Shape { part, across, threads, stage, stages }
     }
 
-    /// Bytes of the ring.
-    pub(super) fn bytes(&self) -> u64 {
-        u64::from(self.stage * self.stages)
+    /// The block's threads, and the ring in its memory.
+    pub(super) fn team(&self) -> Team {
+        Team { threads: self.threads, bytes: u64::from(self.stage * self.stages) }
     }
 }
 
@@ -139,25 +139,25 @@ fn swizzle(pitch: u32, layout: Layout, kind: TileKind) -> (u32, u32, u32) {
 }
 
 impl Emit<'_> {
-    fn b32(&mut self) -> Reg {
+    pub(super) fn b32(&mut self) -> Reg {
         self.reg(Class::B32)
     }
 
     /// `op d, a, n`.
-    fn by(&mut self, op: &str, a: Reg, n: u32) -> Reg {
+    pub(super) fn by(&mut self, op: &str, a: Reg, n: u32) -> Reg {
         let d = self.reg(a.class);
         ins!(self, "{op} {d}, {a}, {n}");
         d
     }
 
-    fn plus(&mut self, a: Reg, b: Reg) -> Reg {
+    pub(super) fn plus(&mut self, a: Reg, b: Reg) -> Reg {
         let d = self.b32();
         ins!(self, "add.u32 {d}, {a}, {b}");
         d
     }
 
     /// `value * factor + other` of 32 bits.
-    fn scale_add(&mut self, value: Reg, factor: u32, other: Reg) -> Reg {
+    pub(super) fn scale_add(&mut self, value: Reg, factor: u32, other: Reg) -> Reg {
         let d = self.b32();
         ins!(self, "mad.lo.u32 {d}, {value}, {factor}, {other}");
         d
@@ -356,7 +356,7 @@ impl Emit<'_> {
     }
 
     /// What a number of either width adds to an address, in bytes.
-    fn offset(&mut self, digits: &Digits, number: Reg, size: u32) -> Reg {
+    pub(super) fn offset(&mut self, digits: &Digits, number: Reg, size: u32) -> Reg {
         let mut rest = number;
         let mut sum: Option<Reg> = None;
         let bits = if number.class == Class::B32 { 32 } else { 64 };
@@ -647,7 +647,7 @@ impl Emit<'_> {
         })
     }
 
-    fn rounded(&mut self, r: Reg) -> Reg {
+    pub(super) fn rounded(&mut self, r: Reg) -> Reg {
         let d = self.b32();
         ins!(self, "cvt.rna.tf32.f32 {d}, {r}");
         d

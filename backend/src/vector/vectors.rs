@@ -50,7 +50,7 @@ impl Select<'_> {
             InstData::ReduceLanes(op, a) => smallvec![self.reduce(*op, *a)?],
             InstData::Extract(a, lane) => smallvec![self.extract(*a, *lane)?],
             InstData::Shuffle(..) => return Err(Unsupported("shuffles")),
-            InstData::Tile(_) => unreachable!("schedules make tiles for GPUs only"),
+            InstData::Tile(_) | InstData::Attend(_) => unreachable!("schedules make tiles for GPUs only"),
             InstData::Const(_)
             | InstData::Param(_)
             | InstData::For { .. }

@@ -7,7 +7,7 @@ use cranelift_entity::{PrimaryMap, SecondaryMap};
 use smallvec::SmallVec;
 
 use super::{
-    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel,
+    Access, Address, Attend, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, Inst, InstData, InstRecord, Kernel,
     LaneType, Locality, LoopKind, Stride, Tile, Val,
 };
 use crate::dtype::DType;
@@ -612,6 +612,20 @@ impl KernelBuilder {
     pub fn end_tile(&mut self, tile: Tile) {
         self.close_block(&[]);
         self.emit(InstData::Tile(Box::new(tile)), &[]);
+    }
+
+    /// Opens the block from a row, a column and a product to a score. [`KernelBuilder::close_block`] closes it; the body of
+    /// the attention is a block without parameters, which [`KernelBuilder::end_attend`] closes.
+    pub fn begin_score(&mut self) -> (Block, [Val; 3]) {
+        let block = self.open_block(&[INDEX, INDEX, LaneType::scalar(DType::F32)]);
+        let params = &self.kernel.blocks[block].params;
+        (block, [params[0], params[1], params[2]])
+    }
+
+    /// Closes the body of an attention, which names it.
+    pub fn end_attend(&mut self, attend: Attend) {
+        self.close_block(&[]);
+        self.emit(InstData::Attend(Box::new(attend)), &[]);
     }
 
     /// A loop that carries nothing.

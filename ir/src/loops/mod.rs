@@ -15,6 +15,7 @@
 //!
 //! Every backend is a walk over a legalised kernel (see [`legalize`]): no operation it lacks, no library call.
 
+pub mod attend;
 pub mod build;
 pub mod interp;
 pub mod legalize;
@@ -26,6 +27,7 @@ pub mod verify;
 use cranelift_entity::{PrimaryMap, entity_impl};
 use smallvec::SmallVec;
 
+pub use attend::Attend;
 pub use build::KernelBuilder;
 pub use tile::{Digit, Digits, Tile, TileKind, TileOperand};
 
@@ -302,6 +304,8 @@ pub enum InstData {
     },
     /// A tile of a matrix product, band by band; see [`tile`].
     Tile(Box<Tile>),
+    /// Attention for a tile of queries; see [`attend`].
+    Attend(Box<Attend>),
     /// Ends a block with its results.
     Yield(SmallVec<[Val; 8]>),
 }
@@ -417,6 +421,7 @@ impl InstData {
             InstData::For { body, .. } | InstData::While { body, .. } => SmallVec::from_slice(&[*body]),
             InstData::If { then, otherwise, .. } => SmallVec::from_slice(&[*then, *otherwise]),
             InstData::Tile(tile) => SmallVec::from_slice(&[tile.body]),
+            InstData::Attend(attend) => SmallVec::from_slice(&[attend.score, attend.body]),
             _ => SmallVec::new(),
         }
     }
@@ -432,6 +437,7 @@ impl InstData {
                 | InstData::While { .. }
                 | InstData::If { .. }
                 | InstData::Tile(_)
+                | InstData::Attend(_)
                 | InstData::Yield(_)
         )
     }
@@ -504,6 +510,7 @@ impl InstData {
             InstData::While { init, .. } => init.iter_mut().for_each(|v| *v = f(*v)),
             InstData::If { cond, .. } => *cond = f(*cond),
             InstData::Tile(tile) => tile.map_operands(&mut f),
+            InstData::Attend(attend) => attend.map_operands(&mut f),
             InstData::Yield(vals) => vals.iter_mut().for_each(|v| *v = f(*v)),
         }
     }

@@ -10,8 +10,8 @@ use cranelift_entity::{EntityRef, PrimaryMap};
 use smallvec::SmallVec;
 
 use super::{
-    Access, Address, Block, BlockData, Buffer, BufferData, Digit, Digits, FmaMode, INDEX, InstData, InstRecord, Kernel,
-    LaneType, Locality, LoopKind, Stride, Tile, TileKind, TileOperand, Val,
+    Access, Address, Attend, Block, BlockData, Buffer, BufferData, Digit, Digits, FmaMode, INDEX, InstData, InstRecord,
+    Kernel, LaneType, Locality, LoopKind, Stride, Tile, TileKind, TileOperand, Val,
 };
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -459,6 +459,10 @@ impl<'t> Parser<'t> {
                 Some(kind) => self.tile(kind, depth)?,
                 None => return self.fail(format!("`{suffix}` is no kind of tile")),
             },
+            ("attend", _) => match TileKind::from_name(suffix) {
+                Some(kind) => self.attend(kind, depth)?,
+                None => return self.fail(format!("`{suffix}` is no kind of tile")),
+            },
             ("yield", "") => {
                 let mut vals = SmallVec::new();
                 if self.peek() == Some('%') {
@@ -521,6 +525,37 @@ impl<'t> Parser<'t> {
         let row = self.define(name, INDEX)?;
         let body = self.block(SmallVec::from_slice(&[row]), depth + 1)?;
         Ok(InstData::Tile(Box::new(Tile { kind, rows, cols, band, depth: sum_depth, lhs, rhs, sums, pitch, body })))
+    }
+
+    fn attend(&mut self, kind: TileKind, depth: usize) -> Result<InstData> {
+        let rows = self.number()?;
+        self.expect("depth")?;
+        let elements = self.number()?;
+        self.expect("width")?;
+        let width = self.number()?;
+        self.expect("sums")?;
+        let sums = self.buffer_ref()?;
+        self.expect("pitch")?;
+        let pitch = self.number()?;
+        self.expect("queries")?;
+        let queries = self.tile_operand()?;
+        self.expect("keys")?;
+        let keys = self.tile_operand()?;
+        self.expect("values")?;
+        let values = self.tile_operand()?;
+        self.expect("score")?;
+        self.expect("(")?;
+        let mut params = SmallVec::new();
+        for (end, ty) in [(",", INDEX), (",", INDEX), (")", LaneType::scalar(DType::F32))] {
+            let name = self.new_name()?;
+            self.expect(end)?;
+            params.push(self.define(name, ty)?);
+        }
+        let score = self.block(params, depth + 1)?;
+        self.expect("then")?;
+        let body = self.block(SmallVec::new(), depth + 1)?;
+        let attend = Attend { kind, rows, depth: elements, width, queries, keys, values, sums, pitch, score, body };
+        Ok(InstData::Attend(Box::new(attend)))
     }
 
     fn tile_operand(&mut self) -> Result<TileOperand> {
@@ -680,7 +715,16 @@ mod tests {
             let (kind, pitch) = (TileKind::Tf32, 16);
             let (body, row) = b.begin_tile();
             b.store(y, Address::at(0).plus(row, Stride::Const(1)), one, None);
+            let [queries, keys, values] = [&lhs, &rhs, &lhs].map(TileOperand::clone);
             b.end_tile(Tile { kind, rows: 16, cols: 16, band: 16, depth: n, lhs, rhs, sums: tmp, pitch, body });
+            let (score, [row, column, product]) = b.begin_score();
+            let mask = b.load(x, Address::at(0).plus(row, Stride::Const(8)).plus(column, Stride::Const(1)), 1, None);
+            let sum = b.binary(BinaryOp::Add, product, mask);
+            b.close_block(&[sum]);
+            let body = b.open_block(&[]);
+            b.store(y, Address::at(0), one, None);
+            let (rows, depth, width) = (16, 8, 16);
+            b.end_attend(Attend { kind, rows, depth, width, queries, keys, values, sums: tmp, pitch, score, body });
             let chosen = b.if_(cond, |_| vec![total, one], |_| vec![one, one]);
             let looped = b.while_(&[chosen[0]], |b, c| {
                 let next = b.binary(BinaryOp::Mul, c[0], chosen[1]);

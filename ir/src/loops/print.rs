@@ -29,7 +29,10 @@ use std::fmt::{self, Write};
 
 use cranelift_entity::EntityRef;
 
-use super::{Access, Address, Block, FmaMode, Inst, InstData, Kernel, LaneType, Locality, LoopKind, Stride, Tile, Val};
+use super::{
+    Access, Address, Attend, Block, FmaMode, Inst, InstData, Kernel, LaneType, Locality, LoopKind, Stride, Tile,
+    TileOperand, Val,
+};
 use crate::dtype::DType;
 use crate::scalar::Scalar;
 
@@ -119,7 +122,8 @@ fn write_block(
         }
         for (i, inner) in kernel.insts[inst].data.blocks().into_iter().enumerate() {
             if i > 0 {
-                writeln!(f, "{:1$}}} else {{", "", depth * 2)?;
+                let attend = matches!(kernel.insts[inst].data, InstData::Attend(_));
+                writeln!(f, "{:2$}}} {} {{", "", if attend { "then" } else { "else" }, depth * 2)?;
             }
             write_block(f, kernel, inner, depth + 1, notes)?;
         }
@@ -170,20 +174,34 @@ fn write_tile(f: &mut impl Write, tile: &Tile) -> fmt::Result {
     write!(f, "tile.{} {}x{} band {}", tile.kind.name(), tile.rows, tile.cols, tile.band)?;
     write!(f, " depth {} sums {} pitch {}", tile.depth, tile.sums, tile.pitch)?;
     for (name, operand) in ["lhs", "rhs"].into_iter().zip(tile.operands()) {
-        write!(f, " {name} {}", operand.buffer)?;
-        write_address(f, &operand.address)?;
-        write!(f, " rows {}..{} ", operand.first, operand.bound)?;
-        for (between, digits) in [("", &operand.rows), (" depth ", &operand.depth)] {
-            write!(f, "{between}(")?;
-            for (i, digit) in digits.iter().enumerate() {
-                write!(f, "{}{}:", if i > 0 { ", " } else { "" }, digit.size)?;
-                match digit.stride {
-                    Stride::Const(c) => write!(f, "{c}")?,
-                    Stride::Value(v) => write!(f, "{v}")?,
-                }
+        write_operand(f, name, operand)?;
+    }
+    Ok(())
+}
+
+fn write_attend(f: &mut impl Write, attend: &Attend) -> fmt::Result {
+    write!(f, "attend.{} {} depth {} width {}", attend.kind.name(), attend.rows, attend.depth, attend.width)?;
+    write!(f, " sums {} pitch {}", attend.sums, attend.pitch)?;
+    for (name, operand) in ["queries", "keys", "values"].into_iter().zip(attend.operands()) {
+        write_operand(f, name, operand)?;
+    }
+    Ok(())
+}
+
+fn write_operand(f: &mut impl Write, name: &str, operand: &TileOperand) -> fmt::Result {
+    write!(f, " {name} {}", operand.buffer)?;
+    write_address(f, &operand.address)?;
+    write!(f, " rows {}..{} ", operand.first, operand.bound)?;
+    for (between, digits) in [("", &operand.rows), (" depth ", &operand.depth)] {
+        write!(f, "{between}(")?;
+        for (i, digit) in digits.iter().enumerate() {
+            write!(f, "{}{}:", if i > 0 { ", " } else { "" }, digit.size)?;
+            match digit.stride {
+                Stride::Const(c) => write!(f, "{c}")?,
+                Stride::Value(v) => write!(f, "{v}")?,
             }
-            write!(f, ")")?;
         }
+        write!(f, ")")?;
     }
     Ok(())
 }
@@ -285,6 +303,12 @@ fn write_head(f: &mut impl Write, kernel: &Kernel, inst: Inst) -> fmt::Result {
         InstData::Tile(tile) => {
             write_tile(f, tile)?;
             write!(f, " each {} {{", params(tile.body).first().copied().unwrap_or(Val::new(0)))
+        }
+        InstData::Attend(attend) => {
+            write_attend(f, attend)?;
+            write!(f, " score (")?;
+            write_list(f, params(attend.score))?;
+            write!(f, ") {{")
         }
         InstData::Yield(vals) => {
             write!(f, "yield")?;

@@ -142,14 +142,20 @@ impl Tile {
     /// Replaces each value operand, in the order of the text.
     pub(super) fn map_operands(&mut self, f: &mut dyn FnMut(Val) -> Val) {
         self.depth = f(self.depth);
-        for operand in [&mut self.lhs, &mut self.rhs] {
-            operand.address.map_operands(f);
-            operand.first = f(operand.first);
-            operand.bound = f(operand.bound);
-            for digit in operand.rows.iter_mut().chain(&mut operand.depth) {
-                if let Stride::Value(stride) = &mut digit.stride {
-                    *stride = f(*stride);
-                }
+        self.lhs.map_operands(f);
+        self.rhs.map_operands(f);
+    }
+}
+
+impl TileOperand {
+    /// Replaces each value operand, in the order of the text.
+    pub(super) fn map_operands(&mut self, f: &mut dyn FnMut(Val) -> Val) {
+        self.address.map_operands(f);
+        self.first = f(self.first);
+        self.bound = f(self.bound);
+        for digit in self.rows.iter_mut().chain(&mut self.depth) {
+            if let Stride::Value(stride) = &mut digit.stride {
+                *stride = f(*stride);
             }
         }
     }

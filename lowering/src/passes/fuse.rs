@@ -69,7 +69,7 @@ impl<'g> Cut<'g> {
         let nodes = self.graph.regions[self.body].nodes.clone();
         // Masks are read in vectors of rows, the last of which are not full.
         for &node in nodes.iter().filter(|_| machine.has_predicates) {
-            self.take_attention(node);
+            self.take_attention(machine, node);
         }
         for &node in &nodes {
             self.take_expanded(node);
@@ -112,11 +112,11 @@ impl<'g> Cut<'g> {
     }
 
     /// Makes a group of the attention around a softmax.
-    fn take_attention(&mut self, softmax: Node) {
-        let Some(parts) = attention::around(self.graph, softmax, |v| self.only_user(v)) else { return };
+    fn take_attention(&mut self, machine: &MachineModel, softmax: Node) {
+        let Some(parts) = attention::around(self.graph, machine, softmax, |v| self.only_user(v)) else { return };
         let group = self.groups.len();
         self.grow_forward(parts.values);
-        for node in parts.chain.into_iter().chain([parts.scores, parts.softmax]).chain(parts.reshape) {
+        for node in parts.chain.into_iter().chain([parts.scores, parts.softmax]).chain(parts.after) {
             self.groups_of[node].push(group);
         }
     }

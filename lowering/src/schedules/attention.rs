@@ -12,13 +12,14 @@
 //! The division by the sum comes after the second product, once for each result.
 
 mod pattern;
+mod tile;
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
 use onnxc_ir::loops::{Access, Address, Buffer, LoopKind, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
-use onnxc_ir::tensor::Value;
+use onnxc_ir::tensor::{Node, Op};
 
 pub use pattern::{Parts, around, of_group};
 
@@ -41,6 +42,9 @@ const KEY_BLOCK: i64 = 64;
 /// Schedules an attention.
 pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
     let graph = k.graph;
+    if let Some(operands) = tile::operands(&k, parts) {
+        return tile::schedule(k, parts, &operands);
+    }
     let first = roles(graph, parts.scores).expect("a product");
     let second = roles(graph, parts.values).expect("a product");
     let constant = |d: &Dim| d.as_const().expect("sizes were checked");
@@ -60,7 +64,7 @@ pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
     let scratch =
         |k: &mut GroupKernel<'_>, name: &str, len: i64| k.b.buffer(name, DType::F32, Access::Scratch, Some(len as u64));
     let body = Body {
-        probabilities: graph.nodes[parts.softmax].inputs[0],
+        chain: parts.chain.clone(),
         queries: scratch(&mut k, "queries", depth * block),
         scores: scratch(&mut k, "scores", KEY_BLOCK * block),
         most: scratch(&mut k, "most", block),
@@ -68,7 +72,6 @@ pub fn schedule(mut k: GroupKernel<'_>, parts: &Parts) -> GroupLaunch {
         corrections: scratch(&mut k, "corrections", block),
         sums: scratch(&mut k, "sums", block * ceil_div(columns, i64::from(lanes)) * i64::from(lanes)),
         plain: parts.chain.iter().all(|&n| graph.nodes[n].inputs.len() == 1),
-        rank: graph.tensor_ty(graph.nodes[parts.softmax].inputs[0]).rank(),
         first,
         second,
         depth,
@@ -119,8 +122,8 @@ struct Task<'a> {
 struct Body {
     first: Roles,
     second: Roles,
-    /// The softmax's operand: the scores after the chain.
-    probabilities: Value,
+    /// What makes scores of the first product.
+    chain: Vec<Node>,
     /// Queries [depth, rows].
     queries: Buffer,
     /// Scores of a block of keys, then exponentials [keys, rows].
@@ -135,8 +138,6 @@ struct Body {
     sums: Buffer,
     /// The chain reads nothing but the scores.
     plain: bool,
-    /// The softmax's rank: that of the scores but for dimensions of 1 in front.
-    rank: usize,
     depth: i64,
     columns: i64,
     lanes: u16,
@@ -177,6 +178,7 @@ impl Body {
                 let coords = self.first.left_labels.iter().map(|&l| label(&self.first, l)).collect();
                 let at = Position { coords, lanes: self.lanes, count: Some(count) };
                 let val = k.pull(self.first.left, &at, &mut Pulled::default());
+                let val = k.b.cast(DType::F32, val);
                 let address = k.b.advance(Address::at(j * self.step()), Index::Val(d), self.block);
                 k.b.store(self.queries, address, val, None);
             }
@@ -269,15 +271,7 @@ impl Body {
                 }
             })
             .collect();
-        let at_score = Position { coords, lanes: self.lanes, count };
-        let mut memo = Pulled::default();
-        let given = k.broadcast(self.first.result, &at_score);
-        memo.insert(self.first.result, &given.coords, sum);
-        let mut coords = at_score.coords.clone();
-        coords.drain(..coords.len().saturating_sub(self.rank));
-        let ones = self.rank - coords.len();
-        let coords = std::iter::repeat_n(Coord::uniform(0), ones).chain(coords).collect();
-        k.pull(self.probabilities, &at_score.at(coords), &mut memo)
+        score_of(k, &self.first, &self.chain, Position { coords, lanes: self.lanes, count }, sum)
     }
 
     fn score(&self, k: &mut GroupKernel<'_>, key: Index, vector: i64) -> Address {
@@ -388,14 +382,9 @@ impl Body {
         });
     }
 
-    /// The coordinates of the second product around its rows: heads have the numbers that the first gave them.
+    /// The coordinates of the second product around its rows.
     fn value_heads(&self, task: &Task<'_>) -> Vec<Index> {
-        let probabilities = &self.second.left_labels;
-        let of = |l: &u8| {
-            let axis = position(probabilities, *l);
-            task.outer[position(&self.first.outer, self.first.out_labels[axis])]
-        };
-        self.second.outer.iter().map(of).collect()
+        value_heads(&self.first, &self.second).map(|i| task.outer[i]).collect()
     }
 
     /// Divides the sums of each row by that of its exponentials and takes them through the rest of the group.
@@ -420,6 +409,38 @@ impl Body {
             });
         });
     }
+}
+
+/// For each dimension of the second product around its rows, which one of the first's it is: heads have the numbers that
+/// the first gave them.
+fn value_heads(first: &Roles, second: &Roles) -> impl Iterator<Item = usize> {
+    let of = |l: &u8| position(&first.outer, first.out_labels[position(&second.left_labels, *l)]);
+    second.outer.iter().map(of)
+}
+
+/// The score that the chain makes of `product`, which is an element (or a vector) of the first product at `at`.
+fn score_of(k: &mut GroupKernel<'_>, first: &Roles, chain: &[Node], mut at: Position, product: Val) -> Val {
+    let graph = k.graph;
+    let mut memo = Pulled::default();
+    let mut value = first.result;
+    let given = k.broadcast(value, &at);
+    memo.insert(value, &given.coords, product);
+    for &node in chain {
+        let output = graph.output(node);
+        let coords = if matches!(graph.nodes[node].op, Op::Reshape) {
+            let val = k.pull(value, &at, &mut memo);
+            let coords = k.reshape_coords(value, output, &at.coords, at.lanes);
+            let given = k.broadcast(output, &at.at(coords.clone()));
+            memo.insert(output, &given.coords, val);
+            coords
+        } else {
+            let ones = graph.tensor_ty(output).rank() - at.coords.len();
+            std::iter::repeat_n(Coord::uniform(0), ones).chain(at.coords.iter().copied()).collect()
+        };
+        at = at.at(coords);
+        value = output;
+    }
+    k.pull(value, &at, &mut memo)
 }
 
 /// Where a label is.

@@ -63,7 +63,7 @@ pub fn anchor(graph: &Graph, region: Region) -> Option<Node> {
 /// If the group's anchor is an operation that the pipeline removes or refuses before: control flow, nested groups.
 pub fn schedule(graph: &Graph, region: Region, machine: &MachineModel, name: &str) -> Vec<GroupLaunch> {
     let kernel = || GroupKernel::new(graph, region, machine, name);
-    if let Some(parts) = attention::of_group(graph, region) {
+    if let Some(parts) = attention::of_group(graph, machine, region) {
         return vec![attention::schedule(kernel(), &parts)];
     }
     if let Some(parts) = expand_depthwise::of_group(graph, region) {

@@ -42,7 +42,7 @@ const UNKNOWN: i64 = 512;
 const GROUP: i64 = 8;
 
 /// A dimension of a matrix: how many values, and elements from one to the next.
-type Axis = (Dim, Dim);
+pub(super) type Axis = (Dim, Dim);
 
 /// An operand that lies in memory.
 struct Matrix {
@@ -72,7 +72,7 @@ pub(super) struct Product<'a> {
 }
 
 /// A value that is a view of one in memory: that one, where it begins, and the strides of its dimensions.
-fn in_memory(graph: &Graph, value: Value) -> Option<(Value, Dim, Vec<Dim>)> {
+pub(super) fn in_memory(graph: &Graph, value: Value) -> Option<(Value, Dim, Vec<Dim>)> {
     let shape = &graph.tensor_ty(value).shape;
     let Some(node) = graph.def_node(value) else {
         let mut strides = vec![Dim::from(1); shape.len()];
@@ -109,7 +109,7 @@ fn in_memory(graph: &Graph, value: Value) -> Option<(Value, Dim, Vec<Dim>)> {
 }
 
 /// The kind of tile for operands of these types in memory and sums of type `acc`.
-fn kind(machine: &MachineModel, memory: [DType; 2], acc: DType) -> Option<TileKind> {
+pub(super) fn kind(machine: &MachineModel, memory: [DType; 2], acc: DType) -> Option<TileKind> {
     let fits = |kind: TileKind| memory.iter().all(|&m| kind.accepts(m)) && kind.sums() == acc;
     let kind = match memory {
         _ if !machine.tiles => return None,
@@ -318,8 +318,8 @@ pub(super) fn schedule(mut k: GroupKernel<'_>, p: &Product<'_>) -> GroupLaunch {
     let [row_bound, column_bound, depth_bound, down, across] =
         [&rows, &p.columns, &depth, &down, &across].map(|d| k.dim(d));
     let matrices = p.operands.each_ref().map(|m| {
-        let offset = k.dim(&m.offset);
-        let outer: Vec<Index> = m.outer.iter().map(|d| k.dim(d)).collect();
+        let offset = distance(&mut k, &m.offset);
+        let outer: Vec<Index> = m.outer.iter().map(|d| distance(&mut k, d)).collect();
         let (rows, depth) = (digits_of(&mut k, &m.rows), digits_of(&mut k, &m.depth));
         (k.input(m.value), offset, outer, rows, depth)
     });
@@ -376,12 +376,24 @@ pub(super) fn schedule(mut k: GroupKernel<'_>, p: &Product<'_>) -> GroupLaunch {
     k.finish(product(&grid), flops)
 }
 
+/// A number of elements. What is known of its divisors stays visible: copies of 16 bytes ask for them.
+pub(super) fn distance(k: &mut GroupKernel<'_>, dim: &Dim) -> Index {
+    let factors = if dim.as_const().is_some() { &[][..] } else { &[16, 8, 4, 2] };
+    for &factor in factors {
+        if let Some(rest) = dim.exact_div(&Dim::from(factor)) {
+            let rest = k.dim(&rest);
+            return k.b.imul(rest, factor);
+        }
+    }
+    k.dim(dim)
+}
+
 /// Digits with their strides as values.
-fn digits_of(k: &mut GroupKernel<'_>, axes: &[Axis]) -> Digits {
+pub(super) fn digits_of(k: &mut GroupKernel<'_>, axes: &[Axis]) -> Digits {
     let mut digits = Digits::new();
     for (i, (size, stride)) in axes.iter().enumerate() {
         let size = if i == 0 { 0 } else { size.as_const().expect("inner digits have known sizes") };
-        let stride = match k.dim(stride) {
+        let stride = match distance(k, stride) {
             Index::Const(c) => Stride::Const(c),
             Index::Val(v) => Stride::Value(v),
         };

@@ -147,6 +147,7 @@ impl Translate<'_> {
             | InstData::Scatter { .. }
             | InstData::Prefetch { .. }
             | InstData::Tile(_)
+            | InstData::Attend(_)
             | InstData::For { .. }
             | InstData::While { .. }
             | InstData::If { .. }

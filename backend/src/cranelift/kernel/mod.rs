@@ -271,7 +271,7 @@ impl Translate<'_> {
                 }
                 // Cranelift has no prefetch.
                 InstData::Prefetch { .. } => {}
-                InstData::Tile(_) => unreachable!("schedules make tiles for GPUs only"),
+                InstData::Tile(_) | InstData::Attend(_) => unreachable!("schedules make tiles for GPUs only"),
                 data => {
                     let (result, ty) = (record.results[0], self.ty(record.results[0]));
                     if let Some(values) = self.extended_inst(data, ty) {

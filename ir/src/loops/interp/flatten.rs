@@ -5,7 +5,7 @@
 use cranelift_entity::{EntityRef, SecondaryMap};
 
 use super::super::{
-    Address, Block, Digits, Inst, InstData, Kernel, LaneType, Stride, Tile, TileKind, TileOperand, Val,
+    Address, Attend, Block, Digits, Inst, InstData, Kernel, LaneType, Stride, Tile, TileKind, TileOperand, Val,
 };
 use crate::dtype::DType;
 use crate::loops::FmaMode;
@@ -60,6 +60,38 @@ pub(super) enum Code {
         pitch: usize,
         buffer: usize,
     },
+    /// Computes the products of an attention's queries and keys; they become scores in place.
+    Products(Box<FlatAttend>),
+    /// Takes a product to the slots of a score's block.
+    Product(ScorePlace),
+    /// Puts what the block yields back.
+    Score(ScorePlace),
+    /// Computes the sums of an attention, which wait as those of a tile.
+    Weighted(Box<FlatAttend>),
+}
+
+/// Where one score is: slots of its row, its column, and itself, and those of the first row and of the keys' range.
+#[derive(Clone, Copy)]
+pub(super) struct ScorePlace {
+    pub row: usize,
+    pub column: usize,
+    pub score: usize,
+    pub first: usize,
+    pub keys: (usize, usize),
+}
+
+/// An attention, on slots.
+#[derive(Clone)]
+pub(super) struct FlatAttend {
+    pub inst: Inst,
+    pub kind: TileKind,
+    pub rows: usize,
+    pub depth: usize,
+    pub width: usize,
+    /// Queries, keys, values.
+    pub operands: [TileSide; 3],
+    /// Where the number of the first row that does not exist goes.
+    pub end: usize,
 }
 
 /// A tile of a matrix product, on slots.
@@ -73,6 +105,7 @@ pub(super) struct TileSums {
 }
 
 /// An operand of a tile.
+#[derive(Clone)]
 pub(super) struct TileSide {
     pub buffer: usize,
     pub offset: i64,
@@ -85,6 +118,7 @@ pub(super) struct TileSide {
 }
 
 /// A digit: its size, and its stride or the slot that has it.
+#[derive(Clone)]
 pub(super) struct FlatDigit {
     pub size: i64,
     pub stride: Result<i64, usize>,
@@ -290,6 +324,7 @@ impl<'k> FlatKernel<'k> {
             InstData::Yield(_) => unreachable!("the block's walk ends at its yield"),
             InstData::Prefetch { .. } => {}
             InstData::Tile(tile) => self.tile(inst, tile),
+            InstData::Attend(attend) => self.attend(inst, attend),
             data => {
                 if !self.memory(inst, data) {
                     self.compute(record.results[0], data);
@@ -319,6 +354,42 @@ impl<'k> FlatKernel<'k> {
         self.code.push(Code::Advance { index: row, step: tile.band.into(), end: out });
         self.code.push(Code::Jump(head));
         self.code[head] = Code::JumpUnlessLess { a: row, b: end, target: out };
+    }
+
+    /// The products, loops over rows and columns that make scores of them, the sums, and the body.
+    fn attend(&mut self, inst: Inst, attend: &Attend) {
+        let kernel = self.kernel;
+        let &[row, column, product] = &kernel.blocks[attend.score].params[..] else {
+            unreachable!("a score has three parameters")
+        };
+        let [row, column, product] = [row, column, product].map(|v| self.define(v));
+        let (end, zero) = (self.fresh(1), self.fresh(1));
+        self.constants.push((zero, 0, 1));
+        let [rows, depth, width] = [attend.rows, attend.depth, attend.width].map(usize::from);
+        let operands = attend.operands().map(|operand| self.tile_side(operand));
+        let (first, keys) = (operands[0].first, (operands[1].first, operands[1].bound));
+        let flat = FlatAttend { inst, kind: attend.kind, rows, depth, width, operands, end };
+        self.code.push(Code::Products(Box::new(flat.clone())));
+        self.code.push(Code::Move { from: first, to: row, lanes: 1 });
+        let outer = self.code.len();
+        self.code.push(Code::JumpUnlessLess { a: row, b: end, target: 0 });
+        self.code.push(Code::Move { from: keys.0, to: column, lanes: 1 });
+        let inner = self.code.len();
+        self.code.push(Code::JumpUnlessLess { a: column, b: keys.1, target: 0 });
+        self.code.push(Code::Product(ScorePlace { row, column, score: product, first, keys }));
+        let yielded = self.block(attend.score);
+        let score = self.slot_of[yielded[0]];
+        self.code.push(Code::Score(ScorePlace { row, column, score, first, keys }));
+        for (index, head, b) in [(column, inner, keys.1), (row, outer, end)] {
+            let out = self.code.len() + 2;
+            self.code.push(Code::Advance { index, step: 1, end: out });
+            self.code.push(Code::Jump(head));
+            self.code[head] = Code::JumpUnlessLess { a: index, b, target: out };
+        }
+        self.code.push(Code::Weighted(Box::new(flat)));
+        let (buffer, pitch) = (attend.sums.index(), usize::from(attend.pitch));
+        self.code.push(Code::TileBand { row: zero, band: rows, columns: width, pitch, buffer });
+        self.block(attend.body);
     }
 
     fn tile_side(&self, operand: &TileOperand) -> TileSide {

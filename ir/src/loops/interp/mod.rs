@@ -5,6 +5,7 @@
 //! its results. A kernel is first flattened (see [`flatten`]): values live in consecutive 64-bit slots, one a lane.
 
 mod access;
+mod attend;
 mod flatten;
 mod lanes;
 mod tile;
@@ -147,6 +148,7 @@ impl FlatKernel<'_> {
             steps_left: options.max_steps,
             max_steps: options.max_steps,
             sums: Vec::new(),
+            scores: Vec::new(),
         };
         for &(slot, bits, lanes) in &self.constants {
             machine.regs[slot..slot + lanes].fill(bits);
@@ -180,6 +182,8 @@ struct Machine<'a, 'k> {
     max_steps: u64,
     /// Those of the last tile.
     sums: Vec<u32>,
+    /// Those of the last attention, row by row.
+    scores: Vec<f32>,
 }
 
 impl Machine<'_, '_> {
@@ -223,6 +227,23 @@ impl Machine<'_, '_> {
                     Ok(sums) => self.sums = sums,
                     Err((buffer, index, len)) => return Err(self.out_of_bounds(tile.inst, buffer, index, len)),
                 },
+                Code::Products(attend) => match attend::products(&self.memory, &self.places, &mut self.regs, attend) {
+                    Ok(scores) => self.scores = scores,
+                    Err((buffer, index, len)) => return Err(self.out_of_bounds(attend.inst, buffer, index, len)),
+                },
+                Code::Product(place) => {
+                    self.regs[place.score] = self.scores[attend::number(&self.regs, place)].to_bits().into();
+                }
+                Code::Score(place) => {
+                    let number = attend::number(&self.regs, place);
+                    self.scores[number] = f32::from_bits(self.regs[place.score] as u32);
+                }
+                Code::Weighted(attend) => {
+                    match attend::sums(&self.memory, &self.places, &self.regs, attend, &self.scores) {
+                        Ok(sums) => self.sums = sums,
+                        Err((buffer, index, len)) => return Err(self.out_of_bounds(attend.inst, buffer, index, len)),
+                    }
+                }
                 Code::TileBand { row, band, columns, pitch, buffer } => {
                     let first = self.regs[*row] as usize * columns;
                     let sums = &self.sums[first..first + band * columns];

@@ -23,7 +23,7 @@ fn offset(digits: &[FlatDigit], number: i64, regs: &[u64]) -> i128 {
 }
 
 /// The operand's elements, rounded: `f32` bits, or those of an `i32`.
-fn elements(
+pub(super) fn elements(
     memory: &[&mut [u8]],
     places: &[Place],
     regs: &[u64],
@@ -60,7 +60,7 @@ fn elements(
 }
 
 /// An element in memory as the matrix instructions see it.
-fn rounded(kind: TileKind, memory: DType, bits: u64) -> u32 {
+pub(super) fn rounded(kind: TileKind, memory: DType, bits: u64) -> u32 {
     let float = |dtype: DType, bits: u64| evaluate::cast(dtype, DType::F32, bits) as u32;
     let of_f32 = |dtype: DType| float(dtype, evaluate::cast(DType::F32, dtype, bits));
     match (kind, memory) {

@@ -33,7 +33,9 @@ mod tests;
 use cranelift_entity::SecondaryMap;
 
 use self::lanes::Lanes;
-use super::{Address, Block, FmaMode, Inst, InstData, Kernel, KernelBuilder, LaneType, LoopKind, Stride, Tile, Val};
+use super::{
+    Address, Attend, Block, FmaMode, Inst, InstData, Kernel, KernelBuilder, LaneType, LoopKind, Stride, Tile, Val,
+};
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
@@ -253,6 +255,21 @@ impl Rewriter<'_> {
                 self.bind(tile.body, &[row]);
                 self.block(b, tile.body);
                 b.end_tile(new);
+                return vec![];
+            }
+            InstData::Attend(attend) => {
+                let addresses = attend.operands().map(|operand| self.address(b, &operand.address));
+                let mut new = Attend::clone(attend);
+                new.map_operands(&mut |v| self.get(v));
+                [new.queries.address, new.keys.address, new.values.address] = addresses;
+                let (score, given) = b.begin_score();
+                self.bind(attend.score, &given);
+                let yielded = self.block(b, attend.score);
+                b.close_block(&yielded);
+                let body = b.open_block(&[]);
+                self.block(b, attend.body);
+                (new.score, new.body) = (score, body);
+                b.end_attend(new);
                 return vec![];
             }
             InstData::Yield(_) => unreachable!("the block's walk ends at its yield"),

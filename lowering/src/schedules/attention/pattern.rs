@@ -2,6 +2,8 @@
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
+use onnxc_ir::machine::MachineModel;
+use onnxc_ir::scalar::ScalarInst;
 use onnxc_ir::tensor::op::Contract;
 use onnxc_ir::tensor::{CompositeKind, Graph, Node, Op, Region, Value};
 
@@ -17,18 +19,25 @@ pub struct Parts {
     /// Q Kᵀ.
     pub scores: Node,
     /// What is done to the scores before the softmax, in order: elementwise operations, and reshapes that add or drop
-    /// dimensions of 1 in front.
+    /// dimensions of 1 in front, or split and merge those of heads.
     pub chain: Vec<Node>,
     /// The softmax.
     pub softmax: Node,
-    /// Such a reshape after the softmax.
-    pub reshape: Option<Node>,
+    /// Such reshapes after the softmax, and conversions to narrower floats.
+    pub after: Vec<Node>,
     /// The product with V.
     pub values: Node,
 }
 
-/// The attention around a softmax that this schedule takes. `users` gives a value's only user.
-pub fn around(graph: &Graph, softmax: Node, users: impl Fn(Value) -> Option<Node>) -> Option<Parts> {
+/// The attention around a softmax that the schedules take. `users` gives a value's only user. Machines with matrix
+/// instructions have operands of 16 bits, and heads that share keys.
+pub fn around(
+    graph: &Graph,
+    machine: &MachineModel,
+    softmax: Node,
+    users: impl Fn(Value) -> Option<Node>,
+) -> Option<Parts> {
+    let same = |a: Value, b: Value| same_but_ones(graph, a, b) || machine.tiles && same_rows(graph, a, b);
     let data = &graph.nodes[softmax];
     let Op::Composite { kind: CompositeKind::Softmax { axis }, .. } = data.op else { return None };
     let ty = graph.tensor_ty(data.outputs[0]);
@@ -42,8 +51,8 @@ pub fn around(graph: &Graph, softmax: Node, users: impl Fn(Value) -> Option<Node
         users(value)?;
         let def = &graph.nodes[node];
         match &def.op {
-            Op::Contract(c) if product_of_two(graph, node, c) => break node,
-            Op::Reshape if same_but_ones(graph, def.inputs[0], value) => {
+            Op::Contract(c) if product_of_two(graph, machine, node, c) => break node,
+            Op::Reshape if same(def.inputs[0], value) => {
                 chain.insert(0, node);
                 value = def.inputs[0];
             }
@@ -60,24 +69,28 @@ pub fn around(graph: &Graph, softmax: Node, users: impl Fn(Value) -> Option<Node
     };
     let mut probabilities = data.outputs[0];
     let mut values = users(probabilities)?;
-    let mut reshape = None;
-    if matches!(graph.nodes[values].op, Op::Reshape) && same_but_ones(graph, probabilities, graph.output(values)) {
-        reshape = Some(values);
+    let mut after = Vec::new();
+    loop {
+        let reshapes = matches!(graph.nodes[values].op, Op::Reshape) && same(probabilities, graph.output(values));
+        if !reshapes && !(machine.tiles && narrows(graph, values)) {
+            break;
+        }
+        after.push(values);
         probabilities = graph.output(values);
         values = users(probabilities)?;
     }
     let Op::Contract(second) = &graph.nodes[values].op else { return None };
     let reads = graph.nodes[values].inputs[0] == probabilities && graph.nodes[values].inputs[1] != probabilities;
-    let parts = Parts { scores, chain, softmax, reshape, values };
-    (reads && product_of_two(graph, values, second) && fits(graph, &parts)).then_some(parts)
+    let parts = Parts { scores, chain, softmax, after, values };
+    (reads && product_of_two(graph, machine, values, second) && fits(graph, &parts)).then_some(parts)
 }
 
 /// The attention of a group, if it is one.
-pub fn of_group(graph: &Graph, region: Region) -> Option<Parts> {
+pub fn of_group(graph: &Graph, machine: &MachineModel, region: Region) -> Option<Parts> {
     let nodes = &graph.regions[region].nodes;
     let softmax = nodes.iter().copied().find(|&n| matches!(graph.nodes[n].op, Op::Composite { .. }))?;
     let user = |v: Value| nodes.iter().copied().find(|&n| graph.nodes[n].inputs.contains(&v));
-    around(graph, softmax, user)
+    around(graph, machine, softmax, user)
 }
 
 /// Whether two values have the same shape but for dimensions of 1 in front.
@@ -88,8 +101,28 @@ fn same_but_ones(graph: &Graph, a: Value, b: Value) -> bool {
     rest == short && front.iter().all(|d| *d == 1)
 }
 
-fn product_of_two(graph: &Graph, node: Node, c: &Contract) -> bool {
-    let f32s = graph.nodes[node].inputs.iter().all(|&v| graph.tensor_ty(v).dtype == DType::F32);
+/// Whether two values have rows and columns of the same sizes, and as many of both.
+fn same_rows(graph: &Graph, a: Value, b: Value) -> bool {
+    let (a, b) = (&graph.tensor_ty(a).shape[..], &graph.tensor_ty(b).shape[..]);
+    let (Some(m), Some(n)) = (a.len().checked_sub(2), b.len().checked_sub(2)) else { return false };
+    let product = |dims: &[Dim]| Dim::product(dims).ok();
+    a[m..] == b[n..] && product(&a[..m]).is_some_and(|count| Some(count) == product(&b[..n]))
+}
+
+/// Whether a node converts `f32` to floats of 16 bits.
+fn narrows(graph: &Graph, node: Node) -> bool {
+    let data = &graph.nodes[node];
+    let Op::Elementwise(expr) = &data.op else { return false };
+    matches!(expr.insts[..], [ScalarInst::Arg(_), ScalarInst::Cast(..)])
+        && matches!(graph.tensor_ty(data.outputs[0]).dtype, DType::F16 | DType::BF16)
+}
+
+fn product_of_two(graph: &Graph, machine: &MachineModel, node: Node, c: &Contract) -> bool {
+    let f32s = graph.nodes[node].inputs.iter().all(|&v| match graph.tensor_ty(v).dtype {
+        DType::F32 => true,
+        DType::F16 | DType::BF16 => machine.tiles,
+        _ => false,
+    });
     c.panel.is_none()
         && c.acc == DType::F32
         && f32s
@@ -109,7 +142,11 @@ fn fits(graph: &Graph, parts: &Parts) -> bool {
     if second.left_labels.len() != rank || rank < 2 {
         return false;
     }
-    let last = graph.nodes[parts.reshape.unwrap_or(parts.softmax)].outputs[0];
+    let last = graph.output(*parts.after.last().unwrap_or(&parts.softmax));
+    let heads = |v: Value| {
+        let shape = &graph.tensor_ty(v).shape;
+        shape[..shape.len() - 2].to_vec()
+    };
     let probabilities = &second.left_labels;
     // Scores are [..., row, key] and the second product runs over the keys alone.
     let first_fits = first.row_label == Some(first.out_labels[rank - 2])
@@ -120,7 +157,8 @@ fn fits(graph: &Graph, parts: &Parts) -> bool {
         && second.row_label == Some(probabilities[rank - 2])
         && second.column_label.is_some()
         && second.outer.iter().all(|l| probabilities.contains(l))
-        && second.outer.len() == first.outer.len();
+        && second.outer.len() == first.outer.len()
+        && heads(first.result) == heads(last);
     let small = |d: &Dim, most: i64| d.as_const().is_some_and(|d| (1..=most).contains(&d));
     first_fits
         && second_fits
