@@ -60,10 +60,14 @@ fn attention(cx: &mut NodeContext<'_>) -> OpResult {
     let wide = cx.b.cast(biased, precision.unwrap_or(dtype))?;
     let weights = trailing_softmax(&mut cx.b, wide, 3, false)?;
     let mut weights = cx.b.cast(weights, dtype)?;
-    if let Some(bias) = bias.filter(|_| may_mask_all) {
+    let mode = cx.int("qk_matmul_output_mode", 0);
+    let mut masking = bias.filter(|_| may_mask_all);
+    // Results without masked rows are those of such weights, and leave attention in one piece.
+    if mode == AFTER_SOFTMAX
+        && let Some(bias) = masking.take()
+    {
         weights = without_masked_rows(&mut cx.b, weights, bias)?;
     }
-    let mode = cx.int("qk_matmul_output_mode", 0);
     let shown = match mode {
         0 => scores,
         AFTER_SOFTCAP => capped,
@@ -72,6 +76,10 @@ fn attention(cx: &mut NodeContext<'_>) -> OpResult {
         other => return cx.invalid(format!("attribute `qk_matmul_output_mode` is {other}")),
     };
     let y = weighted_values(&mut cx.b, weights, v)?;
+    let y = match masking {
+        Some(bias) => without_masked_rows(&mut cx.b, y, bias)?,
+        None => y,
+    };
     let y = if rank == 3 { join_heads(&mut cx.b, y)? } else { y };
     Ok(vec![y, k, v, shown])
 }
@@ -184,10 +192,10 @@ pub(super) fn soft_capped(b: &mut Builder<'_>, x: Value, cap: f32) -> Result<Val
 }
 
 /// Zeros where a row's bias excludes every key.
-fn without_masked_rows(b: &mut Builder<'_>, weights: Value, bias: Value) -> Result<Value, OpError> {
+fn without_masked_rows(b: &mut Builder<'_>, rows: Value, bias: Value) -> Result<Value, OpError> {
     let dtype = b.dtype(bias)?;
     let greatest = b.reduce(ReduceOp::Max, bias, &[-1], true)?;
-    Ok(b.map(&[greatest, weights], |e| {
+    Ok(b.map(&[greatest, rows], |e| {
         let (greatest, x) = (e.arg(0), e.arg(1));
         let (least, zero) = (e.constant(Scalar::least(dtype)), e.number(dtype, 0.0)?);
         let masked = e.eq(greatest, least);

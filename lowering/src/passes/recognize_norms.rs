@@ -301,9 +301,13 @@ fn define_norm(b: &mut Builder<'_>, inputs: &[Value], axes: &[i64], norm: &Norm)
 fn softmax(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
     let Some((x, axis)) = find_softmax(graph, node) else { return Ok(None) };
     let origins = graph.nodes[node].origins.clone();
-    let rank = graph.tensor_ty(x).rank();
-    let axes: Vec<i64> = (axis..rank).map(|a| a as i64).collect();
     let mut b = Builder::new(graph, region, origins);
+    one(softmax_from(&mut b, x, axis)?)
+}
+
+/// The softmax over all axes from `axis` on, as one operation.
+pub(super) fn softmax_from(b: &mut Builder<'_>, x: Value, axis: usize) -> Result<Value, BuildError> {
+    let axes: Vec<i64> = (axis..b.rank(x)?).map(|a| a as i64).collect();
     let results = b.composite(CompositeKind::Softmax { axis: axis as u32 }, &[x], |b, p| {
         let greatest = b.reduce(ReduceOp::Max, p[0], &axes, true)?;
         let shifted = b.sub(p[0], greatest)?;
@@ -311,7 +315,7 @@ fn softmax(graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         let sum = b.reduce(ReduceOp::Sum, power, &axes, true)?;
         Ok::<_, BuildError>(vec![b.div(power, sum)?])
     })?;
-    one(results[0])
+    Ok(results[0])
 }
 
 fn find_softmax(graph: &Graph, node: Node) -> Option<(Value, usize)> {

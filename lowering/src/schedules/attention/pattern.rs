@@ -19,7 +19,7 @@ pub struct Parts {
     /// Q Kᵀ.
     pub scores: Node,
     /// What is done to the scores before the softmax, in order: elementwise operations, and reshapes that add or drop
-    /// dimensions of 1 in front, or split and merge those of heads.
+    /// dimensions of 1 in front, or split and merge those of heads and rows.
     pub chain: Vec<Node>,
     /// The softmax.
     pub softmax: Node,
@@ -37,7 +37,7 @@ pub fn around(
     softmax: Node,
     users: impl Fn(Value) -> Option<Node>,
 ) -> Option<Parts> {
-    let same = |a: Value, b: Value| same_but_ones(graph, a, b) || machine.tiles && same_rows(graph, a, b);
+    let same = |a: Value, b: Value| same_but_ones(graph, a, b) || machine.tiles && same_columns(graph, a, b);
     let data = &graph.nodes[softmax];
     let Op::Composite { kind: CompositeKind::Softmax { axis }, .. } = data.op else { return None };
     let ty = graph.tensor_ty(data.outputs[0]);
@@ -101,12 +101,12 @@ fn same_but_ones(graph: &Graph, a: Value, b: Value) -> bool {
     rest == short && front.iter().all(|d| *d == 1)
 }
 
-/// Whether two values have rows and columns of the same sizes, and as many of both.
-fn same_rows(graph: &Graph, a: Value, b: Value) -> bool {
+/// Whether two values have as many rows, in whatever dimensions, of the same length.
+fn same_columns(graph: &Graph, a: Value, b: Value) -> bool {
     let (a, b) = (&graph.tensor_ty(a).shape[..], &graph.tensor_ty(b).shape[..]);
-    let (Some(m), Some(n)) = (a.len().checked_sub(2), b.len().checked_sub(2)) else { return false };
-    let product = |dims: &[Dim]| Dim::product(dims).ok();
-    a[m..] == b[n..] && product(&a[..m]).is_some_and(|count| Some(count) == product(&b[..n]))
+    let (Some((last, a)), Some((other, b))) = (a.split_last(), b.split_last()) else { return false };
+    let count = |dims: &[Dim]| Dim::product(dims).ok();
+    last == other && count(a).is_some_and(|n| Some(n) == count(b))
 }
 
 /// Whether a node converts `f32` to floats of 16 bits.
