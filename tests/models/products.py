@@ -54,8 +54,34 @@ def products():
         runs = [[random(f"cx{n}", n, 5, 23, 17).astype(dtype)] for n in (1, 3)]
         save(f"conv_{name}", nodes, ports, [vi("y", t)], runs, inits)
 
+def few_rows():
+    """Products of a decoder that makes one word after the other: weights, and caches whose length only a run knows."""
+    H = np.float16
+    w = lambda n, *shape, dtype=F: nh.from_array(random("few" + n, *shape, scale=max(shape) ** -0.5).astype(dtype), n)
+    x = lambda n, *shape, dtype=F: random("few" + n, *shape).astype(dtype)
+    for dtype, name in [(F, "few_rows_f32"), (H, "few_rows_f16")]:
+        t = h.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        nodes, inits, ports, outs, feeds = [], [], [], [], []
+        # Depths that fill vectors, and others; several steps, and less than one; a bias and an activation behind them.
+        for i, (rows, k, n) in enumerate([(1, 1024, 96), (8, 300, 64), (3, 37, 75), (6, 20, 9), (2, 2050, 8)]):
+            a, y = f"a{i}", f"y{i}"
+            nodes += [N("MatMul", [a, f"w{i}"], [f"p{i}"]), N("Add", [f"p{i}", f"b{i}"], [f"s{i}"]), N("Tanh", [f"s{i}"], [y])]
+            inits += [w(f"w{i}", k, n, dtype=dtype), w(f"b{i}", n, dtype=dtype)]
+            ports.append(vi(a, t, [1, rows, k])); feeds.append(x(a, 1, rows, k, dtype=dtype)); outs.append(vi(y, t))
+        nodes.append(N("Gemm", ["a5", "w5", "b5"], ["y5"], transB=1, alpha=0.5))
+        inits += [w("w5", 50, 140, dtype=dtype), w("b5", 50, dtype=dtype)]
+        ports.append(vi("a5", t, [4, 140])); feeds.append(x("a5", 4, 140, dtype=dtype)); outs.append(vi("y5", t))
+        # Heads, of which two share keys and values; columns that end within a vector.
+        ports += [vi("q", t, [2, 3, 2, 64]), vi("k", t, [2, 3, "s", 64]), vi("p", t, [2, 3, 2, "s"]), vi("v", t, [2, 3, "s", 70])]
+        nodes += [N("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]), N("MatMul", ["q", "kt"], ["qk"]), N("MatMul", ["p", "v"], ["pv"])]
+        outs += [vi("qk", t), vi("pv", t)]
+        runs = [feeds + [x(f"q{s}", 2, 3, 2, 64, dtype=dtype), x(f"k{s}", 2, 3, s, 64, dtype=dtype) * dtype(0.1),
+                         x(f"p{s}", 2, 3, 2, s, dtype=dtype), x(f"v{s}", 2, 3, s, 70, dtype=dtype) * dtype(0.1)] for s in (1, 43)]
+        save(name, nodes, ports, outs, runs, inits)
+
 if __name__ == "__main__":
     if len(sys.argv) != 2: sys.exit(__doc__)
     generate.OUT = sys.argv[1]
     products()
+    few_rows()
     open(os.path.join(generate.OUT, "stamp"), "w").write("\n")

@@ -249,6 +249,7 @@ impl Emit<'_> {
                 let (warps, warp) = (self.reg(Class::B32), self.reg(Class::B32));
                 ins!(self, "and.b32 {thread}, {tid}, 31");
                 ins!(self, "shr.u32 {warp}, {tid}, 5");
+                self.agree(warp);
                 ins!(self, "shr.u32 {warps}, {ntid}, 5");
                 ins!(self, "mad.lo.u32 {worker}, {ctaid}, {warps}, {warp}");
                 ins!(self, "mul.lo.u32 {workers}, {nctaid}, {warps}");
@@ -309,6 +310,12 @@ impl Emit<'_> {
         ins!(self, "setp.lt.s64 {more}, {task}, {end}");
         ins!(self, "@{more} bra {top}");
         self.text.place(&out);
+    }
+
+    /// Shows the assembler that a register is the same in all threads of a warp. It makes calls of the shuffles behind
+    /// branches that it takes for divergent.
+    fn agree(&mut self, r: Reg) {
+        ins!(self, "shfl.sync.idx.b32 {r}, {r}, 0, 31, 0xffffffff");
     }
 
     /// The lane numbers and validity of each vector length that occurs, where every block sees them.
@@ -595,6 +602,7 @@ impl Emit<'_> {
         let [warp, warps, own, stride] = [Class::B32, Class::B32, Class::B64, Class::B64].map(|class| self.reg(class));
         let index = self.reg(Class::B64);
         ins!(self, "shr.u32 {warp}, {tid}, 5");
+        self.agree(warp);
         ins!(self, "mul.wide.u32 {own}, {warp}, {step}");
         ins!(self, "add.s64 {index}, {lo}, {own}");
         ins!(self, "mov.u32 {warps}, %ntid.x");

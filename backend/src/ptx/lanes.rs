@@ -90,6 +90,12 @@ impl Emit<'_> {
                 registers.sort_unstable_by_key(Reg::to_string);
                 registers.dedup();
                 let threads: Vec<u16> = picks.iter().map(|&(_, t)| t).collect();
+                // Each thread's own lanes stay where they are.
+                if let [own] = registers[..]
+                    && threads.iter().enumerate().all(|(t, &from)| t == usize::from(from))
+                {
+                    return own;
+                }
                 let index = self.table(&threads);
                 let mut result: Option<Reg> = None;
                 for register in registers {

@@ -10,6 +10,9 @@ use super::text::{Class, Reg};
 /// Callers' tensors, the arena, scratch and weights begin at multiples of this many bytes.
 const ALIGNMENT: u64 = 16;
 
+/// Values of 16 bits that one access moves, as pairs in words.
+const PAIRED: u16 = 8;
+
 /// How an element is loaded or stored.
 fn memory_type(dtype: DType) -> &'static str {
     match dtype {
@@ -197,6 +200,9 @@ impl Emit<'_> {
 
     /// How many values one instruction moves.
     fn at_once(each: u16, size: u64, alignment: u64) -> usize {
+        if size == 2 && each.is_multiple_of(PAIRED) && alignment == ALIGNMENT {
+            return PAIRED.into();
+        }
         let mut n = u64::from(each).min(4);
         while n > 1
             && (!u64::from(each).is_multiple_of(n)
@@ -220,11 +226,43 @@ impl Emit<'_> {
             self.zero(&regs);
         }
         let n = Self::at_once(each, size, place.alignment);
+        // What a predicate may leave out is zero.
+        let zeros = count.is_some() || self.valid(ty.lanes).is_some();
         self.pieces(&regs, n, ty.lanes, count, |this, guard, slot, list| {
             let at = place.offset + (slot as u64 * size) as i64;
+            if list.len() == usize::from(PAIRED) {
+                return this.load_pairs(&guard, space, place.base, at, dtype, list, zeros);
+            }
             ins!(this, "{guard}ld.{space}{}.{kind} {}, [{}+{at}]", vector(list), braced(list), place.base);
         });
         self.of_memory(dtype, regs)
+    }
+
+    /// Loads eight values of 16 bits as four words. Where the guard does not hold they are zeros.
+    fn load_pairs(&mut self, guard: &str, space: &str, base: Reg, at: i64, dtype: DType, list: &[Reg], zeros: bool) {
+        let words: Vec<Reg> = (0..PAIRED / 2).map(|_| self.reg(Class::B32)).collect();
+        if zeros {
+            self.zero(&words);
+        }
+        ins!(self, "{guard}ld.{space}.v4.b32 {}, [{base}+{at}]", braced(&words));
+        let letter = if dtype.is_signed_int() { 's' } else { 'u' };
+        for (&word, pair) in words.iter().zip(list.chunks(2)) {
+            ins!(self, "cvt.{letter}32.{letter}16 {}, {word}", pair[0]);
+            ins!(self, "shr.{letter}32 {}, {word}, 16", pair[1]);
+        }
+    }
+
+    /// Stores eight values of 16 bits as four words.
+    fn store_pairs(&mut self, guard: &str, space: &str, base: Reg, at: i64, list: &[Reg]) {
+        let words: Vec<Reg> = list
+            .chunks(2)
+            .map(|pair| {
+                let word = self.reg(Class::B32);
+                ins!(self, "bfi.b32 {word}, {}, {}, 16, 16", pair[1], pair[0]);
+                word
+            })
+            .collect();
+        ins!(self, "{guard}st.{space}.v4.b32 [{base}+{at}], {}", braced(&words));
     }
 
     /// Calls `access` for the pieces of a thread's lanes: whole ones, and single lanes where a count ends within one.
@@ -312,6 +350,9 @@ impl Emit<'_> {
         let n = Self::at_once(each, size, place.alignment);
         self.pieces(&regs, n, ty.lanes, count, |this, guard, slot, list| {
             let at = place.offset + (slot as u64 * size) as i64;
+            if list.len() == usize::from(PAIRED) {
+                return this.store_pairs(&guard, space, place.base, at, list);
+            }
             ins!(this, "{guard}st.{space}{}.{kind} [{}+{at}], {}", vector(list), place.base, braced(list));
         });
     }
@@ -386,7 +427,8 @@ fn vector(list: &[Reg]) -> &'static str {
     match list.len() {
         1 => "",
         2 => ".v2",
-        _ => ".v4",
+        4 => ".v4",
+        n => panic!("no access moves {n} registers"),
     }
 }
 

@@ -7,6 +7,9 @@
 //!
 //! Products with weights of a few bits are those of [`super::pack_bits`].
 //!
+//! Where products with a few rows are kernels of their own (see [`crate::schedules::gemv`]), weights of those are stored
+//! column by column, `[N, K]`.
+//!
 //! Panels of 16 columns serve every target: one register of 512 bits, two of 256, four of 128. What is packed is `f32`,
 //! weights of products in 16-bit floats (see [`super::widen_halves`]), and integers of 8 bits for `i32` sums: those as words of
 //! four (see [`super::pack_words`]). Where matrix instructions take
@@ -23,17 +26,30 @@ use onnxc_ir::scalar::Scalar;
 use onnxc_ir::tensor::build::BuildError;
 use onnxc_ir::tensor::op::{Contract, Conv, Label, Panel};
 use onnxc_ir::tensor::winograd::Winograd;
-use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Value};
+use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, Shape, TensorBytes, Type, Value};
 use smallvec::SmallVec;
 
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use super::widen_halves::{is_half, keeps_weights};
 use super::{pack_bits, pack_words};
 use crate::schedules::gemm::PANEL;
+use crate::schedules::gemv;
 
-/// The packed forms of weights that are used more than once, by the weight and the axis of its columns, or `None` for a
-/// depthwise filter.
-type Packed = HashMap<(Value, Option<usize>), Value>;
+/// The packed forms of weights that are used more than once.
+type Packed = HashMap<(Value, Order), Value>;
+
+/// How a weight is packed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Order {
+    /// In panels of its columns, which were this axis.
+    Panels(usize),
+    /// Column by column, which were this axis.
+    Columns(usize),
+    /// A filter, for Winograd's algorithm with this tile or (0) as it is.
+    Filter(usize),
+    /// A depthwise filter.
+    Depthwise,
+}
 
 const NAME: &str = "pack_weights";
 
@@ -112,26 +128,57 @@ fn pack_product(
         return Ok(None);
     };
     let dtype = graph.tensor_ty(rhs).dtype;
-    let halves = !machine.tiles && is_half(dtype) && keeps_weights(machine, dtype);
-    if contract.acc != DType::F32 || dtype != DType::F32 && !halves {
+    let lines = contract.lhs.iter().zip(&graph.tensor_ty(lhs).shape).filter(|(label, _)| **label != depth);
+    let few = Dim::product(lines.map(|(_, size)| size)).is_ok_and(|rows| gemv::takes(machine, &rows, contract.acc));
+    let short = is_half(dtype) && if machine.tiles { few } else { keeps_weights(machine, dtype) };
+    if contract.acc != DType::F32 || dtype != DType::F32 && !short {
         return Ok(None);
     }
-    if let Some(values) = pack_bits::pack(graph, region, node, &contract, [lhs, rhs])? {
+    if !short && let Some(values) = pack_bits::pack(graph, region, node, &contract, [lhs, rhs])? {
         return Ok(Some(values));
     }
     let (ty, origins) = (graph.ty(graph.output(node)).clone(), graph.nodes[node].origins.clone());
     let mut b = Builder::new(graph, region, origins);
-    let panels = match packed.get(&(rhs, Some(axis))) {
+    if few {
+        return pack_columns(b, Product { contract, lhs, rhs, depth, column, axis }, machine, packed, &ty);
+    }
+    let panels = match packed.get(&(rhs, Order::Panels(axis))) {
         Some(&panels) => panels,
         None => {
             let weight = rounded(&mut b, rhs, machine)?;
             panels(&mut b, weight, axis, PANEL.into())?
         }
     };
-    packed.insert((rhs, Some(axis)), panels);
+    packed.insert((rhs, Order::Panels(axis)), panels);
     let contract =
         Contract { rhs: SmallVec::from_slice(&[depth, column]), panel: Some(Panel::flat(PANEL)), ..contract };
     let node = b.node(Op::Contract(contract), &[lhs, panels], &[ty])?;
+    one(b.graph.output(node))
+}
+
+/// The product with its weights stored column by column; none if they are already.
+fn pack_columns(
+    mut b: Builder<'_>,
+    product: Product,
+    machine: &MachineModel,
+    packed: &mut Packed,
+    ty: &Type,
+) -> Rewritten {
+    let Product { contract, lhs, rhs, depth, column, axis } = product;
+    let key = (rhs, Order::Columns(axis));
+    let columns = match packed.get(&key) {
+        Some(&columns) => columns,
+        None => {
+            let weight = rounded(&mut b, rhs, machine)?;
+            if axis == 0 { weight } else { b.transpose(weight, &[1, 0])? }
+        }
+    };
+    if columns == rhs {
+        return Ok(None);
+    }
+    packed.insert(key, columns);
+    let contract = Contract { rhs: SmallVec::from_slice(&[column, depth]), ..contract };
+    let node = b.node(Op::Contract(contract), &[lhs, columns], std::slice::from_ref(ty))?;
     one(b.graph.output(node))
 }
 
@@ -209,7 +256,8 @@ fn pack_filter(graph: &mut Graph, region: Region, node: Node, packed: &mut Packe
     }
     let origins = data.origins.clone();
     let mut b = Builder::new(graph, region, origins);
-    let key = (filter, (conv.groups == 1).then_some(conv.winograd.unwrap_or(0) as usize));
+    let order = if conv.groups == 1 { Order::Filter(conv.winograd.unwrap_or(0) as usize) } else { Order::Depthwise };
+    let key = (filter, order);
     let weights = if let Some(&weights) = packed.get(&key) {
         weights
     } else if let Some(tile) = conv.winograd {

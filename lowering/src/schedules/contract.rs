@@ -14,6 +14,7 @@ use onnxc_ir::tensor::op::{self, Contract, Label, Panel};
 use onnxc_ir::tensor::{Graph, Node, Op, Value};
 
 use super::gemm::{self, Gemm, Operands, Panels, multiply_add, nest};
+use super::gemv::{self, Along, Gemv};
 use super::tile;
 use crate::codegen::pull::{Position, Pulled};
 use crate::codegen::space::product;
@@ -43,8 +44,14 @@ pub fn schedule(k: GroupKernel<'_>, anchor: Node) -> GroupLaunch {
     let data = &k.graph.nodes[anchor];
     let Op::Contract(contract) = &data.op else { panic!("the anchor is a contraction") };
     let roles = Roles::new(k.graph, contract, data.inputs[0], data.inputs[1], data.outputs[0]);
+    if let Some(product) = Gemv::of(&k, &roles, Along::Depth) {
+        return gemv::by_depth(k, &product);
+    }
     if let Some(product) = tile::contraction(&k, &roles) {
         return tile::schedule(k, &product);
+    }
+    if let Some(product) = Gemv::of(&k, &roles, Along::Columns) {
+        return gemv::by_columns(k, &product);
     }
     let lanes = if contract.acc.bits() == 32 { k.panel_lanes() } else { 1 };
     let Some(columns) = roles.columns.clone() else { return dot(k, &roles, lanes) };
@@ -240,13 +247,20 @@ impl Roles {
 
     /// Whether both operands are contiguous along the innermost contracted dimension.
     fn contiguous_depth(&self, k: &GroupKernel<'_>) -> bool {
-        let Some(depth) = self.contracted.last() else { return false };
-        let along = |value: Value, labels: &[Label]| {
-            let axis = labels.iter().position(|l| l == depth);
-            axis.is_some() && axis == contiguous_axis(k, value)
-        };
-        along(self.left, &self.left_labels) && along(self.right, &self.right_labels)
+        let Some(&depth) = self.contracted.last() else { return false };
+        is_contiguous(k, self.left, &self.left_labels, depth) && self.right_is_contiguous(k, depth)
     }
+
+    /// Whether the right operand is contiguous along this dimension.
+    pub(super) fn right_is_contiguous(&self, k: &GroupKernel<'_>, label: Label) -> bool {
+        is_contiguous(k, self.right, &self.right_labels, label)
+    }
+}
+
+/// Whether consecutive elements along the dimension of this label are consecutive in memory.
+fn is_contiguous(k: &GroupKernel<'_>, value: Value, labels: &[Label], label: Label) -> bool {
+    let axis = labels.iter().position(|&l| l == label);
+    axis.is_some() && axis == contiguous_axis(k, value)
 }
 
 /// The axis of a value along which consecutive elements are consecutive in memory.

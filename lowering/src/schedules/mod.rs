@@ -8,6 +8,7 @@ pub mod depthwise;
 pub mod elements;
 pub mod expand_depthwise;
 pub mod gemm;
+pub mod gemv;
 pub mod map;
 pub mod normalize;
 pub mod order;
