@@ -11,7 +11,8 @@ use std::process::{Command, Output};
 // The library is built because this test depends on it.
 use onnxc_standin_cuda as _;
 
-const MODELS: [&str; 8] = ["weights", "f32", "f16", "bytes", "conv_f32", "few_rows_f32", "few_rows_f16", "conv_f16"];
+const MODELS: [&str; 10] =
+    ["weights", "f32", "f16", "bytes", "conv_f32", "few_rows_f32", "few_rows_f16", "deep_f32", "deep_f16", "conv_f16"];
 
 fn model(name: &str) -> PathBuf {
     let models = std::env::var_os("ONNXC_PRODUCTS")
@@ -60,9 +61,9 @@ fn passes(names: &[&str], precision: &str, engine: &str, tolerance: &str) {
 
 #[test]
 fn every_precision_is_near_the_exact_answer() {
-    passes(&MODELS[..7], "f32", "native", "1e-3");
+    passes(&MODELS[..9], "f32", "native", "1e-3");
     // Three layers that round to 16 bits, in whatever order sums are made.
-    passes(&MODELS[7..], "f32", "native", "5e-3");
+    passes(&MODELS[9..], "f32", "native", "5e-3");
     passes(&MODELS, "tf32", "native", "5e-3");
     passes(&MODELS, "f16", "native", "5e-3");
     passes(&MODELS, "bf16", "native", "4e-2");
@@ -117,6 +118,11 @@ fn products_become_tiles() {
     assert_eq!(count("bytes", "f32"), 2);
     assert_eq!(count("conv_f32", "bf16"), 3);
     assert_eq!(count("conv_f16", "f32"), 3);
+    // Cut, of Gemm, and of a depth that only a run knows.
+    assert_eq!(count("deep_f16", "f32"), 3);
+    assert_eq!(count("deep_f32", "bf16"), 3);
+    assert_eq!(count("deep_f32", "f32"), 0);
+    assert_eq!(count("few_rows_f16", "f32"), 0);
 }
 
 #[test]

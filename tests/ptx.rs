@@ -158,6 +158,7 @@ fn products_assemble_without_spills_to_matrix_instructions() {
         ("bytes", "f32", "IMMA.16832"),
         ("conv_f32", "bf16", "HMMA.16816.F32.BF16"),
         ("conv_f16", "f32", "HMMA.16816.F32"),
+        ("deep_f16", "f32", "HMMA.16816.F32"),
     ];
     for (name, precision, instruction) in cases {
         let model = built("ONNXC_PRODUCTS", "products").join(name).join("model.onnx");
@@ -185,6 +186,26 @@ fn products_assemble_without_spills_to_matrix_instructions() {
                 let code = String::from_utf8_lossy(&output.stdout);
                 assert!(output.status.success() && code.contains(instruction), "{name} {precision}: no {instruction}");
                 assert!(code.contains("LDSM"), "{name} {precision}: no fragments are loaded as such");
+            }
+        }
+    }
+}
+
+/// Kernels for a few rows keep all their sums in registers, and read weights 16 bytes at a time.
+#[test]
+fn products_of_a_few_rows_assemble_without_spills() {
+    let (assemblers, folder) = (assemblers(), tempfile::tempdir().expect("a temporary folder"));
+    for name in ["few_rows_f32", "few_rows_f16"] {
+        let model = built("ONNXC_PRODUCTS", "products").join(name).join("model.onnx");
+        for precision in ["f32", "bf16"] {
+            let arguments = ["--precision", precision];
+            let ptx = ptx_with(&model, "nvptx64-sm_80", folder.path(), &arguments).expect("the model compiles");
+            let text = std::fs::read_to_string(&ptx).expect("the text is there");
+            assert!(text.contains("ld.global.nc.v4.b32"), "{name} {precision}: no wide loads");
+            for ptxas in &assemblers {
+                let said = assemble(ptxas, "sm_80", &ptx, &model);
+                let spilled: Vec<(String, u32)> = entries(&said).into_iter().filter(|entry| entry.1 != 0).collect();
+                assert!(spilled.is_empty(), "{name} {precision}: {spilled:?}");
             }
         }
     }

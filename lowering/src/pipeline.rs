@@ -52,6 +52,8 @@ pub const PASSES: &[Pass] = &[
     ("keep_states", passes::keep_states::run),
     // Composites without a schedule become their definition.
     ("inline_composites", passes::inline_composites::run),
+    // Products of 16-bit floats are those, where there are instructions for them.
+    ("narrow_products", passes::narrow_products::run),
     // Loops of known length and decided branches become straight lines.
     ("unroll_loops", passes::unroll_loops::run),
     // Strings become numbers in a table of the run.
@@ -81,7 +83,9 @@ pub const PASSES: &[Pass] = &[
     // The new weights become recipes, and what is left of the rearrangement takes its simplest form.
     ("fold_constants", passes::fold_constants::run),
     ("canonicalize", passes::canonicalize::run),
-    // Weights in the order in which kernels read them,
+    // Products with few tiles and much depth are cut,
+    ("split_products", passes::split_products::run),
+    // weights put in the order in which kernels read them,
     ("pack_weights", passes::pack_weights::run),
     // which again are recipes.
     ("fold_constants", passes::fold_constants::run),

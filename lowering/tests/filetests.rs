@@ -1,6 +1,6 @@
 //! Filetests of passes: `filetests/PASS/*.ir` holds a graph, a line `// ---`, and the graph after the pass. `BLESS=1` writes
-//! what follows the line anew. The verifier checks both sides. The first line may say `// dots mixed`, `// converts f16`, which the machine does then, or
-//! `// strict`.
+//! what follows the line anew. The verifier checks both sides. The first line may say `// dots mixed`, `// converts f16` or
+//! `// tiles`, which the machine has then, or `// strict`.
 
 use std::path::{Path, PathBuf};
 
@@ -42,8 +42,8 @@ fn check(pass: &str, file: &Path) -> Result<(), Failed> {
     verify::verify(&graph).map_err(|e| format!("before the pass: {e}"))?;
     let says = |what: &str| input.lines().next() == Some(what);
     let dots = Dots { mixed: says("// dots mixed"), ..Dots::NONE };
-    let machine = MachineModel { dots, converts_f16: says("// converts f16"), ..MachineModel::BASELINE };
-    let mut cx = PassContext::new(machine);
+    let (converts_f16, tiles) = (says("// converts f16"), says("// tiles"));
+    let mut cx = PassContext::new(MachineModel { dots, converts_f16, tiles, ..MachineModel::BASELINE });
     cx.strict = says("// strict");
     run(&mut graph, &mut cx);
     verify::verify(&graph).map_err(|e| format!("after the pass: {e}\n{graph}"))?;

@@ -79,9 +79,23 @@ def few_rows():
                          x(f"p{s}", 2, 3, 2, s, dtype=dtype), x(f"v{s}", 2, 3, s, 70, dtype=dtype) * dtype(0.1)] for s in (1, 43)]
         save(name, nodes, ports, outs, runs, inits)
 
+def deep():
+    """Products whose depth is cut into parts, is known only to a run, or belongs to a Gemm."""
+    H = np.float16
+    for dtype, name in [(F, "deep_f32"), (H, "deep_f16")]:
+        t = h.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        w = lambda n, *shape: nh.from_array(random("deep" + n, *shape, scale=max(shape) ** -0.5).astype(dtype), n)
+        x = lambda n, *shape: (random("deep" + n, *shape) * 0.5).astype(dtype)
+        nodes = [N("MatMul", ["a", "w"], ["m"]), N("Add", ["m", "b"], ["s"]), N("Relu", ["s"], ["y"]),
+                 N("Gemm", ["c", "v", "b"], ["z"], transA=1, transB=1, alpha=0.75, beta=0.5), N("MatMul", ["p", "q"], ["u"])]
+        ports = [vi("a", t, [24, 1024]), vi("c", t, [40, 33]), vi("p", t, [2, 20, "batch"]), vi("q", t, [2, "batch", 24])]
+        runs = [[x("a", 24, 1024), x("c", 40, 33), x(f"p{n}", 2, 20, n), x(f"q{n}", 2, n, 24)] for n in (1, 70)]
+        save(name, nodes, ports, [vi(y, t) for y in "yzu"], runs, [w("w", 1024, 72), w("b", 72), w("v", 72, 40)])
+
 if __name__ == "__main__":
     if len(sys.argv) != 2: sys.exit(__doc__)
     generate.OUT = sys.argv[1]
     products()
     few_rows()
+    deep()
     open(os.path.join(generate.OUT, "stamp"), "w").write("\n")

@@ -12,6 +12,7 @@
 //! Sums go through the same memory to the tile's body, in bands; a fragment's pairs of columns are stored as they are.
 
 use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::tile::MOST_DEPTH;
 use onnxc_ir::loops::{Digits, Stride, Tile, TileKind, TileOperand};
 
 use super::facts::{Fact, gcd};
@@ -183,6 +184,11 @@ impl Emit<'_> {
         ins!(self, "mov.u32 {shared}, {name}_shared");
         let depth = self.get1(tile.depth);
         let depth32 = self.b32();
+        if self.facts[tile.depth].high > MOST_DEPTH {
+            let deep = self.reg(Class::Pred);
+            ins!(self, "setp.gt.s64 {deep}, {depth}, {MOST_DEPTH}");
+            ins!(self, "@{deep} trap");
+        }
         ins!(self, "cvt.u32.u64 {depth32}, {depth}");
         let left = self.side(tile, &tile.lhs, tile.rows, 0, &shape);
         let right = self.side(tile, &tile.rhs, tile.cols, u32::from(tile.rows) * STEP, &shape);

@@ -21,6 +21,9 @@ use smallvec::SmallVec;
 use super::{Address, Block, Buffer, Stride, Val};
 use crate::dtype::DType;
 
+/// The depth that a tile can count, with room for the steps that it is ahead.
+pub const MOST_DEPTH: i64 = (1 << 31) - (1 << 12);
+
 /// What the operands of a tile are rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TileKind {
@@ -75,7 +78,7 @@ pub struct Tile {
     pub cols: u16,
     /// Rows that are handed on at a time; divides `rows`.
     pub band: u16,
-    /// How many products an element sums, at most 2^31 - 1.
+    /// How many products an element sums. A device ends a run in which they are more than [`MOST_DEPTH`].
     pub depth: Val,
     /// The left operand.
     pub lhs: TileOperand,

@@ -72,7 +72,7 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
 }
 
 /// The weight as products of this machine take it.
-fn rounded(b: &mut Builder<'_>, weight: Value, machine: &MachineModel) -> Result<Value, BuildError> {
+pub(super) fn rounded(b: &mut Builder<'_>, weight: Value, machine: &MachineModel) -> Result<Value, BuildError> {
     match (machine.f32_products, b.dtype(weight)?) {
         (Some(TileKind::F16), DType::F32) => b.cast(weight, DType::F16),
         (Some(TileKind::Bf16), DType::F32) => b.cast(weight, DType::BF16),

@@ -11,6 +11,7 @@
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::build::Index;
+use onnxc_ir::loops::tile::MOST_DEPTH;
 use onnxc_ir::loops::{Access, Address, Digit, Digits, LoopKind, Stride, Tile, TileKind, TileOperand};
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::tensor::op::{Label, Panel};
@@ -24,7 +25,7 @@ use crate::codegen::space::product;
 use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 
 /// Fewer rows or columns than this leave most of a tile empty.
-const FEW: i64 = 5;
+pub const FEW: i64 = 5;
 
 /// Rows, columns and rows of a band of a tile.
 type Size = (u16, u16, u16);
@@ -33,7 +34,7 @@ type Size = (u16, u16, u16);
 const TILES: [Size; 4] = [(128, 128, 64), (128, 64, 64), (64, 64, 64), (16, 64, 16)];
 
 /// Tiles that keep a device busy: two for each of its multiprocessors.
-const ENOUGH: i64 = 216;
+pub const ENOUGH: i64 = 216;
 
 /// What a size that is not known counts for.
 const UNKNOWN: i64 = 512;
@@ -213,7 +214,7 @@ pub(super) fn contraction<'a>(k: &GroupKernel<'_>, roles: &'a Roles) -> Option<P
             result: roles.result,
             place: Box::new(place),
         };
-        product.pays(graph).then_some(product)
+        product.pays().then_some(product)
     })
 }
 
@@ -271,7 +272,7 @@ pub(super) fn convolution<'a>(k: &GroupKernel<'_>, operands: &'a ConvOperands) -
             result: operands.result,
             place: Box::new(place),
         };
-        product.pays(graph).then_some(product)
+        product.pays().then_some(product)
     })
 }
 
@@ -280,11 +281,12 @@ impl Product<'_> {
         product(&self.rows)
     }
 
-    /// Whether tiles can count its depths and are not mostly empty.
-    fn pays(&self, graph: &Graph) -> bool {
+    /// Whether tiles can count its depths and are not mostly empty. Where only a run knows the depth, one that cannot be
+    /// counted ends it.
+    fn pays(&self) -> bool {
         let (rows, depth) = (self.row_count(), product(&self.depth));
         let few = |dim: &Dim| dim.as_const().is_some_and(|n| n < FEW);
-        !few(&rows) && !few(&self.columns) && depth.bounds(&graph.symbols).1 <= i64::from(i32::MAX)
+        !few(&rows) && !few(&self.columns) && depth.as_const().is_none_or(|n| n <= MOST_DEPTH)
     }
 
     /// The largest tile that is not half empty and leaves tiles enough.
