@@ -96,6 +96,11 @@ pub(super) struct Product {
 
 /// The product of something that a run computes and a constant matrix.
 pub(super) fn product_with_weights(graph: &Graph, node: Node) -> Option<Product> {
+    product_with(graph, node, |value| graph.as_constant(value).is_some())
+}
+
+/// The same where `is_weight` says which values are constants, or will be.
+pub(super) fn product_with(graph: &Graph, node: Node, is_weight: impl Fn(Value) -> bool) -> Option<Product> {
     let data = &graph.nodes[node];
     let Op::Contract(contract) = &data.op else { return None };
     let mut contract = contract.clone();
@@ -105,7 +110,7 @@ pub(super) fn product_with_weights(graph: &Graph, node: Node) -> Option<Product>
         std::mem::swap(&mut lhs, &mut rhs);
         std::mem::swap(&mut contract.lhs, &mut contract.rhs);
     }
-    if graph.as_constant(rhs).is_none() || graph.as_constant(lhs).is_some() || contract.lhs.contains(&column) {
+    if !is_weight(rhs) || is_weight(lhs) || contract.lhs.contains(&column) {
         return None;
     }
     let (depth, axis) = match contract.rhs[..] {

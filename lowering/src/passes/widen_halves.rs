@@ -20,7 +20,7 @@ use onnxc_ir::tensor::build::{BuildError, ExprBuilder};
 use onnxc_ir::tensor::op::ReduceOp;
 use onnxc_ir::tensor::{Builder, Graph, Node, Op, Region, TensorType, Type, Value};
 
-use super::pack_weights::product_with_weights;
+use super::pack_weights::product_with;
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 
 /// Whether a type is a float of 16 bits.
@@ -65,13 +65,31 @@ fn before_narrowing(graph: &Graph, value: Value) -> Option<Value> {
     (narrows && same_shape && graph.tensor_ty(from).dtype == DType::F32).then_some(from)
 }
 
+/// The 16-bit floats of the model's that a value consists of, if they are only moved and perhaps cast to `f32`.
+fn half_weights(graph: &Graph, value: Value) -> Option<Value> {
+    let mut value = value;
+    let data = &graph.nodes[graph.def_node(value)?];
+    if let (Op::Elementwise(expr), &[from]) = (&data.op, &data.inputs[..])
+        && matches!(expr.insts[..], [ScalarInst::Arg(0), ScalarInst::Cast(DType::F32, 0)])
+        && graph.tensor_ty(from).shape == graph.tensor_ty(value).shape
+    {
+        value = from;
+    }
+    let mut root = value;
+    while let Op::Transpose { .. } | Op::Reshape = graph.nodes[graph.def_node(root)?].op {
+        root = graph.nodes[graph.def_node(root)?].inputs[0];
+    }
+    let constant = graph.as_constant(root).is_some();
+    (constant && is_half(graph.tensor_ty(root).dtype)).then_some(value)
+}
+
 impl Widening<'_> {
     fn rule(&mut self, graph: &mut Graph, region: Region, node: Node) -> Rewritten {
         let data = &graph.nodes[node];
         let dtype = |v: Value| graph.ty(v).as_tensor().map(|ty| ty.dtype);
         let late = |v: &Value| dtype(*v).is_some_and(rounds_late);
         let narrowed = |v: &Value| before_narrowing(graph, *v).is_some();
-        let operands = data.inputs.iter().any(|&v| dtype(v).is_some_and(is_half));
+        let operands = data.inputs.iter().any(|&v| dtype(v).is_some_and(is_half) || half_weights(graph, v).is_some());
         let halves = data.inputs.iter().any(late);
         match &data.op {
             Op::Contract(c) if operands && c.acc == DType::F32 => self.operands(graph, region, node),
@@ -133,15 +151,20 @@ impl Widening<'_> {
 
     /// A product or convolution of `f32`; weights that are packed as they are stay.
     fn operands(&mut self, graph: &mut Graph, region: Region, node: Node) -> Rewritten {
-        let weights = product_with_weights(graph, node).map(|product| product.rhs);
+        let keeps = |value: Value| {
+            half_weights(graph, value).filter(|&half| keeps_weights(self.machine, graph.tensor_ty(half).dtype))
+        };
+        let product = product_with(graph, node, |value| keeps(value).is_some());
+        let weights = product.and_then(|product| Some((product.rhs, keeps(product.rhs)?)));
         let data = graph.nodes[node].clone();
         let ty = graph.ty(data.outputs[0]).clone();
         let mut b = Builder::new(graph, region, data.origins);
         let mut inputs = data.inputs.clone();
         for input in &mut inputs {
-            if weights != Some(*input) || !keeps_weights(self.machine, b.dtype(*input)?) {
-                *input = self.wide(&mut b, *input)?;
-            }
+            *input = match weights {
+                Some((weights, half)) if weights == *input => half,
+                _ => self.wide(&mut b, *input)?,
+            };
         }
         if inputs == data.inputs {
             return Ok(None);

@@ -140,6 +140,12 @@ impl Blocking {
 }
 
 impl Blocking {
+    /// Steps of a block of depth, at most, with these contracted dimensions.
+    pub fn steps(&self, depth: &[i64]) -> i64 {
+        let (own, inner) = depth[self.fixed..].split_first().expect("a dimension is cut");
+        self.chunk.unwrap_or(*own) * inner.iter().product::<i64>()
+    }
+
     /// The cut in words.
     pub fn describe(&self, panels: &Panels, lanes: u16) -> String {
         let Blocking { tile_rows, vectors, lines, rows, blocks, run, .. } = self;

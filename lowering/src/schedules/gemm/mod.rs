@@ -5,6 +5,9 @@
 //! the tile into all lanes. Deep products go block by block of depth, all rows of the task for each, with their sums in
 //! scratch in between (see `blocking`).
 //!
+//! Weights of another type than the sums, such as 16-bit floats, are converted where they are multiplied; where several
+//! tiles need them, once for each block of depth, into scratch.
+//!
 //! The last block stores its tiles from registers where the operations that follow are few. Else it leaves them in
 //! scratch, and one more loop over the task's rows finishes them: costly epilogues want registers of their own, and are
 //! made once instead of once for each vector of a tile.
@@ -163,6 +166,17 @@ pub fn schedule(
     let sums = (staged || cut.blocks > 1)
         .then(|| k.b.buffer("sums", gemm.acc, Access::Scratch, Some((cut.lines * cut.rows * widest) as u64)));
 
+    let other_type = operands.stored().is_some_and(|v| k.graph.tensor_ty(v).dtype != gemm.acc);
+    let converts = other_type && gemm.words.is_none() && cut.lines * cut.rows > 2 * cut.tile_rows;
+    let converted = converts.then(|| {
+        let depth = gemm.contracted.iter().map(|d| d.as_const().expect("stored panels have a constant depth"));
+        let steps = cut.steps(&depth.collect::<Vec<i64>>());
+        k.b.buffer("converted", gemm.acc, Access::Scratch, Some((steps * widest) as u64))
+    });
+    if converts {
+        k.remark("weights are converted once for all tiles of a block of depth");
+    }
+
     let few = Blocking::of_few_rows(gemm, panels, &cut, lanes);
     let body = |cut, known, vectors: i64| Body {
         gemm,
@@ -172,6 +186,7 @@ pub fn schedule(
         extents: &extents,
         columns,
         panel: panel_buffer,
+        converted: converted.filter(|_| cut.lines * cut.rows > 2 * cut.tile_rows),
         sums,
         staged,
         reads_after,
@@ -316,6 +331,8 @@ impl Spread {
 struct Depth {
     fixed: Vec<Index>,
     range: Option<(Index, Index)>,
+    /// The row-major index of its first coordinates.
+    begin: Index,
     fetch: Fetch,
 }
 
@@ -341,6 +358,8 @@ struct Body<'a> {
     extents: &'a [Index],
     columns: Index,
     panel: Option<Buffer>,
+    /// A block of the panels in the type of the sums.
+    converted: Option<Buffer>,
     sums: Option<Buffer>,
     staged: bool,
     /// The operations after the product read more than it.
@@ -360,6 +379,7 @@ impl Body<'_> {
             let inner = if self.staged { last + 1 } else { last };
             k.each(0, inner, 1, |k, block| {
                 let depth = self.depth(k, block.into());
+                self.convert(k, task, column, &depth);
                 self.tiles(k, task, column, &mut |k, tile| {
                     let sums = self.accumulate(k, tile, &depth, true);
                     self.keep(k, tile, &sums);
@@ -370,6 +390,7 @@ impl Body<'_> {
             }
         }
         let depth = self.depth(k, Index::Const(last));
+        self.convert(k, task, column, &depth);
         self.tiles(k, task, column, &mut |k, tile| {
             self.fetch_operands(k, tile);
             let sums = self.accumulate(k, tile, &depth, last > 0);
@@ -431,7 +452,7 @@ impl Body<'_> {
                 (true, false) => Fetch::Near(NEAR),
                 (false, _) => Fetch::Next { ahead: panels * whole, steps: whole },
             };
-            return Depth { fixed: vec![], range: None, fetch };
+            return Depth { fixed: vec![], range: None, begin: Index::Const(0), fetch };
         }
         let step = whole / self.cut.blocks;
         let ahead = if block == Index::Const(self.cut.blocks - 1) { (panels - 1) * whole + step } else { step };
@@ -440,7 +461,9 @@ impl Body<'_> {
         let mut dims = self.extents[..fixed].to_vec();
         let Some(chunk) = self.cut.chunk else {
             // The next dimension is whole: the blocks are the coordinates before it.
-            return Depth { fixed: k.unflatten(block, &dims), range: None, fetch };
+            let fixed = k.unflatten(block, &dims);
+            let begin = self.begin(k, &fixed, None);
+            return Depth { fixed, range: None, begin, fetch };
         };
         let extent = self.extents[fixed].as_const().expect("only constant depths are cut");
         dims.push(Index::Const(ceil_div(extent, chunk)));
@@ -448,7 +471,38 @@ impl Body<'_> {
         let piece = at.pop().expect("a chunk");
         let lo = k.b.imul(piece, chunk);
         let end = k.b.iadd(lo, chunk);
-        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))), fetch }
+        let begin = self.begin(k, &at, Some(lo));
+        Depth { fixed: at, range: Some((lo, k.b.imin(end, extent))), begin, fetch }
+    }
+
+    /// The row-major index where a block of depth begins.
+    fn begin(&self, k: &mut GroupKernel<'_>, fixed: &[Index], lo: Option<Index>) -> Index {
+        let mut begin = fixed.to_vec();
+        begin.extend(lo);
+        begin.resize(self.extents.len(), Index::Const(0));
+        self.flat(k, &begin)
+    }
+
+    /// Puts a block of the panels into scratch, in the type of the sums.
+    fn convert(&self, k: &mut GroupKernel<'_>, task: &Task<'_>, column: Index, depth: &Depth) {
+        let Some(converted) = self.converted else { return };
+        let lanes = i64::from(self.lanes);
+        let mut coords = depth.fixed.clone();
+        let extents = &self.extents[coords.len()..];
+        let mut step = |k: &mut GroupKernel<'_>, contracted: &[Index], _: &[Val]| {
+            let row = self.flat(k, contracted);
+            let row = k.b.isub(row, depth.begin);
+            for offset in (0..self.vectors).map(|j| j * lanes) {
+                let val = self.stored(k, task.outer, column, offset, contracted);
+                let address = k.b.advance(Address::at(offset), row, self.nr);
+                k.b.store(converted, address, val, None);
+            }
+            vec![]
+        };
+        match depth.range {
+            None => nest(k, extents, &mut coords, &[], &mut step),
+            Some((from, to)) => steps(k, (from, to), &extents[1..], &mut coords, &[], &mut step),
+        };
     }
 
     /// Runs `body` for each tile of the task's rows in a panel.
@@ -523,7 +577,7 @@ impl Body<'_> {
                 let left: Vec<Val> = (0..tile.rows).map(|r| self.left(k, tile, r, contracted)).collect();
                 let mut next = sums.to_vec();
                 for j in 0..vectors {
-                    let right = self.right(k, tile, j as i64 * lanes, contracted);
+                    let right = self.right(k, tile, j as i64 * lanes, depth, contracted);
                     for (r, &left) in left.iter().enumerate() {
                         let sum = &mut next[r * vectors + j];
                         *sum = self.multiply(k, left, right, *sum);
@@ -531,7 +585,8 @@ impl Body<'_> {
                 }
                 return next;
             }
-            let right: Vec<Val> = (0..self.vectors).map(|j| self.right(k, tile, j * lanes, contracted)).collect();
+            let right: Vec<Val> =
+                (0..self.vectors).map(|j| self.right(k, tile, j * lanes, depth, contracted)).collect();
             self.fetch(k, tile, depth, contracted);
             self.fetch_rows(k, tile, contracted);
             let mut next = Vec::with_capacity(sums.len());
@@ -562,20 +617,31 @@ impl Body<'_> {
     }
 
     /// A vector of the panel's row: columns `tile.column + offset` on.
-    fn right(&self, k: &mut GroupKernel<'_>, tile: &Tile, offset: i64, contracted: &[Index]) -> Val {
-        match self.panel {
-            Some(panel) => {
-                let row = self.flat(k, contracted);
-                let address = k.b.advance(Address::at(offset), row, self.nr);
-                k.b.load(panel, address, self.lanes, None)
-            }
-            None => {
-                let index = k.b.iadd(tile.column, offset);
-                let multiple = if offset == 0 { self.nr } else { i64::from(self.lanes) };
-                let column = Coord::consecutive(index, multiple);
-                self.operands.right(k, &tile.around, column, contracted, self.lanes, None)
-            }
+    fn right(&self, k: &mut GroupKernel<'_>, tile: &Tile, offset: i64, depth: &Depth, contracted: &[Index]) -> Val {
+        let Some(scratch) = self.panel.or(self.converted) else {
+            return self.stored(k, &tile.around, tile.column, offset, contracted);
+        };
+        let mut row = self.flat(k, contracted);
+        if self.converted.is_some() {
+            row = k.b.isub(row, depth.begin);
         }
+        let address = k.b.advance(Address::at(offset), row, self.nr);
+        k.b.load(scratch, address, self.lanes, None)
+    }
+
+    /// The same from where the operand is.
+    fn stored(
+        &self,
+        k: &mut GroupKernel<'_>,
+        around: &[Index],
+        column: Index,
+        offset: i64,
+        contracted: &[Index],
+    ) -> Val {
+        let index = k.b.iadd(column, offset);
+        let multiple = if offset == 0 { self.nr } else { i64::from(self.lanes) };
+        let column = Coord::consecutive(index, multiple);
+        self.operands.right(k, around, column, contracted, self.lanes, None)
     }
 
     /// Fetches a part of the panels that is wanted later. Weights come from far away, and what waits for them would be the
@@ -596,13 +662,9 @@ impl Body<'_> {
                     k.b.idiv(padded, tile.of)
                 };
                 let (rows, elements) = (share(k, steps), share(k, panel));
-                let mut begin = depth.fixed.clone();
-                begin.extend(depth.range.map(|(lo, _)| lo));
-                begin.resize(self.extents.len(), Index::Const(0));
-                let begin = self.flat(k, &begin);
                 let first = k.b.imul(tile.number, rows);
-                let row = k.b.iadd(begin, first);
-                let step = k.b.isub(here, begin);
+                let row = k.b.iadd(depth.begin, first);
+                let step = k.b.isub(here, depth.begin);
                 (k.b.iadd(row, ahead), k.b.imul(step, elements))
             }
         };
