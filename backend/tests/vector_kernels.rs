@@ -248,6 +248,54 @@ fn wide_integers_come_apart() {
 }
 
 /// Lane reductions in the tree that the IR states, and gathers.
+/// Scattered stores write the lanes that count, in their order: later ones win where indices meet.
+#[test]
+fn lanes_scatter() {
+    for (dtype, lanes) in [DType::F32, DType::I64].into_iter().flat_map(|dtype| [2, 4, 8, 16, 32].map(|n| (dtype, n))) {
+        if u32::from(lanes) * dtype.bits() < 128 {
+            continue;
+        }
+        let mut b = KernelBuilder::new("scatter");
+        let x = b.buffer("x", dtype, Access::Read, None);
+        let y = b.buffer("y", dtype, Access::Write, None);
+        b.task_loop(|b, task| {
+            let v = b.load(x, Address::at(0), lanes, None);
+            let ramp = b.iota(DType::I64, lanes);
+            let three = b.constant(Scalar::i64(3), lanes);
+            let indices = b.binary(BinaryOp::Mul, ramp, three);
+            let first = Address::at(1).plus(task, Stride::Const(120));
+            b.scatter(y, first.clone(), indices, v, Some(task.into()));
+            let half = b.constant(Scalar::i64(1), lanes);
+            let meeting = b.binary(BinaryOp::Shr, ramp, half);
+            b.scatter(y, first.offset_by(97), meeting, v, None);
+        });
+        let tasks = i64::from(lanes) + 1;
+        let bytes = (0..256u32).map(|i| (i * 37 % 251) as u8).collect();
+        check(b.finish(), &[bytes, vec![0xee; 120 * tasks as usize * 8]], &[], tasks, false);
+    }
+}
+
+/// Whether all lanes of a mask are set, and whether any is.
+#[test]
+fn masks_become_one_truth() {
+    for lanes in [4, 8, 16, 32] {
+        let mut b = KernelBuilder::new("truth");
+        let x = b.buffer("x", DType::F32, Access::Read, None);
+        let y = b.buffer("y", DType::Bool, Access::Write, None);
+        b.task_loop(|b, task| {
+            let v = b.load(x, Address::default().plus(task, Stride::Const(1)), lanes, None);
+            let zero = b.constant(Scalar::f32(0.0), lanes);
+            let above = b.compare(CmpOp::Gt, v, zero);
+            for (i, op) in [BinaryOp::And, BinaryOp::Or].into_iter().enumerate() {
+                let truth = b.reduce_lanes(op, above);
+                b.store(y, Address::at(i as i64).plus(task, Stride::Const(2)), truth, None);
+            }
+        });
+        let numbers = floats(200, |i| if (50..100).contains(&i) || i % 60 == 0 { 1.0 } else { -1.0 });
+        check(b.finish(), &[numbers, vec![7; 300]], &[], 150, false);
+    }
+}
+
 #[test]
 fn lanes_combine_and_gather() {
     for lanes in [4, 16, 32] {

@@ -153,6 +153,15 @@ fn constraints(inst: &MachineInst) -> Vec<Constraint> {
             let at = list.len() - 1;
             list.push(Constraint::reg_reuse_def(*spent, at));
         }
+        MachineInst::Scatter { value, memory: m, mask, spent, .. } => {
+            list.push(Constraint::reg_use(*value));
+            list.push(Constraint::reg_use(m.base));
+            let (index, _) = m.index.expect("a scatter has an index");
+            list.push(Constraint::reg_use(index));
+            list.push(Constraint::reg_use(*mask));
+            let at = list.len() - 1;
+            list.push(Constraint::reg_reuse_def(*spent, at));
+        }
         MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => {}
     }
     list

@@ -71,6 +71,7 @@ impl Rewriter {
                 return self.op(code, operands.collect(), mask.map(vector), zeroing);
             }
             MachineInst::Gather { .. } => return Err(Unsupported("gathers with AVX2")),
+            MachineInst::Scatter { .. } => return Err(Unsupported("scattered stores with AVX2")),
             MachineInst::Jump(to, arguments) => MachineInst::Jump(to, arguments.into_iter().map(vector).collect()),
             other @ (MachineInst::Arguments(_)
             | MachineInst::Divide { .. }

@@ -530,3 +530,19 @@ pub const I64_TO_F64: Wide = [
     Code::EVEX_Vcvtqq2pd_ymm_k1z_ymmm256b64,
     Code::EVEX_Vcvtqq2pd_zmm_k1z_zmmm512b64_er,
 ];
+
+/// `vscatterqps` and `vscatterqpd`, by the width of the indices.
+pub fn scatter(bits: u32) -> Wide {
+    match bits {
+        64 => [
+            Code::EVEX_Vscatterqpd_vm64x_k1_xmm,
+            Code::EVEX_Vscatterqpd_vm64y_k1_ymm,
+            Code::EVEX_Vscatterqpd_vm64z_k1_zmm,
+        ],
+        _ => [
+            Code::EVEX_Vscatterqps_vm64x_k1_xmm,
+            Code::EVEX_Vscatterqps_vm64y_k1_xmm,
+            Code::EVEX_Vscatterqps_vm64z_k1_ymm,
+        ],
+    }
+}

@@ -132,6 +132,7 @@ fn definitions(inst: &MachineInst) -> Vec<VReg> {
         MachineInst::Arguments(registers) => registers.to_vec(),
         MachineInst::Divide { quotient, remainder, .. } => vec![*quotient, *remainder],
         MachineInst::Gather { to, spent, .. } => vec![*to, *spent],
+        MachineInst::Scatter { spent, .. } => vec![*spent],
         MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => vec![],
     }
 }
@@ -150,6 +151,7 @@ fn uses(inst: &MachineInst) -> Vec<VReg> {
         }
         MachineInst::Divide { dividend, divisor, .. } => vec![*dividend, *divisor],
         MachineInst::Gather { from, memory: m, mask, .. } => memory(m).into_iter().chain([*from, *mask]).collect(),
+        MachineInst::Scatter { value, memory: m, mask, .. } => memory(m).into_iter().chain([*value, *mask]).collect(),
         MachineInst::Arguments(_) | MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => vec![],
     }
 }
@@ -162,7 +164,11 @@ fn has_effect(inst: &MachineInst) -> bool {
             touches && definitions(inst).is_empty()
         }
         MachineInst::Divide { .. } | MachineInst::Gather { .. } => false,
-        MachineInst::Arguments(_) | MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => true,
+        MachineInst::Scatter { .. }
+        | MachineInst::Arguments(_)
+        | MachineInst::Jump(..)
+        | MachineInst::Branch { .. }
+        | MachineInst::Return => true,
     }
 }
 

@@ -398,6 +398,16 @@ impl Emitter<'_> {
                 encoded.set_op_mask(widest(register(5)));
                 self.insts.push(encoded);
             }
+            MachineInst::Scatter { code, memory, .. } => {
+                let mut encoded = Instruction::default();
+                encoded.set_code(*code);
+                let kinds = code.op_code();
+                let index = sized(register(2), kinds.op_kind(0));
+                set_memory(&mut encoded, 0, memory, widest(register(1)), Some(index));
+                encoded.set_op_register(1, sized(register(0), kinds.op_kind(1)));
+                encoded.set_op_mask(widest(register(4)));
+                self.insts.push(encoded);
+            }
             MachineInst::Jump(to, _) => {
                 if Some(*to) != next {
                     self.push(Instruction::with_branch(Code::Jmp_rel32_64, address_of(*to)));

@@ -114,6 +114,19 @@ pub enum MachineInst {
         /// The mask after: zero.
         spent: VReg,
     },
+    /// Writes lanes to `base + index * scale`, in their order; the mask is consumed.
+    Scatter {
+        /// The encoding.
+        code: Code,
+        /// The lanes.
+        value: VReg,
+        /// Base, index vector in `index`, constant part.
+        memory: Memory,
+        /// The mask before.
+        mask: VReg,
+        /// The mask after: zero.
+        spent: VReg,
+    },
     /// Goes to a block with values for its parameters.
     Jump(Label, SmallVec<[VReg; 8]>),
     /// Goes to one of two blocks without parameters, by the flags that the instruction before has set.

@@ -175,20 +175,7 @@ impl Select<'_> {
         let base = self.lea(memory);
         let indices = self.get(indices)?;
         // One gather for each register of indices: at most eight lanes.
-        let halves = Pieces { count: index_pieces.count, lanes: index_pieces.lanes, ..pieces };
-        let masks = match count {
-            Some(count) => self.tail_masks(count, halves)?,
-            None => {
-                let all = self.immediate((1 << halves.lanes) - 1);
-                let mut masks = Vec::with_capacity(halves.count);
-                for _ in 0..halves.count {
-                    let mask = self.def(MASK);
-                    self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(all)]);
-                    masks.push(mask);
-                }
-                masks
-            }
-        };
+        let masks = self.masks_of_indices(pieces, index_pieces, count)?;
         let code = if pieces.bits == 64 {
             [Code::EVEX_Vgatherqpd_xmm_k1_vm64x, Code::EVEX_Vgatherqpd_ymm_k1_vm64y, Code::EVEX_Vgatherqpd_zmm_k1_vm64z]
         } else {
@@ -219,6 +206,65 @@ impl Select<'_> {
             whole.push(to);
         }
         Ok(whole)
+    }
+
+    /// The lanes that take part, for each register of indices.
+    fn masks_of_indices(
+        &mut self,
+        pieces: Pieces,
+        indices: Pieces,
+        count: Option<Val>,
+    ) -> Result<Vec<VReg>, Unsupported> {
+        let parts = Pieces { count: indices.count, lanes: indices.lanes, ..pieces };
+        if let Some(count) = count {
+            return self.tail_masks(count, parts);
+        }
+        let all = self.immediate((1 << parts.lanes) - 1);
+        let mut masks = Vec::with_capacity(parts.count);
+        for _ in 0..parts.count {
+            let mask = self.def(MASK);
+            self.op(Code::VEX_Kmovw_kr_r32, smallvec![Operand::Def(mask), Operand::Use(all)]);
+            masks.push(mask);
+        }
+        Ok(masks)
+    }
+
+    pub(super) fn scatter(
+        &mut self,
+        buffer: Buffer,
+        address: &Address,
+        indices: Val,
+        value: Val,
+        count: Option<Val>,
+    ) -> Result<(), Unsupported> {
+        let ty = self.kernel.ty(value);
+        if ty.lanes == 1 {
+            return Err(Unsupported("a scattered store of one element"));
+        }
+        let (pieces, index_pieces) = (self.pieces(ty)?, self.pieces(self.kernel.ty(indices))?);
+        if ty.dtype.bits() < 32 {
+            return Err(Unsupported("scattered stores of less than 32 bits"));
+        }
+        let memory = self.memory(buffer, address)?;
+        let base = self.lea(memory);
+        // One store for each register of indices: at most eight lanes.
+        let masks = self.masks_of_indices(pieces, index_pieces, count)?;
+        let code = codes::scatter(pieces.bits)[index_pieces.width];
+        let (indices, values) = (self.get(indices)?, self.get(value)?);
+        let halves = index_pieces.count / pieces.count;
+        for (i, (&index, &mask)) in indices.iter().zip(&masks).enumerate() {
+            let mut value = values[i / halves];
+            if i % halves == 1 {
+                let upper = self.def(WIDE);
+                let half = smallvec![Operand::Def(upper), Operand::Use(value), Operand::Immediate(1)];
+                self.op(Code::EVEX_Vextractf32x8_ymmm256_k1z_zmm_imm8, half);
+                value = upper;
+            }
+            let spent = self.def(MASK);
+            let memory = Memory { base, index: Some((index, pieces.bits / 8)), displacement: 0 };
+            self.push(MachineInst::Scatter { code, value, memory, mask, spent });
+        }
+        Ok(())
     }
 
     pub(super) fn prefetch(

@@ -31,7 +31,9 @@ impl Select<'_> {
         let registers: Registers = match data {
             InstData::Store { buffer, address, value, count } => return self.store(*buffer, address, *value, *count),
             InstData::Prefetch { buffer, address, locality } => return self.prefetch(*buffer, address, *locality),
-            InstData::Scatter { .. } => return Err(Unsupported("scattered stores")),
+            InstData::Scatter { buffer, address, indices, value, count } => {
+                return self.scatter(*buffer, address, *indices, *value, *count);
+            }
             InstData::Load { buffer, address, count } => self.load(results[0], *buffer, address, *count)?,
             InstData::LoadSplat { buffer, address } => self.load_splat(results[0], *buffer, address)?,
             InstData::Gather { buffer, address, indices, count } => {
@@ -545,7 +547,7 @@ impl Select<'_> {
     fn reduce(&mut self, op: BinaryOp, a: Val) -> Result<VReg, Unsupported> {
         let ty = self.kernel.ty(a);
         if is_mask(ty) {
-            return Err(Unsupported("reductions of masks"));
+            return self.reduce_mask(op, a, ty);
         }
         let pieces = self.pieces(ty)?;
         let mut registers = self.get(a)?.to_vec();
@@ -566,6 +568,31 @@ impl Select<'_> {
             register = self.combine(op, ty.dtype, register, shifted, pieces)?;
         }
         self.lane0(register, ty.dtype)
+    }
+
+    /// Whether all lanes of a mask are set, or any.
+    fn reduce_mask(&mut self, op: BinaryOp, a: Val, ty: LaneType) -> Result<VReg, Unsupported> {
+        let (combine, set) = match op {
+            BinaryOp::And => (Code::VEX_Kandw_kr_kr_kr, Code::Sete_rm8),
+            BinaryOp::Or => (Code::VEX_Korw_kr_kr_kr, Code::Setne_rm8),
+            _ => return Err(Unsupported("this reduction of masks")),
+        };
+        let lanes = self.pieces(ty)?.lanes;
+        let masks = self.get(a)?;
+        let whole = masks.iter().copied().reduce(|x, y| {
+            let to = self.def(MASK);
+            self.op(combine, smallvec![Operand::Def(to), Operand::Use(x), Operand::Use(y)]);
+            to
+        });
+        let bits = self.def(GENERAL);
+        let whole = whole.expect("a mask has a register");
+        self.op(Code::VEX_Kmovw_r32_kr, smallvec![Operand::Def(bits), Operand::Use(whole)]);
+        let compared = if op == BinaryOp::And { (1 << lanes) - 1 } else { 0 };
+        self.op(Code::Cmp_rm64_imm32, smallvec![Operand::Use(bits), Operand::Immediate(compared)]);
+        let (byte, truth) = (self.def(GENERAL), self.def(GENERAL));
+        self.op(set, smallvec![Operand::Def(byte)]);
+        self.op(Code::Movzx_r32_rm8, smallvec![Operand::Def(truth), Operand::Use(byte)]);
+        Ok(truth)
     }
 
     fn combine(&mut self, op: BinaryOp, dtype: DType, a: VReg, b: VReg, pieces: Pieces) -> Result<VReg, Unsupported> {
