@@ -2,8 +2,8 @@
 //!
 //! Before: `y = composite Function("Foo") { ... } (x)`. After: the nodes of the body in its place. Softmax and the
 //! normalisations stay where their schedule takes them, anywhere but inside of another composite that stays. On machines
-//! with matrix instructions a softmax of 16-bit floats is one of `f32` between conversions: one kernel, and one rounding
-//! instead of one for each step.
+//! with matrix instructions a softmax of long rows of 16-bit floats is one of `f32` between conversions: one kernel, and one
+//! rounding instead of one for each step.
 
 use onnxc_ir::dtype::DType;
 use onnxc_ir::tensor::build::BuildError;
@@ -53,12 +53,16 @@ fn inline_region(graph: &mut Graph, region: Region, tiles: bool) {
     }
 }
 
-/// The axis and the type of a softmax of 16-bit floats.
+/// Rows up to this length round each step as ONNX's reference does, whose results they are likely compared with.
+const SHORT_ROW: i64 = 32;
+
+/// The axis and the type of a softmax of 16-bit floats with long rows.
 fn narrow_softmax(graph: &Graph, node: Node) -> Option<(u32, DType)> {
     let data = &graph.nodes[node];
     let Op::Composite { kind: CompositeKind::Softmax { axis }, .. } = data.op else { return None };
-    let dtype = graph.tensor_ty(data.inputs[0]).dtype;
-    matches!(dtype, DType::F16 | DType::BF16).then_some((axis, dtype))
+    let ty = graph.tensor_ty(data.inputs[0]);
+    let long = ty.shape.last().is_some_and(|n| n.as_const().is_none_or(|n| n > SHORT_ROW));
+    (long && matches!(ty.dtype, DType::F16 | DType::BF16)).then_some((axis, ty.dtype))
 }
 
 fn widened_softmax(b: &mut Builder<'_>, x: Value, axis: u32, dtype: DType) -> Result<Value, BuildError> {
