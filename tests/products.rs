@@ -31,11 +31,18 @@ fn driver() -> tempfile::TempDir {
     folder
 }
 
+/// Targets, and the devices that they run on: matrix instructions of warps, and of groups of four.
+const TARGETS: [(&str, &str); 2] = [("nvptx64-sm_80", "80"), ("nvptx64-sm_90a", "90")];
+
 fn onnxc(arguments: &[&str], driver: &Path) -> Output {
+    onnxc_on(arguments, driver, "80")
+}
+
+fn onnxc_on(arguments: &[&str], driver: &Path, capability: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onnxc"))
         .args(arguments)
         .env("LD_LIBRARY_PATH", driver)
-        .env("ONNXC_STANDIN_CAPABILITY", "80")
+        .env("ONNXC_STANDIN_CAPABILITY", capability)
         .output()
         .expect("onnxc runs")
 }
@@ -52,11 +59,13 @@ fn text(path: &Path) -> &str {
 fn passes(names: &[&str], precision: &str, engine: &str, tolerance: &str) {
     let driver = driver();
     let models: Vec<PathBuf> = names.iter().map(|name| model(name)).collect();
-    let mut arguments = vec!["test", "--target", "nvptx64-sm_80", "--precision", precision, "--engine", engine];
-    arguments.extend(["--rtol", tolerance, "--atol", tolerance, "--jobs", "1"]);
-    arguments.extend(models.iter().map(|path| text(path)));
-    let run = onnxc(&arguments, driver.path());
-    assert!(run.status.success(), "--precision {precision} --engine {engine}:\n{}", said(&run));
+    for (target, capability) in TARGETS {
+        let mut arguments = vec!["test", "--target", target, "--precision", precision, "--engine", engine];
+        arguments.extend(["--rtol", tolerance, "--atol", tolerance, "--jobs", "1"]);
+        arguments.extend(models.iter().map(|path| text(path)));
+        let run = onnxc_on(&arguments, driver.path(), capability);
+        assert!(run.status.success(), "{target} --precision {precision} --engine {engine}:\n{}", said(&run));
+    }
 }
 
 #[test]
@@ -84,13 +93,14 @@ fn the_device_and_the_loop_ir_agree_bit_by_bit() {
             (0..count.count()).map(|i| text(&data.join(format!("input_{i}.pb"))).to_owned()).collect();
         let inputs = inputs.join(",");
         let mut outputs = Vec::new();
-        for engine in ["native", "loop-interp"] {
-            let out = folder.path().join(engine);
+        let engines = [("loop-interp", TARGETS[0]), ("native", TARGETS[0]), ("native", TARGETS[1])];
+        for (engine, (target, capability)) in engines {
+            let out = folder.path().join(format!("{engine}-{capability}"));
             let model = path.join("model.onnx");
             let mut arguments = vec!["run", text(&model), "--inputs", &inputs, "--output-dir", text(&out)];
-            arguments.extend(["--target", "nvptx64-sm_80", "--precision", precision, "--engine", engine]);
-            let run = onnxc(&arguments, driver.path());
-            assert!(run.status.success(), "{name} {precision} {engine}: {}", said(&run));
+            arguments.extend(["--target", target, "--precision", precision, "--engine", engine]);
+            let run = onnxc_on(&arguments, driver.path(), capability);
+            assert!(run.status.success(), "{name} {target} {precision} {engine}: {}", said(&run));
             let mut files: Vec<PathBuf> =
                 std::fs::read_dir(&out).expect("outputs").map(|entry| entry.expect("a file").path()).collect();
             files.sort();
@@ -98,6 +108,7 @@ fn the_device_and_the_loop_ir_agree_bit_by_bit() {
         }
         assert!(!outputs[0].is_empty());
         assert!(outputs[0] == outputs[1], "{name} --precision {precision} differs");
+        assert!(outputs[0] == outputs[2], "{name} --precision {precision} differs on groups of warps");
     }
 }
 
@@ -105,13 +116,14 @@ fn the_device_and_the_loop_ir_agree_bit_by_bit() {
 #[test]
 fn products_become_tiles() {
     let driver = driver();
-    let count = |name: &str, precision: &str| {
+    let count_on = |name: &str, precision: &str, target: &str, instruction: &str| {
         let path = model(name).join("model.onnx");
-        let arguments = ["--emit", "asm", "--target", "nvptx64-sm_80", "--precision", precision];
+        let arguments = ["--emit", "asm", "--target", target, "--precision", precision];
         let run = onnxc(&[&[text(&path)], &arguments[..]].concat(), driver.path());
         assert!(run.status.success(), "{}", said(&run));
-        String::from_utf8_lossy(&run.stdout).split(".visible .entry").filter(|k| k.contains("mma.sync")).count()
+        String::from_utf8_lossy(&run.stdout).split(".visible .entry").filter(|k| k.contains(instruction)).count()
     };
+    let count = |name: &str, precision: &str| count_on(name, precision, "nvptx64-sm_80", "mma.sync");
     assert_eq!(count("f32", "f32"), 0);
     assert_eq!(count("f32", "tf32"), 10);
     assert_eq!(count("f16", "f32"), 10);
@@ -123,6 +135,14 @@ fn products_become_tiles() {
     assert_eq!(count("deep_f32", "bf16"), 3);
     assert_eq!(count("deep_f32", "f32"), 0);
     assert_eq!(count("few_rows_f16", "f32"), 0);
+    // Few rows stay with the warps, and so do bytes of both signs.
+    let groups = |name: &str, precision: &str| count_on(name, precision, "nvptx64-sm_90a", "wgmma.mma_async");
+    assert_eq!(groups("f32", "f32"), 0);
+    assert_eq!(groups("f32", "tf32"), 8);
+    assert_eq!(groups("f16", "f32"), 8);
+    assert_eq!(groups("bytes", "f32"), 1);
+    assert_eq!(groups("conv_f32", "bf16"), 3);
+    assert_eq!(count_on("bytes", "f32", "nvptx64-sm_90a", "mma.sync"), 1);
 }
 
 #[test]

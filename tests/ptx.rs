@@ -169,12 +169,14 @@ fn products_assemble_without_spills_to_matrix_instructions() {
                 let text = std::fs::read_to_string(&ptx).expect("the text is there");
                 let tuned: Vec<&str> = text
                     .split(".visible .entry ")
-                    .filter(|kernel| kernel.contains("mma.sync"))
+                    .filter(|kernel| kernel.contains("mma.sync") || kernel.contains("wgmma."))
                     .map(|kernel| kernel.split('(').next().expect("a name"))
                     .collect();
                 assert!(!tuned.is_empty(), "{name} {precision}");
                 for ptxas in &assemblers {
                     let said = assemble(ptxas, sm, &ptx, &model);
+                    // What the assembler says where it waits after each `wgmma`.
+                    assert!(!said.contains("serialized"), "{name} {precision}: {said}");
                     let entries = entries(&said);
                     for kernel in &tuned {
                         let entry = entries.iter().find(|(name, _)| name == kernel).expect("each is assembled");
@@ -184,8 +186,15 @@ fn products_assemble_without_spills_to_matrix_instructions() {
                 let mut command = Command::new(disassembler());
                 let output = command.arg(ptx.with_extension("cubin")).output().expect("nvdisasm starts");
                 let code = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success() && code.contains(instruction), "{name} {precision}: no {instruction}");
-                assert!(code.contains("LDSM"), "{name} {precision}: no fragments are loaded as such");
+                assert!(output.status.success(), "{name} {precision}: {}", String::from_utf8_lossy(&output.stderr));
+                let found = |what: &str| assert!(code.contains(what), "{name} {precision} {sm}: no {what}");
+                if text.contains("wgmma.") {
+                    // Products of groups of warps, which read memory by themselves.
+                    found(if instruction.starts_with('I') { "IGMMA.64x" } else { "HGMMA.64x" });
+                } else {
+                    found(instruction);
+                    found("LDSM");
+                }
             }
         }
     }

@@ -228,6 +228,7 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     uint64_t each = kernel->workers_per_block;
     uint64_t blocks = ((uint64_t)tasks + each - 1) / each;
     uint64_t most = (uint64_t)driver.processors * (kernel->scratch_bytes != 0 ? 4 : 16);
+    if (kernel->resident != 0) most = (uint64_t)driver.processors * kernel->resident;
     if (kernel->max_workers != 0 && most > kernel->max_workers / each) most = kernel->max_workers / each;
     if (blocks > most) blocks = most;
     if (blocks == 0) blocks = 1;

@@ -23,6 +23,8 @@ struct kernel {
     uint32_t buffers;
     uint32_t params;
     uint32_t shared_bytes; /* that a block has beside what the kernel declares */
+    uint32_t resident;     /* blocks that one multiprocessor holds; 0: more do no harm */
+    uint32_t reserved;
 };
 
 /* A model; the code generator lays this out. */

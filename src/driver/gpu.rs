@@ -79,6 +79,8 @@ fn description(program: &Program, kernels: &[KernelInfo]) -> Result<Value, Failu
             "workers_per_block": info.workers_per_block(),
             "max_workers": info.max_workers,
             "scratch_bytes": info.scratch_bytes,
+            "shared_bytes": info.shared_bytes,
+            "blocks_per_multiprocessor": info.blocks_per_multiprocessor,
             "buffers": kernel.arguments().count(),
             "params": kernel.params,
         })

@@ -453,7 +453,8 @@ fn gpu_objects(
         object.put_pointer(name.name.clone(), 0).put_u32(info.threads).put_u32(info.workers_per_block());
         object.put_u64(info.scratch_bytes).put_u64(info.max_workers.unwrap_or(0));
         object.put_u32(number as u32).put_u32(kernel.arguments().count() as u32);
-        object.put_u32(kernel.params.len() as u32).put_u32(0);
+        object.put_u32(kernel.params.len() as u32).put_u32(info.shared_bytes);
+        object.put_u32(info.blocks_per_multiprocessor.unwrap_or(0)).put_u32(0);
         objects.extend([name, object]);
     }
     let looks = steps.iter().any(|step| !matches!(step, Step::Launch(_) | Step::Copy { .. } | Step::Select { .. }));

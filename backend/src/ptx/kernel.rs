@@ -20,6 +20,7 @@ use onnxc_ir::scalar::{BinaryOp, Scalar};
 use super::attend::Plan;
 use super::facts::Fact;
 use super::hazards::Hazards;
+use super::hopper::{Groups, Role};
 use super::text::{Class, Reg, Text};
 use super::tile::Shape;
 
@@ -111,6 +112,17 @@ pub(super) struct Emit<'k> {
     pub(super) shared_scratch: bool,
     /// The highest number of tasks that any launch has, if it is known.
     most_tasks: i64,
+    /// What the walk's group of warps does, where groups have roles.
+    pub(super) role: Option<Role>,
+}
+
+/// A worker's tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Tasks {
+    begin: Reg,
+    end: Reg,
+    worker: Reg,
+    workers: Reg,
 }
 
 /// Memory of a block for scratch, at most: six blocks share what a multiprocessor has.
@@ -143,8 +155,9 @@ pub(super) fn class_of(dtype: DType) -> Class {
     }
 }
 
-/// Emits one `.entry`. The kernel is legalised; no launch of it has more than `most_tasks` tasks.
-pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -> String {
+/// Emits one `.entry`. The kernel is legalised; no launch of it has more than `most_tasks` tasks. With `groups` these share
+/// its tile.
+pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32, groups: Option<Groups>) -> String {
     let mapping = Mapping::of(kernel);
     let mut text = Text::default();
     let (thread, tid) = (text.reg(Class::B32), text.reg(Class::B32));
@@ -168,10 +181,11 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
         lane_numbers: HashMap::new(),
         valid: HashMap::new(),
         hazards: Hazards::of(kernel, mapping),
-        shared_scratch: block_scratch(kernel, threads).is_some(),
+        shared_scratch: groups.is_some() || block_scratch(kernel, threads).is_some(),
         most_tasks,
+        role: None,
     };
-    emit.entry();
+    emit.entry(groups);
     let mut parameters: Vec<String> = Vec::new();
     for (buffer, _) in kernel.arguments() {
         parameters.push(format!("\t.param .u64 {name}_b{}", buffer.index()));
@@ -182,13 +196,17 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32) -
     for (ty, what) in [(".s64", "begin"), (".s64", "end"), (".u64", "scratch")] {
         parameters.push(format!("\t.param {ty} {name}_{what}"));
     }
-    let shared = block_scratch(kernel, threads)
-        .map(|bytes| format!("\t.shared .align 64 .b8 {name}_shared[{bytes}];\n"))
-        .unwrap_or_default();
+    let (mut outside, mut shared) = (String::new(), String::new());
+    if groups.is_some() {
+        // More than a kernel may declare: the launch says how much.
+        outside = format!(".extern .shared .align 1024 .b8 {name}_shared[];\n");
+    } else if let Some(bytes) = block_scratch(kernel, threads) {
+        shared = format!("\t.shared .align 64 .b8 {name}_shared[{bytes}];\n");
+    }
     let alone = emit.alone;
     let body = emit.text.finish(&shared);
     let alone = if alone { ".minnctapersm 1\n" } else { "" };
-    format!(".visible .entry {name}(\n{}\n)\n.maxntid {threads}, 1, 1\n{alone}{body}", parameters.join(",\n"))
+    format!("{outside}.visible .entry {name}(\n{}\n)\n.maxntid {threads}, 1, 1\n{alone}{body}", parameters.join(",\n"))
 }
 
 impl Emit<'_> {
@@ -222,7 +240,7 @@ impl Emit<'_> {
     }
 
     /// Parameters, the worker's number, the loop over its tasks.
-    fn entry(&mut self) {
+    fn entry(&mut self, groups: Option<Groups>) {
         let kernel = self.kernel;
         for (buffer, _) in kernel.arguments() {
             let base = self.parameter(&format!("b{}", buffer.index()));
@@ -282,12 +300,22 @@ impl Emit<'_> {
                 self.buffers[buffer] = Some(base);
             }
         }
-        let (worker64, workers64, task, next) =
-            (self.reg(Class::B64), self.reg(Class::B64), self.reg(Class::B64), self.reg(Class::B64));
+        let (worker64, workers64) = (self.reg(Class::B64), self.reg(Class::B64));
         ins!(self, "cvt.u64.u32 {worker64}, {worker}");
         ins!(self, "cvt.u64.u32 {workers64}, {workers}");
-        ins!(self, "add.s64 {task}, {begin}, {worker64}");
         self.lanes_of_types();
+        let tasks = Tasks { begin, end, worker: worker64, workers: workers64 };
+        match groups {
+            Some(groups) => self.roles(groups, tasks),
+            None => self.tasks(tasks),
+        }
+    }
+
+    /// The loop over the worker's tasks.
+    pub(super) fn tasks(&mut self, Tasks { begin, end, worker, workers }: Tasks) {
+        let kernel = self.kernel;
+        let (task, next) = (self.reg(Class::B64), self.reg(Class::B64));
+        ins!(self, "add.s64 {task}, {begin}, {worker}");
         let done = self.reg(Class::Pred);
         let (top, out) = (self.text.label("task"), self.text.label("done"));
         ins!(self, "setp.ge.s64 {done}, {task}, {end}");
@@ -295,7 +323,7 @@ impl Emit<'_> {
         self.text.place(&top);
         ins!(self, "add.s64 {next}, {task}, 1");
         let params = &kernel.blocks[kernel.body].params;
-        for (&param, reg) in params.iter().zip([task, next, worker64]) {
+        for (&param, reg) in params.iter().zip([task, next, worker]) {
             self.values[param] = Some(Box::new([reg]));
         }
         self.facts[params[0]] = Fact::range(0, self.most_tasks.saturating_sub(1).max(0));
@@ -305,7 +333,7 @@ impl Emit<'_> {
         if self.hazards.any() {
             self.barrier();
         }
-        ins!(self, "add.s64 {task}, {task}, {workers64}");
+        ins!(self, "add.s64 {task}, {task}, {workers}");
         let more = self.reg(Class::Pred);
         ins!(self, "setp.lt.s64 {more}, {task}, {end}");
         ins!(self, "@{more} bra {top}");
@@ -314,7 +342,7 @@ impl Emit<'_> {
 
     /// Shows the assembler that a register is the same in all threads of a warp. It makes calls of the shuffles behind
     /// branches that it takes for divergent.
-    fn agree(&mut self, r: Reg) {
+    pub(super) fn agree(&mut self, r: Reg) {
         ins!(self, "shfl.sync.idx.b32 {r}, {r}, 0, 31, 0xffffffff");
     }
 
@@ -601,12 +629,17 @@ impl Emit<'_> {
         let (tid, lo, hi) = (self.tid, self.get1(lo), self.get1(hi));
         let [warp, warps, own, stride] = [Class::B32, Class::B32, Class::B64, Class::B64].map(|class| self.reg(class));
         let index = self.reg(Class::B64);
-        ins!(self, "shr.u32 {warp}, {tid}, 5");
-        self.agree(warp);
+        if let Some(Role::Multiply(multiplier)) = self.role {
+            ins!(self, "mov.u32 {warp}, {}", multiplier.warp);
+            ins!(self, "mov.u32 {warps}, 4");
+        } else {
+            ins!(self, "shr.u32 {warp}, {tid}, 5");
+            self.agree(warp);
+            ins!(self, "mov.u32 {warps}, %ntid.x");
+            ins!(self, "shr.u32 {warps}, {warps}, 5");
+        }
         ins!(self, "mul.wide.u32 {own}, {warp}, {step}");
         ins!(self, "add.s64 {index}, {lo}, {own}");
-        ins!(self, "mov.u32 {warps}, %ntid.x");
-        ins!(self, "shr.u32 {warps}, {warps}, 5");
         ins!(self, "mul.wide.u32 {stride}, {warps}, {step}");
         let (done, more) = (self.reg(Class::Pred), self.reg(Class::Pred));
         let (top, out) = (self.text.label("turn"), self.text.label("turned"));

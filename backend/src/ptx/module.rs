@@ -8,6 +8,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
 use rayon::prelude::*;
 
+use super::hopper::Groups;
 use super::kernel::{Mapping, WARP, block_scratch, emit, team_of};
 
 /// Threads of a block whose warps or threads work on their own.
@@ -32,6 +33,10 @@ pub struct KernelInfo {
     pub scratch_bytes: u64,
     /// Workers that a grid may have at most; none if any number will do.
     pub max_workers: Option<u64>,
+    /// Bytes of shared memory that a launch gives each block, beside what the kernel declares.
+    pub shared_bytes: u32,
+    /// Blocks that one multiprocessor holds, where more would wait for nothing; none if that does not matter.
+    pub blocks_per_multiprocessor: Option<u32>,
 }
 
 impl KernelInfo {
@@ -62,16 +67,33 @@ pub fn module(program: &Program, sm: &str) -> Module {
         .par_iter()
         .map(|(number, kernel)| {
             let legal = legalize(kernel, &Caps { converts: &[DType::F16, DType::BF16], ..Caps::default() });
-            let threads = team_of(&legal).map_or(THREADS, |team| team.threads);
+            let groups = if sm == "sm_90a" { Groups::of(&legal) } else { None };
+            let threads = match groups {
+                Some(groups) => groups.threads(),
+                None => team_of(&legal).map_or(THREADS, |team| team.threads),
+            };
             let name = entry_name(program, *number, kernel);
-            let text = emit(&legal, &name, most[number.index()], threads);
+            let text = emit(&legal, &name, most[number.index()], threads, groups);
             // What lies in the block's memory is no concern of the caller.
             let outside = block_scratch(&legal, threads).is_none();
             let scratch_bytes = if outside { legal.scratch_layout().1 } else { 0 };
             let workers = (SCRATCH_BYTES / scratch_bytes.max(1)).clamp(1, SCRATCH_WORKERS);
             let max_workers = (scratch_bytes > 0).then_some(workers);
             let mapping = Mapping::of(&legal);
-            (text, KernelInfo { name, mapping, threads, scratch_bytes, max_workers })
+            let (shared_bytes, blocks_per_multiprocessor) = match groups {
+                Some(groups) => (groups.bytes(), Some(groups.resident())),
+                None => (0, None),
+            };
+            let info = KernelInfo {
+                name,
+                mapping,
+                threads,
+                scratch_bytes,
+                max_workers,
+                shared_bytes,
+                blocks_per_multiprocessor,
+            };
+            (text, info)
         })
         .collect();
     // `.NaN` minima are of 7.0, `mma` and `cp.async` of 7.0 too; drivers of CUDA 11.8 and later take 7.8.

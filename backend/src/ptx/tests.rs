@@ -14,7 +14,7 @@ fn ptx(n: u64, body: impl FnOnce(&mut KernelBuilder, Val, [onnxc_ir::loops::Buff
     let x = b.buffer("x", DType::F32, Access::Read, Some(n));
     let y = b.buffer("y", DType::F32, Access::Write, Some(n));
     b.task_loop(|b, task| body(b, task, [x, y]));
-    emit(&legalize(&b.finish(), &Caps::default()), "k", 16, 128)
+    emit(&legalize(&b.finish(), &Caps::default()), "k", 16, 128, None)
 }
 
 fn count(text: &str, what: &str) -> usize {
@@ -114,7 +114,7 @@ fn a_kernel_without_vectors_runs_on_threads() {
     });
     let kernel = b.finish();
     assert_eq!(Mapping::of(&kernel), Mapping::Thread);
-    let text = emit(&kernel, "k", 16, 128);
+    let text = emit(&kernel, "k", 16, 128, None);
     assert!(text.contains("mad.lo.u32") && !text.contains("shfl") && !text.contains("bar."), "{text}");
     let rounded = [count(&text, "mul.rn.f64"), count(&text, "add.rn.f64"), count(&text, "fma.rn.f64")];
     assert_eq!(rounded, [1, 1, 1], "{text}");

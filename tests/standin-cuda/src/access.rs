@@ -24,7 +24,7 @@ pub struct Copy {
 }
 
 impl Warp {
-    fn address(&self, place: &Place, lane: usize) -> u64 {
+    pub fn address(&self, place: &Place, lane: usize) -> u64 {
         self.reg(place.base)[lane].get().wrapping_add_signed(place.offset)
     }
 
@@ -87,7 +87,7 @@ impl Warp {
             }
         };
         if context.check_races {
-            let conflict = piece.touch(start, size, &context.clock, &self.moment, lane as u32, touch);
+            let conflict = piece.touch(start, size, &mut context.clock, &self.moment, lane as u32, touch);
             if let Some(conflict) = conflict {
                 let Fault::Race(other) = Fault::from(conflict) else { unreachable!("a conflict is a race") };
                 let verb = if touch == Touch::Read { "reads" } else { "writes" };
@@ -250,7 +250,8 @@ impl Warp {
                 return Err(here(copy.from, "what this cp.async reads changed before it was waited for".to_string()));
             }
             let touch = Touch::Write;
-            let conflict = context.shared.touch(copy.to, copy.bytes, &context.clock, &self.moment, copy.lane, touch);
+            let conflict =
+                context.shared.touch(copy.to, copy.bytes, &mut context.clock, &self.moment, copy.lane, touch);
             if let Some(conflict) = conflict {
                 let Fault::Race(other) = Fault::from(conflict) else { unreachable!("a conflict is a race") };
                 return Err(here(copy.to as u64, format!("race in Shared memory: this cp.async writes, {other}")));

@@ -1,7 +1,9 @@
 //! A module ready to run: kernels with their instructions decoded.
 
+use crate::barriers::Deed;
 use crate::convert::Conversion;
 use crate::decode;
+use crate::groups::Product;
 use crate::memory::Memory;
 use crate::text::{self, Refusal};
 use crate::types::{CompareFn, LaneFn, Ty};
@@ -263,6 +265,18 @@ pub enum Op {
         types: (Multiplicand, Multiplicand),
         half: bool,
     },
+    /// `mbarrier`.
+    Barrier {
+        place: Place,
+        deed: Deed,
+    },
+    /// Makes stores known to the other proxy.
+    ProxyFence,
+    /// `wgmma.fence`, `mma_async`, `commit_group` and `wait_group`.
+    ProductFence,
+    Product(Box<Product>),
+    ProductCommit,
+    ProductWait(u32),
     /// Reconverges at `join`, which is behind the last instruction if the paths meet nowhere.
     Branch {
         target: u32,
@@ -270,7 +284,7 @@ pub enum Op {
     },
     Exit,
     Trap,
-    /// Hints and fences, which order nothing that is not in order here.
+    /// Hints and other fences, which order nothing that is not in order here.
     Nothing,
 }
 
@@ -280,6 +294,8 @@ pub struct Inst {
     pub line: u32,
     pub guard: Guard,
     pub op: Op,
+    /// Accumulators of `wgmma` that it reads or writes, if it is none itself.
+    pub sums: Vec<Reg>,
 }
 
 /// A register whose value the launch sets.
@@ -319,6 +335,8 @@ pub struct Kernel {
     pub(crate) local: u64,
     /// Threads that a block may have.
     pub max_threads: u32,
+    /// Bytes of shared memory that a block may have on the device that the text is for.
+    pub most_shared: u64,
 }
 
 /// A loaded module.

@@ -1,12 +1,16 @@
 //! A launch: blocks one after the other, the warps of a block in turns between barriers.
 
+use std::collections::HashMap;
+
 use crate::kernel::Kernel;
 use crate::memory::{Memory, Piece};
-use crate::races::{Clock, SEGMENTS};
+use crate::races::{Clock, SEGMENTS, join};
 use crate::warp::{Context, Stop, Trouble, Warp};
 
-/// Shared memory that a block may have, in bytes.
-pub const MAX_SHARED: u64 = 99 * 1024;
+/// Shared memory that a block may have on a device of a compute capability, in bytes.
+pub fn max_shared(capability: u32) -> u64 {
+    if capability == 90 { 227 << 10 } else { 99 << 10 }
+}
 
 /// Shared memory that a kernel may declare, and that a block may have without being allowed more, in bytes.
 pub const DEFAULT_SHARED: u64 = 48 * 1024;
@@ -49,11 +53,11 @@ pub fn launch(
     let blocks: u64 = grid.blocks.iter().map(|&b| u64::from(b)).product();
     let shared = kernel.shared.next_multiple_of(16) + u64::from(grid.dynamic_shared);
     let most = u64::from(kernel.max_threads.min(1024));
-    if threads == 0 || threads > most || blocks == 0 || blocks > u64::from(u32::MAX) || shared > MAX_SHARED {
+    if threads == 0 || threads > most || blocks == 0 || blocks > u64::from(u32::MAX) || shared > kernel.most_shared {
         let text = format!(
             "{}: a launch of {blocks} blocks of {threads} threads with {shared} bytes of shared memory: at most {most} \
-             threads and {MAX_SHARED} bytes are there",
-            kernel.name
+             threads and {} bytes are there",
+            kernel.name, kernel.most_shared
         );
         return Err(Report { text, misaligned: false, race: false, invalid: true });
     }
@@ -67,6 +71,9 @@ pub fn launch(
         shared: Piece::new(shared as usize),
         arriving: vec![0; (shared as usize).div_ceil(4)],
         clock: Clock::new(*segment),
+        barriers: Vec::new(),
+        products: HashMap::new(),
+        progress: 0,
         params,
         grid,
         block: [0; 3],
@@ -83,30 +90,36 @@ pub fn launch(
             context.shared.forget();
             context.arriving.fill(0);
         }
+        context.barriers.clear();
+        context.products.clear();
+        context.clock.enter(threads.div_ceil(32) as usize);
         for number in 0..threads.div_ceil(32) as u32 {
-            let moment = context.clock.begin(block, number, 0);
+            let moment = context.clock.begin(block, number);
             if number as usize == warps.len() {
                 warps.push(Warp::new(kernel, moment));
             }
             warps[number as usize].start(number, moment, &context);
         }
-        run_block(&mut warps, &mut context, threads as u32)
-            .map_err(|(warp, trouble)| report(&context, warp, &trouble))?;
+        run_block(&mut warps, &mut context).map_err(|(warp, trouble)| report(&context, warp, &trouble))?;
     }
     *segment = context.clock.end();
     Ok(())
 }
 
-fn run_block(warps: &mut [Warp], context: &mut Context, threads: u32) -> Result<(), (usize, Trouble)> {
+fn run_block(warps: &mut [Warp], context: &mut Context) -> Result<(), (usize, Trouble)> {
     // What each warp waits for.
     let mut waits: Vec<Option<(u64, Option<u64>, u32)>> = vec![None; warps.len()];
     loop {
-        let mut ran = false;
+        let (mut ran, mut asks, before) = (false, None, context.progress);
         for (i, warp) in warps.iter_mut().enumerate() {
             if waits[i].is_none() && !warp.done() {
-                ran = true;
-                if let Stop::Barrier { id, threads, line } = warp.run(context).map_err(|t| (i, t))? {
-                    waits[i] = Some((id, threads, line));
+                match warp.run(context).map_err(|t| (i, t))? {
+                    Stop::Barrier { id, threads, line } => {
+                        ran = true;
+                        waits[i] = Some((id, threads, line));
+                    }
+                    Stop::Done => ran = true,
+                    Stop::Asks { line } => asks = Some((i, line)),
                 }
             }
         }
@@ -120,20 +133,26 @@ fn run_block(warps: &mut [Warp], context: &mut Context, threads: u32) -> Result<
                 None => alive,
             };
             if here.len() == wanted {
-                // A barrier of some warps orders those only; their count of barriers stays comparable all the same.
-                let all = wanted == alive || threads <= 32;
+                let mut met = context.clock.view(&warps[first].moment, true);
+                here.iter().for_each(|&i| join(&mut met, &context.clock.view(&warps[i].moment, true)));
                 for i in here {
                     waits[i] = None;
-                    warps[i].moment = context.clock.after(warps[i].moment, all);
+                    warps[i].moment = context.clock.learn(warps[i].moment, &met);
                 }
                 released = true;
             }
         }
-        if !ran && !released {
-            let Some(stuck) = (0..warps.len()).find(|&i| waits[i].is_some()) else { return Ok(()) };
-            let line = waits[stuck].map_or(0, |w| w.2);
-            let what = "waits at a barrier that other warps of the block never reach".to_string();
-            return Err((stuck, Trouble { line, lane: 0, address: None, misaligned: false, race: false, what }));
+        if !ran && !released && before == context.progress {
+            let stuck = |line, what: &str| {
+                let what = what.to_string();
+                Trouble { line, lane: 0, address: None, misaligned: false, race: false, what }
+            };
+            if let Some((i, line)) = asks {
+                return Err((i, stuck(line, "waits for a phase of an mbarrier that nothing completes")));
+            }
+            let Some(i) = (0..warps.len()).find(|&i| waits[i].is_some()) else { return Ok(()) };
+            let line = waits[i].map_or(0, |w| w.2);
+            return Err((i, stuck(line, "waits at a barrier that other warps of the block never reach")));
         }
     }
 }

@@ -15,10 +15,12 @@
 
 mod access;
 mod arith;
+mod barriers;
 mod convert;
 mod decode;
 mod driver;
 mod flow;
+mod groups;
 mod kernel;
 mod launch;
 mod matrix;

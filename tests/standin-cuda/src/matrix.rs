@@ -53,6 +53,13 @@ fn element(kind: Multiplicand, register: u64, i: usize) -> f32 {
     }
 }
 
+/// An element of a chunk of 16 bytes in memory.
+pub fn element_of(kind: Multiplicand, chunk: &[u8; 16], i: usize) -> f32 {
+    let per = per_register(kind);
+    let word = u32::from_le_bytes(chunk[i / per * 4..i / per * 4 + 4].try_into().expect("4 bytes"));
+    element(kind, u64::from(word), i % per)
+}
+
 /// `d = a * b + c` with 16 rows of `a` and 8 columns of `b`. Sums are f32, f16 (`half`), or i32 for bytes.
 pub fn multiply(
     d: &[&Lanes],

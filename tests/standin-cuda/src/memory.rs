@@ -24,6 +24,12 @@ pub enum Fault {
 
 impl From<Conflict> for Fault {
     fn from(c: Conflict) -> Fault {
+        if c.unfenced {
+            return Fault::Race(format!(
+                "thread {} of block {} wrote it with no fence.proxy.async since",
+                c.thread, c.block
+            ));
+        }
         let what = if c.wrote { "wrote" } else { "read" };
         Fault::Race(format!("thread {} of block {} {what} it with no barrier since", c.thread, c.block))
     }
@@ -59,7 +65,7 @@ impl Piece {
         &mut self,
         at: usize,
         size: usize,
-        clock: &Clock,
+        clock: &mut Clock,
         now: &Moment,
         lane: u32,
         touch: Touch,

@@ -3,10 +3,12 @@
 //! Paths meet at the branch's immediate post-dominator. Instructions of several threads (`.sync`) want all their members
 //! there: where a device would wait or misbehave, this reports.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::access::Copy;
 use crate::arith::insert;
+use crate::barriers::Barrier;
+use crate::groups::Products;
 use crate::kernel::{Given, Guard, Inst, Kernel, Op, Reg, Shuffle, Vote};
 use crate::launch::Grid;
 use crate::matrix;
@@ -22,6 +24,11 @@ pub struct Context<'a> {
     /// For each word of shared memory the line of the `cp.async` that is under way to it, or 0.
     pub arriving: Vec<u32>,
     pub clock: Clock,
+    pub barriers: Vec<Barrier>,
+    /// For each group of warps and number of its product what the first warp gave: line and descriptors.
+    pub products: HashMap<(u32, u32), (u32, [u64; 2])>,
+    /// Counts what may let others go on.
+    pub progress: u64,
     pub params: &'a [u8],
     pub grid: Grid,
     pub block: [u32; 3],
@@ -51,6 +58,10 @@ pub enum Stop {
         threads: Option<u64>,
         line: u32,
     },
+    /// At an `mbarrier` whose phase is not over: it will ask again.
+    Asks {
+        line: u32,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -71,6 +82,7 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub open: Vec<Copy>,
     pub groups: VecDeque<Vec<Copy>>,
+    pub products: Products,
 }
 
 impl Warp {
@@ -86,6 +98,7 @@ impl Warp {
             local: vec![0xFF; kernel.local as usize * 32],
             open: Vec::new(),
             groups: VecDeque::new(),
+            products: Products::default(),
         }
     }
 
@@ -102,6 +115,7 @@ impl Warp {
         self.preds[0] = u32::MAX;
         self.open.clear();
         self.groups.clear();
+        self.products.clear();
         for (reg, given) in &context.kernel.given {
             for (lane, cell) in self.regs[*reg as usize].iter().enumerate() {
                 let thread = 32 * number + lane as u32;
@@ -129,7 +143,17 @@ impl Warp {
         self.alive == 0
     }
 
-    fn holds(&self, guard: Guard) -> u32 {
+    /// Its number in its block.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its threads that have not ended.
+    pub fn alive(&self) -> u32 {
+        self.alive
+    }
+
+    pub fn holds(&self, guard: Guard) -> u32 {
         self.preds[guard.pred as usize] ^ if guard.negated { u32::MAX } else { 0 }
     }
 
@@ -138,7 +162,7 @@ impl Warp {
         &self.regs[reg as usize]
     }
 
-    fn set_pred(&mut self, pred: u32, value: u32, mask: u32) {
+    pub fn set_pred(&mut self, pred: u32, value: u32, mask: u32) {
         let p = &mut self.preds[pred as usize];
         *p = *p & !mask | value & mask;
     }
@@ -158,9 +182,15 @@ impl Warp {
             let all = path.mask;
             let mask = all & self.holds(inst.guard);
             context.executed += 1;
+            if !inst.sums.is_empty() && mask != 0 {
+                self.touch_sums(inst)?;
+            }
             match &inst.op {
                 Op::Branch { target, join } => self.branch(*target, *join, mask, all),
                 Op::Exit => {
+                    if mask == self.alive && self.products.any() {
+                        return Err(trouble(inst, 0, "ends with wgmma under way".to_string()));
+                    }
                     self.alive &= !mask;
                     self.paths.iter_mut().for_each(|p| p.mask &= !mask);
                     self.paths.retain(|p| p.mask != 0);
@@ -179,6 +209,11 @@ impl Warp {
                     let value = |reg: &Reg| self.reg(*reg)[first].get();
                     let threads = threads.as_ref().map(|t| value(t) & 0xFFFF_FFFF);
                     return Ok(Stop::Barrier { id: value(id) & 15, threads, line: inst.line });
+                }
+                Op::Barrier { place, deed } => {
+                    if self.at_barrier(inst, at, mask, context, (place, *deed))? {
+                        return Ok(Stop::Asks { line: inst.line });
+                    }
                 }
                 _ => self.step(inst, at, mask, context)?,
             }
@@ -220,7 +255,12 @@ impl Warp {
 
     fn step(&mut self, inst: &Inst, at: usize, mask: u32, context: &mut Context) -> Result<(), Trouble> {
         match &inst.op {
-            Op::Lanes { .. } | Op::Branch { .. } | Op::Exit | Op::BlockBarrier { .. } | Op::Nothing => {}
+            Op::Lanes { .. }
+            | Op::Branch { .. }
+            | Op::Exit
+            | Op::BlockBarrier { .. }
+            | Op::Barrier { .. }
+            | Op::Nothing => {}
             Op::Convert { conversion, d, a } => {
                 for lane in lanes_of(mask) {
                     self.reg(*d)[lane].set(conversion.apply(self.reg(*a)[lane].get()));
@@ -370,7 +410,7 @@ impl Warp {
                 self.members(inst, *members, mask)?;
                 // Lanes that wait for others elsewhere are not ordered with these; only a whole warp moves its clock.
                 if mask == self.alive {
-                    self.moment = context.clock.after(self.moment, false);
+                    self.moment = context.clock.after(self.moment);
                 }
             }
             Op::LoadMatrix { into, place, transposed } => {
@@ -392,6 +432,22 @@ impl Warp {
                 let c: Vec<Lanes> = c.iter().map(|r| self.reg(*r).clone()).collect();
                 matrix::multiply(&list(d), &list(a), &list(b), &c.iter().collect::<Vec<_>>(), *types, *half);
             }
+            Op::ProxyFence => {
+                if mask != self.alive {
+                    let what = "fence.proxy.async is of whole warps here".to_string();
+                    return Err(trouble(inst, mask.trailing_zeros(), what));
+                }
+                self.moment = context.clock.fence(self.moment);
+            }
+            Op::ProductFence | Op::Product(_) | Op::ProductCommit | Op::ProductWait(_)
+                if mask != u32::MAX || !context.grid.threads[0].is_multiple_of(128) =>
+            {
+                return Err(trouble(inst, mask.trailing_zeros(), "wgmma by a part of a group of four warps".into()));
+            }
+            Op::ProductFence => self.fence_products(),
+            Op::Product(product) => self.give_product(inst, product, context)?,
+            Op::ProductCommit => self.commit_products(),
+            Op::ProductWait(pending) => self.wait_for_products(inst, *pending, context)?,
             Op::Trap => return Err(trouble(inst, mask.trailing_zeros(), "trap".into())),
         }
         Ok(())

@@ -3,15 +3,16 @@
 //! After: every operand is a register or predicate by number; constants, parameters and special registers are registers
 //! that the launch fills. What is not in the subset is an error here, never one at run time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::flow;
 use crate::kernel::{Given, Guard, Inst, Kernel, Module, Op, Place, Pred, Reg, Space};
-use crate::launch::DEFAULT_SHARED;
+use crate::launch::{DEFAULT_SHARED, max_shared};
 use crate::memory::Memory;
 use crate::text::{Entry, Item, Operand, Read, Refusal, Source, Variable, refuse};
 use crate::types::Ty;
 
+mod groups;
 mod memory;
 mod statement;
 
@@ -58,7 +59,8 @@ pub fn module(source: &Source, capability: u32, memory: &mut Memory) -> Read<Mod
             }
         }
     }
-    let kernels = source.entries.iter().map(|e| kernel(e, &symbols, shared)).collect::<Read<Vec<_>>>()?;
+    let kernels =
+        source.entries.iter().map(|e| kernel(e, &symbols, shared, max_shared(target))).collect::<Read<Vec<_>>>()?;
     Ok(Module { kernels, variables })
 }
 
@@ -92,9 +94,11 @@ struct Decoder<'a> {
     jumps: Vec<(usize, String, u32)>,
     shared: u64,
     local: u64,
+    /// Registers that the present statement names.
+    used: Vec<Reg>,
 }
 
-fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64) -> Read<Kernel> {
+fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64, most_shared: u64) -> Read<Kernel> {
     let mut scope = HashMap::new();
     let mut params = Vec::new();
     let mut end = 0;
@@ -117,6 +121,7 @@ fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64) -> Read<
         jumps: Vec::new(),
         shared,
         local: 0,
+        used: Vec::new(),
     };
     for item in &entry.body {
         d.item(item)?;
@@ -131,12 +136,22 @@ fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64) -> Read<
         );
     }
     let end = d.insts.len() as u32;
-    d.insts.push(Inst { line: 0, guard: ALWAYS, op: Op::Exit });
+    d.insts.push(Inst { line: 0, guard: ALWAYS, op: Op::Exit, sums: Vec::new() });
     for (at, label, line) in std::mem::take(&mut d.jumps) {
         let Some(&to) = d.labels.get(&label) else { return refuse(line, format!("there is no label '{label}'")) };
         d.insts[at].op = Op::Branch { target: to.min(end), join: 0 };
     }
     flow::set_joins(&mut d.insts);
+    let products = d.insts.iter().filter_map(|inst| match &inst.op {
+        Op::Product(product) => Some(&product.sums),
+        _ => None,
+    });
+    let sums: HashSet<Reg> = products.flatten().copied().collect();
+    for inst in &mut d.insts {
+        let own = matches!(inst.op, Op::Product(_));
+        inst.sums.retain(|reg| !own && sums.contains(reg));
+        inst.sums.shrink_to_fit();
+    }
     Ok(Kernel {
         name: entry.name.clone(),
         params,
@@ -147,6 +162,7 @@ fn kernel(entry: &Entry, module: &HashMap<String, Symbol>, shared: u64) -> Read<
         shared: d.shared,
         local: d.local,
         max_threads: entry.max_threads.unwrap_or(1024),
+        most_shared,
     })
 }
 
@@ -180,7 +196,8 @@ impl Decoder<'_> {
                     Some((name, negated)) => Guard { pred: self.pred(name, s.line)?, negated: *negated },
                 };
                 let op = self.statement(s)?;
-                self.insts.push(Inst { line: s.line, guard, op });
+                let sums = std::mem::take(&mut self.used);
+                self.insts.push(Inst { line: s.line, guard, op, sums });
             }
         }
         Ok(())
@@ -255,7 +272,10 @@ impl Decoder<'_> {
             Operand::F64(bits) if ty.bytes() == 4 => self.constant(u64::from((f64::from_bits(*bits) as f32).to_bits())),
             Operand::F64(bits) => self.constant(*bits),
             Operand::Name(name) => match self.symbol(name) {
-                Some(Symbol::Reg(reg)) => reg,
+                Some(Symbol::Reg(reg)) => {
+                    self.used.push(reg);
+                    reg
+                }
                 Some(Symbol::At(address)) => self.constant(address),
                 Some(Symbol::DynamicShared) => self.give(Given::DynamicShared),
                 _ => match special(name) {
@@ -276,7 +296,10 @@ impl Decoder<'_> {
         match operand {
             Operand::Name(name) if name == "_" => Ok(self.fresh()),
             Operand::Name(name) => match self.symbol(name) {
-                Some(Symbol::Reg(reg)) => Ok(reg),
+                Some(Symbol::Reg(reg)) => {
+                    self.used.push(reg);
+                    Ok(reg)
+                }
                 _ => refuse(line, format!("'{name}' is no register")),
             },
             other => refuse(line, format!("{other:?} cannot be written")),

@@ -13,7 +13,7 @@ impl Decoder<'_> {
     pub(super) fn statement(&mut self, s: &Statement) -> Read<Op> {
         let unknown = || refuse(s.line, format!("'{}' is not in the subset", s.opcode.join(".")));
         let least = match s.opcode[0].as_str() {
-            "ret" | "exit" | "trap" | "membar" | "fence" | "cp" | "griddepcontrol" => 0,
+            "ret" | "exit" | "trap" | "membar" | "fence" | "cp" | "griddepcontrol" | "wgmma" | "mbarrier" => 0,
             "bar" | "barrier" | "bra" | "activemask" | "prefetch" | "prefetchu" | "nanosleep" | "discard"
             | "applypriority" => 1,
             "shfl" => 5,
@@ -36,6 +36,9 @@ impl Decoder<'_> {
         Ok(match s.opcode[0].as_str() {
             "ret" | "exit" => Op::Exit,
             "trap" => Op::Trap,
+            "fence" if has("proxy") && has("async") => Op::ProxyFence,
+            "mbarrier" => return self.barrier(s),
+            "wgmma" => return self.group(s),
             "membar" | "fence" | "prefetch" | "prefetchu" | "nanosleep" | "discard" | "applypriority"
             | "griddepcontrol" => Op::Nothing,
             "bra" => {

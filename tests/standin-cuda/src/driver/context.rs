@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use super::*;
 use crate::kernel::Module;
-use crate::launch::{DEFAULT_SHARED, MAX_SHARED};
+use crate::launch::{DEFAULT_SHARED, max_shared};
 
 /// Initialises.
 #[unsafe(no_mangle)]
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
         39 => 2048,
         75 => capability() as c_int / 10,
         76 => capability() as c_int % 10,
-        81 | 97 => MAX_SHARED as c_int,
+        81 | 97 => max_shared(capability()) as c_int,
         106 => 32,
         _ => return INVALID_VALUE,
     };
@@ -188,9 +188,9 @@ pub unsafe extern "C" fn cuModuleGetFunction(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncSetAttribute(function: *const Kernel, attribute: c_int, value: c_int) -> c_int {
     // SAFETY: the caller's contract.
-    let declared = unsafe { (*function).shared };
+    let (declared, most) = unsafe { ((*function).shared, (*function).most_shared) };
     with(|s| match u32::try_from(value) {
-        Ok(bytes) if attribute != 8 || declared + u64::from(bytes) <= MAX_SHARED => {
+        Ok(bytes) if attribute != 8 || declared + u64::from(bytes) <= most => {
             if attribute == 8 {
                 s.dynamic.insert(function as usize, bytes);
             }
