@@ -3,7 +3,7 @@
 //!
 //! `cargo xtask setup` installs the assemblers in `.venv` (`tests/ptx-requirements.txt`) and makes the models;
 //! `ONNXC_PTXAS` names other assemblers, separated by colons, `ONNXC_NVDISASM` another disassembler, `ONNXC_SUITE`,
-//! `ONNXC_SMALL` and `ONNXC_PRODUCTS` other places of models.
+//! `ONNXC_SMALL`, `ONNXC_PRODUCTS` and `ONNXC_ATTENTION` other places of models.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,40 +164,73 @@ fn products_assemble_without_spills_to_matrix_instructions() {
         let model = built("ONNXC_PRODUCTS", "products").join(name).join("model.onnx");
         for sizes in [&[][..], &["--dim", "batch=4096"]] {
             let arguments = [&["--precision", precision][..], if name == "bytes" { &[] } else { sizes }].concat();
-            for (target, sm) in [("nvptx64-sm_80", "sm_80"), ("nvptx64-sm_90a", "sm_90a")] {
-                let ptx = ptx_with(&model, target, folder.path(), &arguments).expect("the model compiles");
-                let text = std::fs::read_to_string(&ptx).expect("the text is there");
-                let tuned: Vec<&str> = text
-                    .split(".visible .entry ")
-                    .filter(|kernel| kernel.contains("mma.sync") || kernel.contains("wgmma."))
-                    .map(|kernel| kernel.split('(').next().expect("a name"))
-                    .collect();
-                assert!(!tuned.is_empty(), "{name} {precision}");
-                for ptxas in &assemblers {
-                    let said = assemble(ptxas, sm, &ptx, &model);
-                    // What the assembler says where it waits after each `wgmma`.
-                    assert!(!said.contains("serialized"), "{name} {precision}: {said}");
-                    let entries = entries(&said);
-                    for kernel in &tuned {
-                        let entry = entries.iter().find(|(name, _)| name == kernel).expect("each is assembled");
-                        assert_eq!(entry.1, 0, "{name} {precision} {sm}: {kernel} spills\n{said}");
-                    }
-                }
-                let mut command = Command::new(disassembler());
-                let output = command.arg(ptx.with_extension("cubin")).output().expect("nvdisasm starts");
-                let code = String::from_utf8_lossy(&output.stdout);
-                assert!(output.status.success(), "{name} {precision}: {}", String::from_utf8_lossy(&output.stderr));
-                let found = |what: &str| assert!(code.contains(what), "{name} {precision} {sm}: no {what}");
-                if text.contains("wgmma.") {
-                    // Products of groups of warps, which read memory by themselves.
-                    found(if instruction.starts_with('I') { "IGMMA.64x" } else { "HGMMA.64x" });
-                } else {
-                    found(instruction);
-                    found("LDSM");
-                }
-            }
+            assembles_without_spills(&assemblers, folder.path(), &model, &arguments, instruction);
         }
     }
+}
+
+/// Attention too, of heads of 20 to 128 elements.
+#[test]
+fn attention_assembles_without_spills_to_matrix_instructions() {
+    let (assemblers, folder) = (assemblers(), tempfile::tempdir().expect("a temporary folder"));
+    let cases = [
+        ("f32", "f16", "HMMA.16816.F32"),
+        ("f32", "bf16", "HMMA.16816.F32.BF16"),
+        ("f32", "tf32", "HMMA.1688.F32.TF32"),
+        ("f16", "f32", "HMMA.16816.F32"),
+    ];
+    for (name, precision, instruction) in cases {
+        let model = built("ONNXC_ATTENTION", "attention").join(name).join("model.onnx");
+        let arguments = ["--precision", precision];
+        let tuned = assembles_without_spills(&assemblers, folder.path(), &model, &arguments, instruction);
+        assert_eq!(tuned, 4, "{name} {precision}");
+    }
+}
+
+/// Assembles a model's kernels; those on matrix instructions spill nothing. Gives how many they are.
+fn assembles_without_spills(
+    assemblers: &[PathBuf],
+    folder: &Path,
+    model: &Path,
+    arguments: &[&str],
+    instruction: &str,
+) -> usize {
+    let what = format!("{} {arguments:?}", model.display());
+    let mut count = 0;
+    for (target, sm) in [("nvptx64-sm_80", "sm_80"), ("nvptx64-sm_90a", "sm_90a")] {
+        let ptx = ptx_with(model, target, folder, arguments).expect("the model compiles");
+        let text = std::fs::read_to_string(&ptx).expect("the text is there");
+        let tuned: Vec<&str> = text
+            .split(".visible .entry ")
+            .filter(|kernel| kernel.contains("mma.sync") || kernel.contains("wgmma."))
+            .map(|kernel| kernel.split('(').next().expect("a name"))
+            .collect();
+        assert!(!tuned.is_empty(), "{what}");
+        count = tuned.len();
+        for ptxas in assemblers {
+            let said = assemble(ptxas, sm, &ptx, model);
+            // What the assembler says where it waits after each `wgmma`.
+            assert!(!said.contains("serialized"), "{what}: {said}");
+            let entries = entries(&said);
+            for kernel in &tuned {
+                let entry = entries.iter().find(|(name, _)| name == kernel).expect("each is assembled");
+                assert_eq!(entry.1, 0, "{what} {sm}: {kernel} spills\n{said}");
+            }
+        }
+        let mut command = Command::new(disassembler());
+        let output = command.arg(ptx.with_extension("cubin")).output().expect("nvdisasm starts");
+        let code = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+        let found = |what: &str| assert!(code.contains(what), "{what} {sm}: no {what}");
+        if text.contains("wgmma.") {
+            // Products of groups of warps, which read memory by themselves.
+            found(if instruction.starts_with('I') { "IGMMA.64x" } else { "HGMMA.64x" });
+        } else {
+            found(instruction);
+            found("LDSM");
+        }
+    }
+    count
 }
 
 /// Kernels for a few rows keep all their sums in registers, and read weights 16 bytes at a time.

@@ -2,6 +2,7 @@
 //! interpreter, agrees with the Tensor IR's interpreter, and every access lies inside of its buffer.
 
 use onnxc_ir::dtype::DType;
+use onnxc_ir::loops::TileKind;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::scalar::UnaryOp;
@@ -47,7 +48,18 @@ fn check(
     build: impl Fn(&mut Builder<'_>, &[Value]) -> Result<Value, BuildError>,
     expect_launches: impl Fn(&MachineModel) -> Option<usize>,
 ) {
-    for machine in machines() {
+    check_on(machines(), shapes, tolerance, build, expect_launches);
+}
+
+/// The same on these machines.
+fn check_on(
+    machines: impl IntoIterator<Item = MachineModel>,
+    shapes: &[&[i64]],
+    tolerance: f32,
+    build: impl Fn(&mut Builder<'_>, &[Value]) -> Result<Value, BuildError>,
+    expect_launches: impl Fn(&MachineModel) -> Option<usize>,
+) {
+    for machine in machines {
         let mut graph = Graph::new("schedules");
         let origin = graph.origins.push(OriginData { path: "n".into(), operator: "Op".into() });
         let body = graph.body();
@@ -165,6 +177,32 @@ fn attention_in_one_kernel_agrees() {
         check(&shapes, 1e-5, |b, x| attention(b, x[0], x[1], x[2], None), launches);
         let masked: [&[i64]; 4] = [shapes[0], shapes[1], shapes[2], &[rows, keys]];
         check(&masked, 1e-5, |b, x| attention(b, x[0], x[1], x[2], Some(x[3])), launches);
+    }
+}
+
+#[test]
+fn attention_by_tiles_agrees() {
+    // What a GPU has: vectors for its threads, and matrix instructions that round.
+    let [wide, _] = machines();
+    let wide = MachineModel { kernel_lanes_f32: 32, stream_lanes_f32: 32, streams_any_type: true, tiles: true, ..wide };
+    let kinds = [(TileKind::Tf32, 4e-3), (TileKind::F16, 4e-3), (TileKind::Bf16, 3e-2)];
+    // Tiles that are full, and not; rows that fill no vector.
+    for (rows, keys, depth, columns) in [(64, 32, 16, 32), (70, 13, 24, 24), (9, 9, 8, 48), (65, 130, 128, 7)] {
+        for (kind, tolerance) in kinds {
+            let machine = || [MachineModel { f32_products: Some(kind), ..wide.clone() }];
+            let shapes: [&[i64]; 3] = [&[3, rows, depth], &[3, keys, depth], &[3, keys, columns]];
+            check_on(machine(), &shapes, tolerance, |b, x| attention(b, x[0], x[1], x[2], None), |_| Some(1));
+            let masked: [&[i64]; 4] = [shapes[0], shapes[1], shapes[2], &[rows, keys]];
+            check_on(machine(), &masked, tolerance, |b, x| attention(b, x[0], x[1], x[2], Some(x[3])), |_| Some(1));
+            // Keys with their elements apart, and queries that are a part of a larger tensor.
+            let turned: [&[i64]; 3] = [&[3, rows, depth + 5], &[3, depth, keys], &[3, keys, columns]];
+            let views = |b: &mut Builder<'_>, x: &[Value]| {
+                let queries = b.slice_axis(x[0], 2, &5.into(), &depth.into(), 1)?;
+                let keys = b.transpose(x[1], &[0, 2, 1])?;
+                attention(b, queries, keys, x[2], None).and_then(|y| b.relu(y))
+            };
+            check_on(machine(), &turned, tolerance, views, |_| Some(1));
+        }
     }
 }
 

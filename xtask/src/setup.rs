@@ -62,6 +62,7 @@ pub fn setup() -> Result<()> {
     run(&python, &["tests/microsoft/generate.py", "build/microsoft"])?;
     run(&python, &["tests/models/generate.py", "build/models"])?;
     run(&python, &["tests/models/products.py", "build/products"])?;
+    run(&python, &["tests/models/attention.py", "build/attention"])?;
     assemblers(&python)?;
     zoo(&python, TESTED_MODELS)?;
     made(&python, "tests/models/small.py", &["build/zoo"], "build/small")?;

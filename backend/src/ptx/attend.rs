@@ -34,7 +34,7 @@ const PART: u32 = 16;
 const SHARED: u32 = 48 << 10;
 
 /// The bits of the base-2 logarithm of e.
-const LOG2_E: &str = "0f3FB8AA3B";
+const LOG2_E: &str = "0x3FB8AA3B";
 
 /// How an attention lies in its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -562,14 +562,19 @@ impl Emit<'_> {
                 ins!(self, "max.f32 {most}, {most}, {score}");
             }
             self.of_quad("max.f32", most);
+            // Exponents of 2 are scores times this plus that. So far down that the product could overflow, different scores
+            // are so far apart that the base does not matter.
+            let (deep, factor, base) = (self.reg(Class::Pred), self.b32(), self.b32());
+            ins!(self, "setp.lt.f32 {deep}, {most}, 0f{:08X}", (-2e38f32).to_bits());
+            ins!(self, "selp.b32 {factor}, 0x{:08X}, {LOG2_E}, {deep}", 1f32.to_bits());
+            ins!(self, "mul.rn.f32 {base}, {most}, {factor}");
+            ins!(self, "neg.f32 {base}, {base}");
             let (down, total) = (self.b32(), rows.totals[second]);
-            ins!(self, "sub.rn.f32 {down}, {}, {most}", rows.most[second]);
-            ins!(self, "mul.rn.f32 {down}, {down}, {LOG2_E}");
+            ins!(self, "fma.rn.f32 {down}, {}, {factor}, {base}", rows.most[second]);
             ins!(self, "ex2.approx.ftz.f32 {down}, {down}");
             ins!(self, "mul.rn.f32 {total}, {total}, {down}");
             for (_, &score) in scores.iter().enumerate().filter(|&(n, _)| own(n)) {
-                ins!(self, "sub.rn.f32 {score}, {score}, {most}");
-                ins!(self, "mul.rn.f32 {score}, {score}, {LOG2_E}");
+                ins!(self, "fma.rn.f32 {score}, {score}, {factor}, {base}");
                 ins!(self, "ex2.approx.ftz.f32 {score}, {score}");
                 ins!(self, "add.rn.f32 {total}, {total}, {score}");
             }

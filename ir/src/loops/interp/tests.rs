@@ -144,6 +144,117 @@ fn endless_loops_are_stopped() {
     assert_eq!(error, InterpError::TooLong { kernel: "endless".into(), steps: 1000 });
 }
 
+/// Attention of `m` queries over `n` keys of 4 elements and values of 3, in tiles of 4 queries. A mask is added; keys behind
+/// `c` count no more.
+const ATTENTION: &str = r#"
+kernel "attention" ("m", "n", "c") {
+  buffer @0 "q": f32 read
+  buffer @1 "k": f32 read
+  buffer @2 "v": f32 read
+  buffer @3 "mask": f32 read
+  buffer @4 "y": f32 write
+  buffer @5 "sums": f32[32] scratch
+  body (%b, %e, %w) {
+    %m: i64 = param 0
+    %n: i64 = param 1
+    %c: i64 = param 2
+    %four: i64 = const 4
+    %zero: i64 = const 0
+    for serial %task in %b..%e step 1 {
+      %first: i64 = mul %task, %four
+      attend.bf16 4 depth 4 width 3 sums @5 pitch 8 queries @0[0] rows %first..%m (0:4) depth (0:1)
+        keys @1[0] rows %zero..%n (0:4) depth (0:1) values @2[0] rows %zero..%n (0:1) depth (0:%n)
+        score (%row, %column, %product) {
+        %bias: f32 = load @3[%row*%n + %column]
+        %sum: f32 = add %product, %bias
+        %least: f32 = const -inf
+        %counts: bool = compare.lt %column, %c
+        %score: f32 = select %counts, %sum, %least
+        yield %score
+      } then {
+        %left: i64 = sub %m, %first
+        %rows: i64 = min %left, %four
+        %three: i64 = const 3
+        for gpu_thread.1 %i in %zero..%rows step 1 {
+          %s: f32x4 = load @5[%i*8] first %three
+          %at: i64 = add %first, %i
+          store @4[%at*3], %s first %three
+          yield
+        }
+        yield
+      }
+      yield
+    }
+    yield
+  }
+}
+"#;
+
+#[test]
+fn attention_weighs_values_by_masked_scores() {
+    let kernel = crate::loops::parse::parse(ATTENTION).expect("the text parses");
+    crate::loops::verify::verify(&kernel).unwrap_or_else(|e| panic!("{e}"));
+    let (m, n, c) = (7, 5, 4);
+    // Numbers that 8 bits of mantissa hold.
+    let some = |count: usize, step: f32| -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * step).sin() * 64.0).map(f32::round).map(|x| x / 32.0).collect()
+    };
+    let (q, k, v) = (some(m * 4, 0.7), some(n * 4, 0.9), some(3 * n, 1.3));
+    let mut mask = some(m * n, 0.4);
+    // The third query sees nothing; the fourth one sees scores of the least number alone.
+    mask[2 * n..3 * n].fill(f32::NEG_INFINITY);
+    mask[3 * n..4 * n].fill(f32::MIN);
+    let bf16 = |x: f32| {
+        let half = crate::evaluate::cast(DType::F32, DType::BF16, x.to_bits().into());
+        f32::from_bits(crate::evaluate::cast(DType::BF16, DType::F32, half) as u32)
+    };
+    let mut expected = vec![];
+    for row in 0..m {
+        let dot = |j: usize| (0..4).map(|d| q[row * 4 + d] * k[j * 4 + d]).sum::<f32>();
+        let scores: Vec<f32> = (0..c).map(|j| dot(j) + mask[row * n + j]).collect();
+        let most = scores.iter().copied().fold(f32::MIN, f32::max);
+        let weights: Vec<f32> = scores.iter().map(|s| (s - most).exp()).collect();
+        let total: f32 = weights.iter().sum();
+        let sum = |c: usize| weights.iter().enumerate().map(|(j, &w)| bf16(w) * v[c * n + j]).sum::<f32>();
+        expected.extend((0..3).map(|c| sum(c) / total));
+    }
+    let legal = crate::loops::legalize::legalize(&kernel, &Default::default());
+    for kernel in [&kernel, &legal] {
+        crate::loops::verify::verify(kernel).unwrap_or_else(|e| panic!("{e}"));
+        let mut buffers = [&q, &k, &v, &mask, &vec![0.0; m * 3]].map(|list| floats(list));
+        let [q, k, v, mask, y] = &mut buffers;
+        run_kernel(kernel, &mut [q, k, v, mask, y], &[m as i64, n as i64, c as i64], 0, 2, 0)
+            .unwrap_or_else(|e| panic!("{e}"));
+        for (i, (got, want)) in to_floats(y).into_iter().zip(&expected).enumerate() {
+            assert!((got - want).abs() <= 1e-6 || got.is_nan() && want.is_nan(), "{i}: {got} for {want}");
+            assert_eq!(got.is_nan(), i / 3 == 2, "{i}: {got}");
+        }
+    }
+    // A score that reads behind its row's end is found.
+    let mut buffers = [&q, &k, &v, &mask[..1].to_vec(), &vec![0.0; m * 3]].map(|list| floats(list));
+    let [q, k, v, mask, y] = &mut buffers;
+    let error = run_kernel(&kernel, &mut [q, k, v, mask, y], &[m as i64, n as i64, c as i64], 0, 1, 0);
+    assert!(matches!(error, Err(InterpError::OutOfBounds { .. })), "{error:?}");
+}
+
+#[test]
+fn attention_of_what_it_does_not_take_is_no_kernel() {
+    let problems = |from: &str, to: &str| {
+        let text = ATTENTION.replace(from, to);
+        assert_ne!(text, ATTENTION);
+        let kernel = crate::loops::parse::parse(&text).expect("the text parses");
+        crate::loops::verify::verify(&kernel).map_err(|e| e.to_string()).expect_err("it is invalid")
+    };
+    assert!(problems("attend.bf16", "attend.i8").contains("attention is of floats"));
+    assert!(
+        problems("values @2[0] rows %zero..%n", "values @2[0] rows %zero..%m").contains("keys and values are as many")
+    );
+    assert!(problems("f32[32] scratch", "f32[31] scratch").contains("a band fits"));
+    assert!(problems("width 3", "width 9").contains("their rows lie apart"));
+    let stored = problems("%least: f32", "store @4[0], %sum\n %least: f32");
+    assert!(stored.contains("scores are made of scalars, without an effect"), "{stored}");
+}
+
 /// `y = x * w^T` of odd sizes by tiles of 16 x 16 in bands of 8; `w` lies in panels of 16 columns.
 const TILES: &str = r#"
 kernel "tiles" ("m", "n", "k") {
