@@ -4,8 +4,9 @@
     python3 bench/gpu.py                  # everything, on the first device
     python3 bench/gpu.py --stand-in DIR   # all checks in small on a stand-in driver in DIR: no device, and no times
 
-It needs the compiler (--onnxc), a C compiler, numpy and onnx; onnxruntime to grow models that are not in --zoo yet. Where
-PyTorch is there, matrix products are timed beside cuBLAS, and models beside its eager and its compiled code.
+It needs the compiler (--onnxc), a C compiler and numpy. Without onnx there are no models; without onnxruntime, none that
+are not in --zoo yet, and BERT is compared with onnxc's answers for the processor. Where PyTorch is there, products are
+timed beside cuBLAS, attention beside its own, and models beside its eager and its compiled code. What is left out is said.
 
 A time is the median over batches, between two CUDA events, of runs that follow each other; all tensors are on the device.
 The table goes to stdout and, as Markdown, to table.md in --out. The exit status is 1 where a check failed, 2 where
@@ -66,12 +67,17 @@ def check_suite(args, target):
 
 
 def grow(args, names):
-    """Grows the models of these names that are not there, with ONNX Runtime's answers."""
-    absent = [name for name in names if not os.path.isfile(os.path.join(args.zoo, name, "model.onnx"))]
-    if absent:
+    """Grows the models of these names that are not there, with ONNX Runtime's answers; gives those that are there then."""
+    there = lambda name: os.path.isfile(os.path.join(args.zoo, name, "model.onnx"))
+    absent = [name for name in names if not there(name)]
+    lacking = [package for package in ("onnx", "onnxruntime") if missing_module(package)]
+    if absent and lacking:
+        say(f"{', '.join(absent)}: not in {args.zoo}, and left out: growing them needs {' and '.join(lacking)}")
+    elif absent:
         program = os.path.join(ROOT, "bench/zoo/make_zoo.py")
         if subprocess.run([sys.executable, program, args.zoo, *absent]).returncode:
-            raise Missing(f"{', '.join(absent)}: not in {args.zoo}, and could not be grown (numpy, onnx and onnxruntime?)")
+            raise Missing(f"{', '.join(absent)}: not in {args.zoo}, and could not be grown")
+    return [name for name in names if there(name)]
 
 
 def check_models(args, target, names):
@@ -101,9 +107,8 @@ def driver(args):
         torch = "PyTorch is not there either" if missing_module("torch") else "PyTorch is there"
         hint = "or with --stand-in to check the script itself" if not args.stand_in else f"nor in {args.stand_in}"
         raise Missing(f"no NVIDIA driver: libcuda.so.1 cannot be loaded; {torch}. Run this where a device is, {hint}") from None
-    for name in ("numpy", "onnx"):
-        if missing_module(name):
-            raise Missing(f"this needs the Python packages numpy and onnx; {name} is not there")
+    if missing_module("numpy"):
+        raise Missing("this needs the Python package numpy")
     sys.path.insert(0, os.path.join(ROOT, "bench"))
     import gpu_device
 
@@ -158,7 +163,7 @@ def work(args, device):
     report = [f"{device.name}, compute capability {device.capability / 10}, driver {device.driver}, {today}", ""]
     good = True
     if args.only != "times":
-        grow(args, args.models)
+        args.models = grow(args, args.models)
         report += ["| check | result |", "|---|---|"]
         if not os.path.isdir(args.suite):
             say(f"{args.suite}: nothing there, the suite is left out")
@@ -167,7 +172,9 @@ def work(args, device):
         report.append("")
     if args.only != "checks":
         if not args.stand_in:
-            grow(args, ["resnet50", "bert_base_dyn"])
+            import gpu_models
+
+            grow(args, [name for name, _ in gpu_models.MODELS])
         lines, right = gpu_times.table(args, device, targets, say)
         report += lines
         good = good and right

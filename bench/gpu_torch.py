@@ -1,4 +1,5 @@
-"""What `gpu.py` times onnxc beside: PyTorch's matrix product, which is cuBLAS, and the same two models in PyTorch.
+"""What `gpu.py` times onnxc beside: PyTorch's matrix product, which is cuBLAS, its attention, and two of the models in
+PyTorch.
 
 The models have the layers and sizes of the zoo's `resnet50` and `bert_base_dyn` and random weights: only their time counts.
 """
@@ -9,12 +10,24 @@ from torch.nn import functional
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "tf32": torch.float32, "f32": torch.float32}
 
 
-def product(kind, size):
-    """A product of two square matrices, as something to call."""
-    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-    a, b = (torch.randn(size, size, device="cuda").to(DTYPES[kind]) for _ in range(2))
-    out = torch.empty_like(a)
+def precision(kind):
+    """Lets products of f32 round their operands, or not. Gives the type of tensors."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = kind == "tf32"
+    return DTYPES[kind]
+
+
+def product(kind, rows, depth, columns):
+    """A product of two matrices, as something to call."""
+    dtype = precision(kind)
+    a, b = (torch.randn(*shape, device="cuda").to(dtype) for shape in ((rows, depth), (depth, columns)))
+    out = torch.empty(rows, columns, device="cuda", dtype=dtype)
     return lambda: torch.matmul(a, b, out=out)
+
+
+def attention(kind, batch, heads, queries, keys, width):
+    dtype = precision(kind)
+    q, k, v = (torch.randn(batch, heads, n, width, device="cuda").to(dtype) for n in (queries, keys, keys))
+    return lambda: functional.scaled_dot_product_attention(q, k, v)
 
 
 class Block(nn.Module):
@@ -82,7 +95,7 @@ class Bert(nn.Module):
 
 def model(name, kind, batch):
     """A model and its inputs."""
-    dtype = DTYPES[kind]
+    dtype = precision(kind)
     if name == "resnet50":
         shape = {"memory_format": torch.channels_last}
         built = ResNet50().to("cuda", dtype).to(**shape).eval()

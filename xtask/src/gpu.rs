@@ -12,6 +12,8 @@ use crate::shell::{Error, Result, cargo, root, run, run_with};
 const PACKED: &[&str] = &[
     "bench/gpu.py",
     "bench/gpu_device.py",
+    "bench/gpu_models.py",
+    "bench/gpu_onnx.py",
     "bench/gpu_times.py",
     "bench/gpu_torch.py",
     "bench/zoo",
