@@ -2,10 +2,12 @@
 """Models in floats of 16 bits, as ONNX Runtime's converter writes them, with ONNX Runtime's answers.
 
     python halves.py ZOO_DIR SMALL_DIR OUT_DIR
+    python halves.py --of ZOO_DIR OUT_DIR MODEL...
 
 Writes OUT_DIR/{resnet18_64,bert_2,llama_2_decode,mobilenet_v2}/model.onnx and test_data_set_0 beside it, made of the small
 models of `small.py` and one of the zoo's; the last has inputs and outputs of 16 bits too. The converter puts some of its
-casts at the end of the list of nodes, before whose results others come: these models test that as well.
+casts at the end of the list of nodes, before whose results others come: these models test that as well. The second form
+converts models of the zoo, to measure them (`cargo xtask bench MODEL... --zoo OUT_DIR`).
 """
 import glob, os, sys
 import numpy as np, onnx
@@ -31,6 +33,7 @@ def convert(source, folder, keeps_ports):
     def dump(kind, i, name, value):
         with open(os.path.join(data, f"{kind}_{i}.pb"), "wb") as file:
             file.write(nh.from_array(np.asarray(value), name).SerializeToString())
+        np.save(os.path.join(data, f"{kind}_{i}.npy"), np.asarray(value))
     for i, (name, value) in enumerate(feeds.items()): dump("input", i, name, value)
     for i, (port, value) in enumerate(zip(session.get_outputs(), session.run(None, feeds))):
         # Against the model that it was: a converter's fault is not to be expected of onnxc.
@@ -40,6 +43,10 @@ def convert(source, folder, keeps_ports):
         dump("output", i, port.name, value)
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--of":
+        _, _, zoo, out, *names = sys.argv
+        for name in names: convert(f"{zoo}/{name}", os.path.join(out, name), True)
+        sys.exit()
     zoo, small, out = sys.argv[1:]
     for source in sorted(glob.glob(f"{small}/*/")):
         convert(source, os.path.join(out, os.path.basename(source.rstrip("/"))), True)
