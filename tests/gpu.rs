@@ -182,7 +182,8 @@ fn the_script_for_devices_says_what_is_missing() {
     let run = Command::new("python3").arg(script).args(["--onnxc", "/nowhere"]).env_remove("LD_LIBRARY_PATH").output();
     let run = run.expect("python3 starts");
     assert_eq!(run.status.code(), Some(2), "{}", said(&run));
-    let missing = ["no NVIDIA driver: libcuda.so.1 cannot be loaded; PyTorch", "no onnxc", "needs the Python package numpy"];
+    let missing =
+        ["no NVIDIA driver: libcuda.so.1 cannot be loaded; PyTorch", "no onnxc", "needs the Python package numpy"];
     assert!(missing.iter().any(|text| said(&run).contains(text)), "{}", said(&run));
 }
 
