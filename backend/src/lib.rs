@@ -10,6 +10,8 @@ pub mod cranelift;
 pub mod header;
 pub mod link;
 pub mod loader;
+mod machine;
+pub mod neon;
 pub mod object;
 pub mod output_file;
 pub mod ptx;

@@ -19,6 +19,7 @@ use thiserror::Error;
 pub use features::{Arch, Feature, FeatureSet};
 pub use processors::Gpu;
 
+use crate::neon;
 use crate::vector::Isa;
 use features::{FEATURES, host_features};
 use processors::{GPU_MACHINE, GPUS, RECORDS, Record, best_record, host_record, machine_of, wide_isa};
@@ -97,6 +98,14 @@ impl Target {
     /// The instruction set of the wide backend, if there is one for the target.
     pub fn wide_isa(&self) -> Option<Isa> {
         wide_isa(self.features)
+    }
+
+    /// What kernels for AArch64 may use beside what Cranelift has; nothing for other architectures.
+    pub fn neon(&self) -> Option<neon::Features> {
+        let has = |feature| self.features.has(feature);
+        let features =
+            neon::Features { dotprod: has(Feature::Dotprod), i8mm: has(Feature::I8mm), bf16: has(Feature::Bf16) };
+        self.is_aarch64().then_some(features)
     }
 
     /// What the kind of processor is called among others of its architecture: `avx2`, or `baseline` for the least.

@@ -1,6 +1,7 @@
 //! Kernels translated for Cranelift against the interpreter of the Loop IR: every operation on every type and lane count,
 //! tails, and control flow. Each target that this processor runs executes them; the others must at least compile them.
 
+mod comparing;
 mod compiling;
 mod running;
 
@@ -12,8 +13,9 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::loops::{Access, Address, Buffer, FmaMode, Kernel, KernelBuilder, LoopKind, Stride, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
+use comparing::same;
 use compiling::cranelift;
-use running::{execute, same};
+use running::execute;
 
 const TYPES: [DType; 11] = [
     DType::F32,

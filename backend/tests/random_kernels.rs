@@ -5,6 +5,7 @@
 //! `ONNXC_RANDOM_KERNELS=N` runs N kernels from another seed.
 #![cfg(target_arch = "x86_64")]
 
+mod comparing;
 mod compiling;
 mod running;
 
@@ -22,8 +23,9 @@ use proptest::collection::vec;
 use proptest::num::u16::ANY;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
+use comparing::same;
 use compiling::cranelift;
-use running::{execute, same};
+use running::execute;
 
 /// Elements of each buffer.
 const LEN: i64 = 256;

@@ -1,6 +1,7 @@
 //! Kernels of the wide backend against the interpreter of the Loop IR, on processors that have AVX-512.
 #![cfg(target_arch = "x86_64")]
 
+mod comparing;
 mod running;
 
 use onnxc_backend::vector::{self, Isa};
@@ -10,7 +11,8 @@ use onnxc_ir::loops::interp::run_kernel;
 use onnxc_ir::loops::{Access, Address, FmaMode, Kernel, KernelBuilder, LoopKind, Stride};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 
-use running::{execute, same};
+use comparing::same;
+use running::execute;
 
 /// Runs a kernel on both, `buffers` as (bytes, written), and compares what is written bit by bit, or to a few units in the
 /// last place where `close` says so. What lacks AVX2 code is compiled for AVX-512 only.

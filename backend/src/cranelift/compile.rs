@@ -24,6 +24,7 @@ use super::entry::{Entry, MAX_RANK, processor_words, variant_cell};
 use super::kernel::{CAPS, KernelOptions, translate};
 use super::operators::{external_symbols, operators};
 use crate::header::{ABI_HEADER, HeaderModel, HeaderPort};
+use crate::neon;
 use crate::object::weights::Weights;
 use crate::object::{CompiledFunction, DataObject, ObjectSpec, Unwind};
 use crate::ptx;
@@ -154,8 +155,9 @@ pub fn compile_with<'a>(
     let (mut functions, lacks): (Vec<CompiledFunction>, Vec<_>) = compiled?.into_iter().unzip();
     let mut variant_code = vec![0; targets.len()];
     kernels.iter().zip(&functions).for_each(|((variant, _), f)| variant_code[*variant] += f.code.len() as u64);
-    let remarks = kernels.iter().zip(lacks).filter_map(|((_, kernel), lack)| {
-        let text = format!("`{}`: code for 128 bits: {}", kernel.name, lack?);
+    let remarks = kernels.iter().zip(lacks).filter_map(|((variant, kernel), lack)| {
+        let made = if targets[*variant].is_aarch64() { "code by Cranelift" } else { "code for 128 bits" };
+        let text = format!("`{}`: {made}: {}", kernel.name, lack?);
         Some(Remark { pass: "codegen", origin: kernel.name.clone(), text })
     });
     let remarks = remarks.collect();
@@ -262,6 +264,13 @@ pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, Compile
             text.push_str(&format!("# {}\n{}\n", kernel.name, code.disassembly()));
             continue;
         }
+        if let Some(features) = target.neon()
+            && neon::is_wanted(kernel, features)
+            && let Ok(code) = neon::compile(kernel, features)
+        {
+            text.push_str(&format!("// {}\n{}\n", kernel.name, code.disassembly()));
+            continue;
+        }
         let legal = legalize(kernel, &CAPS);
         let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());
         let mut context = Context::for_function(function);
@@ -296,6 +305,25 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     builder.finish(settings::Flags::new(shared)).map_err(|e| fail(e.to_string()))
 }
 
+/// A kernel by a code generator of our own; nothing where there is none for the target, or none that does better.
+fn own_code(
+    kernel: &Kernel,
+    name: &str,
+    target: &Target,
+    program: &Program,
+) -> Option<Result<CompiledFunction, vector::Unsupported>> {
+    let function = |code: Vec<u8>, stack_bytes: u32, frame| {
+        let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(frame)));
+        CompiledFunction { name, global: false, code, align: 64, relocations, stack_bytes, unwind }
+    };
+    if let Some(isa) = target.wide_isa() {
+        let code = vector::compile(kernel, isa, program.flushes_subnormals);
+        return Some(code.map(|code| function(code.bytes, code.stack_bytes, code.frame)));
+    }
+    let features = target.neon().filter(|&features| neon::is_wanted(kernel, features))?;
+    Some(neon::compile(kernel, features).map(|code| function(code.bytes, code.stack_bytes, code.frame)))
+}
+
 fn compile_kernel(
     kernel: &Kernel,
     name: &str,
@@ -303,20 +331,12 @@ fn compile_kernel(
     isa: &dyn TargetIsa,
     program: &Program,
 ) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
-    let mut lacks = None;
-    if let Some(isa) = target.wide_isa() {
-        // What the wide backend lacks goes to Cranelift, with the same calling convention.
-        match vector::compile(kernel, isa, program.flushes_subnormals) {
-            Ok(code) => {
-                let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(code.frame)));
-                let (code, stack_bytes) = (code.bytes, code.stack_bytes);
-                let function =
-                    CompiledFunction { name, global: false, code, align: 64, relocations, stack_bytes, unwind };
-                return Ok((function, None));
-            }
-            Err(lack) => lacks = Some(lack),
-        }
-    }
+    // What our own code generators lack goes to Cranelift, with the same calling convention.
+    let lacks = match own_code(kernel, name, target, program) {
+        Some(Ok(function)) => return Ok((function, None)),
+        Some(Err(lack)) => Some(lack),
+        None => None,
+    };
     let options = KernelOptions::of(target);
     let legal = legalize(kernel, &CAPS);
     let function = translate(&legal, options, isa.frontend_config(), &mut FunctionBuilderContext::new());

@@ -213,7 +213,7 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         multiplies_by_lanes: record.arch == Arch::Arm,
         dots: dots_of(record.arch, features, lanes),
         moves_narrow: lanes >= 4 && wide != Some(Isa::Avx2),
-        converts_f16: wide.is_some(),
+        converts_f16: wide.is_some() || record.arch == Arch::Arm,
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
         tiles: false,
         f32_products: None,

@@ -13,8 +13,8 @@ use iced_x86::{
 use regalloc2::{Allocation, Block, Edit, InstOrEdit, Output, PReg, RegClass};
 
 use super::WideCode;
-use super::allocate::Allocatable;
 use super::machine::{Isa, Label, MachineCode, MachineInst, Memory, Operand, Pattern};
+use crate::machine::allocate::Allocatable;
 
 /// The callee-saved registers that may be allocated, as hardware numbers.
 const CALLEE_SAVED: [usize; 5] = [3, 12, 13, 14, 15];
@@ -56,7 +56,13 @@ fn constant_address(number: usize) -> u64 {
 const PAGE: i64 = 4096;
 
 /// Encodes a function.
-pub fn emit(code: &MachineCode, allocatable: &Allocatable<'_>, output: &Output, isa: Isa, flush: bool) -> WideCode {
+pub fn emit(
+    code: &MachineCode,
+    allocatable: &Allocatable<'_, MachineInst>,
+    output: &Output,
+    isa: Isa,
+    flush: bool,
+) -> WideCode {
     let mut emitter = Emitter {
         insts: Vec::new(),
         output,

@@ -1,12 +1,18 @@
-//! Machine code before registers are allocated: blocks of instructions over virtual registers.
+//! The instructions of x86-64, before registers are allocated.
 //!
 //! An instruction is an encoding ([`Code`]) with its operands in the encoding's order, so that selection picks the exact
-//! instruction and emission only fills in registers. Blocks have parameters; a conditional branch passes no arguments,
-//! so every edge that carries values is an unconditional jump (critical edges are split by construction).
+//! instruction and emission only fills in registers.
 
-use iced_x86::Code;
-use regalloc2::{RegClass, VReg};
+use iced_x86::{Code, Mnemonic};
+use regalloc2::{Operand as Constraint, RegClass, VReg};
 use smallvec::SmallVec;
+
+use super::registers;
+pub use crate::machine::Label;
+use crate::machine::{Flow, MachineInstruction};
+
+/// A function under construction.
+pub type MachineCode = crate::machine::MachineCode<MachineInst>;
 
 /// The instruction set that kernels are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,10 +34,6 @@ impl Isa {
         }
     }
 }
-
-/// A block of the function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Label(pub u32);
 
 /// A memory operand: `[base + index * scale + displacement]`.
 #[derive(Clone, Copy, Debug)]
@@ -142,26 +144,6 @@ pub enum MachineInst {
     Return,
 }
 
-/// A block's instructions.
-#[derive(Clone, Debug, Default)]
-pub struct MachineBlock {
-    /// Defined at entry.
-    pub params: Vec<VReg>,
-    /// The last is a jump, branch or return.
-    pub insts: Vec<MachineInst>,
-}
-
-/// A function under construction.
-#[derive(Clone, Debug, Default)]
-pub struct MachineCode {
-    /// The blocks by label.
-    pub blocks: Vec<MachineBlock>,
-    /// The order of the blocks in memory.
-    pub layout: Vec<Label>,
-    /// How many virtual registers there are.
-    pub registers: usize,
-}
-
 /// General registers.
 pub const GENERAL: RegClass = RegClass::Int;
 /// Vector registers, also for floating-point scalars.
@@ -169,16 +151,114 @@ pub const WIDE: RegClass = RegClass::Float;
 /// Mask registers.
 pub const MASK: RegClass = RegClass::Vector;
 
-impl MachineCode {
-    /// A new virtual register.
-    pub fn register(&mut self, class: RegClass) -> VReg {
-        self.registers += 1;
-        VReg::new(self.registers - 1, class)
+impl MachineInstruction for MachineInst {
+    fn constraints(&self) -> Vec<Constraint> {
+        registers::constraints(self)
     }
 
-    /// A new block, not yet in the layout.
-    pub fn block(&mut self) -> Label {
-        self.blocks.push(MachineBlock::default());
-        Label(self.blocks.len() as u32 - 1)
+    fn definitions(&self) -> Vec<VReg> {
+        match self {
+            MachineInst::Op { operands, .. } => operands
+                .iter()
+                .filter_map(|operand| match operand {
+                    Operand::Def(v) | Operand::Tied(_, v) => Some(*v),
+                    Operand::Use(_) | Operand::Memory(_) | Operand::Immediate(_) | Operand::Constant(_) => None,
+                })
+                .collect(),
+            MachineInst::Arguments(registers) => registers.to_vec(),
+            MachineInst::Divide { quotient, remainder, .. } => vec![*quotient, *remainder],
+            MachineInst::Gather { to, spent, .. } => vec![*to, *spent],
+            MachineInst::Scatter { spent, .. } => vec![*spent],
+            MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => vec![],
+        }
+    }
+
+    fn uses(&self) -> Vec<VReg> {
+        let memory = |m: &Memory| std::iter::once(m.base).chain(m.index.map(|(index, _)| index)).collect::<Vec<_>>();
+        match self {
+            MachineInst::Op { operands, mask, .. } => {
+                let operands = operands.iter().flat_map(|operand| match operand {
+                    Operand::Use(v) | Operand::Tied(v, _) => vec![*v],
+                    Operand::Memory(m) => memory(m),
+                    Operand::Def(_) | Operand::Immediate(_) | Operand::Constant(_) => vec![],
+                });
+                operands.chain(*mask).collect()
+            }
+            MachineInst::Divide { dividend, divisor, .. } => vec![*dividend, *divisor],
+            MachineInst::Gather { from, memory: m, mask, .. } => memory(m).into_iter().chain([*from, *mask]).collect(),
+            MachineInst::Scatter { value, memory: m, mask, .. } => memory(m).into_iter().chain([*value, *mask]).collect(),
+            MachineInst::Arguments(_) | MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => {
+                vec![]
+            }
+        }
+    }
+
+    fn has_effect(&self) -> bool {
+        match self {
+            MachineInst::Op { operands, .. } => {
+                let touches = operands.iter().any(|operand| matches!(operand, Operand::Memory(_)));
+                touches && self.definitions().is_empty()
+            }
+            MachineInst::Divide { .. } | MachineInst::Gather { .. } => false,
+            MachineInst::Scatter { .. }
+            | MachineInst::Arguments(_)
+            | MachineInst::Jump(..)
+            | MachineInst::Branch { .. }
+            | MachineInst::Return => true,
+        }
+    }
+
+    fn reads_flags(&self) -> bool {
+        match self {
+            MachineInst::Branch { .. } => true,
+            MachineInst::Op { code, .. } => matches!(
+                code.op_code().mnemonic(),
+                Mnemonic::Cmova
+                    | Mnemonic::Cmovae
+                    | Mnemonic::Cmovb
+                    | Mnemonic::Cmovbe
+                    | Mnemonic::Cmove
+                    | Mnemonic::Cmovg
+                    | Mnemonic::Cmovge
+                    | Mnemonic::Cmovl
+                    | Mnemonic::Cmovle
+                    | Mnemonic::Cmovne
+                    | Mnemonic::Cmovp
+                    | Mnemonic::Seta
+                    | Mnemonic::Setae
+                    | Mnemonic::Setb
+                    | Mnemonic::Setbe
+                    | Mnemonic::Sete
+                    | Mnemonic::Setg
+                    | Mnemonic::Setge
+                    | Mnemonic::Setl
+                    | Mnemonic::Setle
+                    | Mnemonic::Setne
+            ),
+            _ => false,
+        }
+    }
+
+    fn flow(&self) -> Flow<'_> {
+        match self {
+            MachineInst::Jump(to, arguments) => Flow::Jump(*to, arguments),
+            MachineInst::Branch { then, otherwise, .. } => Flow::Branch([*then, *otherwise]),
+            MachineInst::Return => Flow::Return,
+            _ => Flow::On,
+        }
+    }
+
+    fn arguments_mut(&mut self) -> Option<(Label, &mut SmallVec<[VReg; 8]>)> {
+        match self {
+            MachineInst::Jump(to, arguments) => Some((*to, arguments)),
+            _ => None,
+        }
+    }
+
+    fn spill_words(class: RegClass) -> usize {
+        match class {
+            RegClass::Int | RegClass::Vector => 1,
+            RegClass::Float => 8,
+        }
     }
 }

@@ -2,21 +2,19 @@
 //!
 //! Cranelift's vectors end at 128 bits and 16 registers; kernels that live on arithmetic need four times that. The stages:
 //! [`select`] walks the legalised kernel and picks AVX-512 instructions over virtual registers, [`avx2`] rewrites those for
-//! processors without, [`dead`] drops what nobody uses, [`allocate`] lets regalloc2 assign
-//! registers (its independent checker runs in debug builds), [`emit`] encodes with iced-x86. A kernel that uses what is
+//! processors without, [`crate::machine`] drops what nobody uses and assigns registers, [`emit`] encodes with iced-x86. A kernel that uses what is
 //! not implemented here is [`Unsupported`] and goes to Cranelift, which has the same calling convention.
 
-mod allocate;
 mod avx2;
 mod bytes;
 mod codes;
 mod conversions;
-mod dead;
 mod disassemble;
 mod emit;
 mod halves;
 mod machine;
 mod memory;
+mod registers;
 mod scalars;
 mod select;
 mod vectors;
@@ -28,6 +26,9 @@ use gimli::write::CallFrameInstruction;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 use onnxc_ir::loops::legalize::{Caps, legalize};
+
+use crate::machine::allocate::Allocatable;
+use crate::machine::dead;
 
 /// What the instruction sets have beyond the common operations.
 const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[DType::F16], multiplies_bytes: true };
@@ -68,8 +69,8 @@ pub fn compile(kernel: &Kernel, isa: Isa, flush: bool) -> Result<WideCode, Unsup
         avx2::rewrite(&mut code)?;
     }
     dead::remove(&mut code);
-    let allocatable = allocate::Allocatable::new(&code);
-    let output = allocatable.allocate(isa);
+    let allocatable = Allocatable::new(&code);
+    let output = allocatable.allocate(&registers::environment(isa));
     Ok(emit::emit(&code, &allocatable, &output, isa, flush))
 }
 

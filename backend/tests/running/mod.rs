@@ -2,7 +2,6 @@
 
 use std::ffi::c_void;
 
-use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::Kernel;
 
 #[cfg(target_arch = "x86_64")]
@@ -27,16 +26,4 @@ pub fn execute(code: &[u8], kernel: &Kernel, buffers: &[Vec<u8>], params: &[i64]
     // SAFETY: the interpreter, which the tests run too, reports a kernel that leaves its buffers.
     unsafe { entry(pointers.as_ptr(), params.as_ptr(), 0, tasks, aligned.cast(), 0) };
     words.iter().zip(buffers).map(|(w, b)| w.iter().flat_map(|w| w.to_le_bytes()).take(b.len()).collect()).collect()
-}
-
-/// Whether two elements are the same; all NaNs are.
-pub fn same(dtype: DType, x: &[u8], y: &[u8]) -> bool {
-    let nan = |b: &[u8]| match dtype {
-        DType::F32 => f32::from_le_bytes(b.try_into().unwrap()).is_nan(),
-        DType::F64 => f64::from_le_bytes(b.try_into().unwrap()).is_nan(),
-        DType::F16 => u16::from_le_bytes(b.try_into().unwrap()) & 0x7fff > 0x7c00,
-        DType::BF16 => u16::from_le_bytes(b.try_into().unwrap()) & 0x7fff > 0x7f80,
-        _ => false,
-    };
-    x == y || nan(x) && nan(y)
 }
