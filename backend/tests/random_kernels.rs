@@ -7,9 +7,11 @@
 
 mod comparing;
 mod compiling;
+mod emulating;
 mod running;
 
 use onnxc_backend::cranelift::kernel::CAPS;
+use onnxc_backend::neon::{self, Features};
 use onnxc_backend::target::Target;
 use onnxc_backend::vector::{self, Isa};
 use onnxc_ir::dtype::DType;
@@ -25,12 +27,13 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 use comparing::same;
 use compiling::cranelift;
+use emulating::{check_text, emulate};
 use running::execute;
 
 /// Elements of each buffer.
 const LEN: i64 = 256;
 /// Types in memory, each with a buffer that is read and one that is written.
-const STORED: [DType; 10] = [
+const STORED: [DType; 12] = [
     DType::F32,
     DType::F64,
     DType::I64,
@@ -41,15 +44,24 @@ const STORED: [DType; 10] = [
     DType::U8,
     DType::I8,
     DType::Bool,
+    DType::F16,
+    DType::BF16,
 ];
 /// Types of vectors.
 const WIDE: [DType; 6] = [DType::F32, DType::I32, DType::F64, DType::I64, DType::U32, DType::U64];
+/// Types of vectors where floats of 16 bits count as such.
+const WIDE_OR_HALF: [DType; 8] = {
+    let [a, b, c, d, e, f] = WIDE;
+    [a, b, c, d, e, f, DType::F16, DType::BF16]
+};
 const LANES: [u16; 6] = [16, 8, 4, 1, 32, 2];
 const TASKS: i64 = 2;
 
 /// Grows a kernel.
 struct Grow<'c> {
     b: KernelBuilder,
+    /// Whether there are floats of 16 bits.
+    halves: bool,
     choices: std::slice::Iter<'c, u16>,
     inputs: Vec<Buffer>,
     outputs: Vec<Buffer>,
@@ -68,11 +80,16 @@ impl Grow<'_> {
         list[self.choose(list.len())]
     }
 
+    fn wide(&self) -> &'static [DType] {
+        if self.halves { &WIDE_OR_HALF } else { &WIDE }
+    }
+
     fn ty(&mut self) -> LaneType {
         let lanes = self.pick(&LANES);
-        let dtype = if lanes == 1 { self.pick(&STORED) } else { self.pick(&WIDE) };
+        let stored = if self.halves { &STORED[..] } else { &STORED[..10] };
+        let dtype = if lanes == 1 { self.pick(stored) } else { self.pick(self.wide()) };
         // A scalar of the types that vectors have, more often than of the others.
-        let dtype = if lanes == 1 && self.choose(3) > 0 { self.pick(&WIDE) } else { dtype };
+        let dtype = if lanes == 1 && self.choose(3) > 0 { self.pick(self.wide()) } else { dtype };
         LaneType { dtype, lanes }
     }
 
@@ -103,7 +120,7 @@ impl Grow<'_> {
 
     /// A comparison of this many lanes.
     fn mask(&mut self, lanes: u16) -> Val {
-        let dtype = self.pick(&WIDE);
+        let dtype = self.pick(self.wide());
         let (x, y) = (self.operand(LaneType { dtype, lanes }), self.operand(LaneType { dtype, lanes }));
         let op = self.pick(CmpOp::ALL);
         self.b.compare(op, x, y)
@@ -234,7 +251,7 @@ impl Grow<'_> {
                 self.b.mul_add(x, y, sum, mode)
             }
             4 if ty.dtype != DType::Bool => {
-                let to = self.pick(&WIDE);
+                let to = self.pick(self.wide());
                 let x = self.operand(ty);
                 self.b.cast(to, x)
             }
@@ -369,7 +386,7 @@ impl Grow<'_> {
     }
 }
 
-fn grow(choices: &[u16]) -> Kernel {
+fn grow(choices: &[u16], halves: bool) -> Kernel {
     let mut b = KernelBuilder::new("random");
     let name = |prefix: &str, t: DType| format!("{prefix}_{t}");
     let inputs = STORED.map(|t| b.buffer(name("in", t), t, Access::Read, Some(LEN as u64))).to_vec();
@@ -379,7 +396,7 @@ fn grow(choices: &[u16]) -> Kernel {
     let scope = b.begin_for(LoopKind::Serial, Index::Val(begin), Index::Val(end), 1, &[]);
     let task = scope.index;
     let mut grow =
-        Grow { b, choices: choices.iter(), inputs, outputs, pool: vec![n, task], indices: vec![(task, TASKS)] };
+        Grow { b, halves, choices: choices.iter(), inputs, outputs, pool: vec![n, task], indices: vec![(task, TASKS)] };
     while grow.choices.len() > 0 {
         grow.block(0);
     }
@@ -405,6 +422,7 @@ fn data(dtype: DType, seed: usize) -> Vec<u8> {
         match dtype {
             DType::F32 => u64::from((float as f32).to_bits()).to_le_bytes(),
             DType::F64 => float.to_bits().to_le_bytes(),
+            DType::F16 | DType::BF16 => Scalar::number(dtype, float).expect("a float").bits.to_le_bytes(),
             DType::Bool => (i as u64 % 2).to_le_bytes(),
             _ if i == 0 => i64::MIN.to_le_bytes(),
             _ if i == 1 => (i64::MAX >> (64 - dtype.bits())).to_le_bytes(),
@@ -414,8 +432,8 @@ fn data(dtype: DType, seed: usize) -> Vec<u8> {
     (0..LEN as usize).flat_map(|i| element(i)[..size].to_vec()).collect()
 }
 
-/// Runs a kernel everywhere; `Err` says where results differ. `wide` counts the kernels that the wide backend has made.
-fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
+/// What a kernel is given, and what the interpreter makes of it.
+fn interpret(kernel: &Kernel) -> Result<[Vec<Vec<u8>>; 2], String> {
     verify(kernel).map_err(|e| format!("{e}\n{kernel}"))?;
     let legal = legalize(kernel, &CAPS);
     let buffers: Vec<Vec<u8>> = kernel.arguments().enumerate().map(|(i, (_, b))| data(b.dtype, i)).collect();
@@ -427,20 +445,29 @@ fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
     let options = Options { fuse: true, ..Options::default() };
     let run = FlatKernel::new(&legal).run(&mut regions, &bindings, &[5], [0, TASKS, 0], &options);
     run.map_err(|e| format!("{e}\n{kernel}"))?;
-    let compare = |name: &str, found: Vec<Vec<u8>>| {
-        for ((_, buffer), (found, expected)) in kernel.arguments().zip(found.iter().zip(&expected)) {
-            let size = buffer.dtype.bytes().expect("whole bytes") as usize;
-            for (i, (x, y)) in found.chunks(size).zip(expected.chunks(size)).enumerate() {
-                if !same(buffer.dtype, x, y) {
-                    return Err(format!("{name}: {}[{i}] is {x:?}, not {y:?}\n{legal}", buffer.name));
-                }
+    Ok([buffers, expected])
+}
+
+/// `Err` says where results differ.
+fn compare(kernel: &Kernel, name: &str, found: &[Vec<u8>], expected: &[Vec<u8>]) -> Result<(), String> {
+    for ((_, buffer), (found, expected)) in kernel.arguments().zip(found.iter().zip(expected)) {
+        let size = buffer.dtype.bytes().expect("whole bytes") as usize;
+        for (i, (x, y)) in found.chunks(size).zip(expected.chunks(size)).enumerate() {
+            if !same(buffer.dtype, x, y) {
+                return Err(format!("{name}: {}[{i}] is {x:?}, not {y:?}\n{kernel}", buffer.name));
             }
         }
-        Ok(())
-    };
+    }
+    Ok(())
+}
+
+/// Runs a kernel everywhere; `Err` says where results differ. `wide` counts the kernels that the wide backend has made.
+fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
+    let [buffers, expected] = interpret(kernel)?;
+    let legal = legalize(kernel, &CAPS);
     let target = Target::parse("x86_64-avx2").map_err(|e| e.to_string())?;
     if target.runs_on_host() {
-        compare("Cranelift", execute(&cranelift(&legal, &target), &legal, &buffers, &[5], TASKS))?;
+        compare(kernel, "Cranelift", &execute(&cranelift(&legal, &target), &legal, &buffers, &[5], TASKS), &expected)?;
     }
     let isas = [("x86_64-avx512", Isa::Avx512Vnni), ("x86_64-avx512", Isa::Avx512), ("x86_64-avx2", Isa::Avx2)];
     for (n, (name, isa)) in isas.into_iter().enumerate() {
@@ -448,7 +475,7 @@ fn check(kernel: &Kernel, wide: &mut [usize; 4]) -> Result<(), String> {
             && let Ok(code) = vector::compile(kernel, isa, false)
         {
             wide[n] += 1;
-            compare(name, execute(&code.bytes, &legal, &buffers, &[5], TASKS))?;
+            compare(kernel, name, &execute(&code.bytes, &legal, &buffers, &[5], TASKS), &expected)?;
         }
     }
     wide[3] += 1;
@@ -466,7 +493,7 @@ fn random_kernels_agree() {
     };
     let wide = std::cell::RefCell::new([0; 4]);
     let result = runner.run(&vec(ANY, 10..200), |choices| {
-        check(&grow(&choices), &mut wide.borrow_mut()).map_err(proptest::test_runner::TestCaseError::fail)
+        check(&grow(&choices, false), &mut wide.borrow_mut()).map_err(proptest::test_runner::TestCaseError::fail)
     });
     if let Err(TestError::Fail(reason, choices)) = result {
         panic!("{reason}\n{choices:?}");
@@ -474,4 +501,36 @@ fn random_kernels_agree() {
     let [vnni, avx512, avx2, all] = *wide.borrow();
     assert_eq!(vnni, avx512);
     eprintln!("of {all} kernels the wide backend has made {avx512} for AVX-512 and {avx2} for AVX2");
+}
+
+/// The same on AArch64, with floats of 16 bits, under an emulator.
+#[test]
+fn random_kernels_agree_on_aarch64() {
+    let other = std::env::var("ONNXC_RANDOM_KERNELS").ok().map(|n| n.parse().expect("a number of kernels"));
+    let config =
+        Config { cases: other.unwrap_or(150), max_shrink_iters: 1000, failure_persistence: None, ..Config::default() };
+    let mut runner = match other {
+        Some(_) => TestRunner::new(config),
+        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
+    let made = std::cell::RefCell::new([0; 2]);
+    let result = runner.run(&vec(ANY, 10..200), |choices| {
+        let kernel = grow(&choices, true);
+        let features = Features { dotprod: true, i8mm: true, bf16: choices[0] % 2 == 0 };
+        let check = || -> Result<(), String> {
+            let [buffers, expected] = interpret(&kernel)?;
+            made.borrow_mut()[1] += 1;
+            let Ok(code) = neon::compile(&kernel, features) else { return Ok(()) };
+            made.borrow_mut()[0] += 1;
+            check_text(&code);
+            compare(&kernel, "AArch64", &emulate(&code.bytes, &kernel, &buffers, &[5], TASKS), &expected)
+        };
+        check().map_err(proptest::test_runner::TestCaseError::fail)
+    });
+    if let Err(TestError::Fail(reason, choices)) = result {
+        panic!("{reason}\n{choices:?}");
+    }
+    let [compiled, all] = *made.borrow();
+    eprintln!("of {all} kernels {compiled} were made for AArch64");
+    assert!(compiled * 10 >= all * 9, "{compiled} of {all} kernels");
 }

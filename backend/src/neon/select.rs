@@ -396,7 +396,7 @@ impl Select<'_> {
                 }
                 // Processors of this kind find the way of most kernels by themselves.
                 InstData::Prefetch { .. } => {}
-                InstData::Tile(_) => return Err(Unsupported("a tile of a matrix product")),
+                InstData::Tile(_) | InstData::Attend(_) => return Err(Unsupported("a tile of matrix products")),
                 data => {
                     let result = record.results[0];
                     count(self.ty(result))?;

@@ -57,6 +57,8 @@ impl Select<'_> {
             | InstData::Scatter { .. }
             | InstData::Prefetch { .. }
             | InstData::Tile(_)
+            | InstData::Attend(_)
+            | InstData::Attend(_)
             | InstData::For { .. }
             | InstData::While { .. }
             | InstData::If { .. }

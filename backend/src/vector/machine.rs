@@ -186,7 +186,9 @@ impl MachineInstruction for MachineInst {
             }
             MachineInst::Divide { dividend, divisor, .. } => vec![*dividend, *divisor],
             MachineInst::Gather { from, memory: m, mask, .. } => memory(m).into_iter().chain([*from, *mask]).collect(),
-            MachineInst::Scatter { value, memory: m, mask, .. } => memory(m).into_iter().chain([*value, *mask]).collect(),
+            MachineInst::Scatter { value, memory: m, mask, .. } => {
+                memory(m).into_iter().chain([*value, *mask]).collect()
+            }
             MachineInst::Arguments(_) | MachineInst::Jump(..) | MachineInst::Branch { .. } | MachineInst::Return => {
                 vec![]
             }
