@@ -58,7 +58,6 @@ impl Select<'_> {
             | InstData::Prefetch { .. }
             | InstData::Tile(_)
             | InstData::Attend(_)
-            | InstData::Attend(_)
             | InstData::For { .. }
             | InstData::While { .. }
             | InstData::If { .. }
