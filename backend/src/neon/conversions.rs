@@ -40,8 +40,8 @@ impl Select<'_> {
 
     pub(super) fn bitcast(&mut self, a: Val, to: LaneType) -> Result<Held, Unsupported> {
         let from = self.ty(a);
-        if let Some(Held::Lane(vector, lane)) = self.held[a] {
-            return Ok(Held::Lane(vector, lane));
+        if let Some(held @ (Held::Lane(..) | Held::Upper(_))) = &self.held[a] {
+            return Ok(held.clone());
         }
         let values = self.get(a)?;
         if from.dtype == DType::Bool || to.dtype == DType::Bool {
@@ -71,6 +71,9 @@ impl Select<'_> {
             (self.held[a].clone(), is_half(from.dtype), to.dtype)
         {
             return Ok(Held::Lane(self.widened_group(a, vector, from.dtype, lane >= 4), lane % 4));
+        }
+        if let (Some(Held::Upper(vector)), true, DType::F32) = (self.held[a].clone(), is_half(from.dtype), to.dtype) {
+            return Ok(Held::Registers(smallvec![self.plain(widening(from.dtype, true), &[vector])]));
         }
         let values = self.get(a)?;
         if from.lanes == 1 {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::{Address, Block, Buffer, InstData, LaneType, Stride, Val};
+use onnxc_ir::scalar::BinaryOp;
 use regalloc2::VReg;
 use smallvec::{SmallVec, smallvec};
 
@@ -50,6 +51,7 @@ impl Select<'_> {
             };
             this.depths[val].max(stride)
         };
+        let address = &self.taken_apart(address);
         let mut terms = address.terms.to_vec();
         terms.sort_by_key(|&t| (depth_of(self, t), t.0));
         let mut pointer = self.buffers[&buffer];
@@ -71,6 +73,31 @@ impl Select<'_> {
         }
         let bytes = address.offset.checked_mul(size).ok_or(Unsupported("an offset of more than 64 bits"))?;
         Ok((pointer, bytes))
+    }
+
+    /// An address whose indices are taken apart where that makes a constant of a part, or something that inner loops do not
+    /// change.
+    fn taken_apart(&self, address: &Address) -> Address {
+        let mut result = address.clone();
+        loop {
+            let split = result.terms.iter().find_map(|&(val, stride)| {
+                let (Stride::Const(factor), &(op, a, b)) = (stride, self.sums.get(&val)?) else { return None };
+                let (x, y) = (self.integer_of(a), self.integer_of(b));
+                let is_split = x.is_some() != y.is_some() || op == BinaryOp::Add && self.depths[a] != self.depths[b];
+                is_split.then_some((val, factor, op, [(a, x), (b, y)]))
+            });
+            let Some((val, factor, op, parts)) = split else { return result };
+            let mut next =
+                Address { offset: result.offset, terms: result.terms.iter().copied().filter(|t| t.0 != val).collect() };
+            for (n, (part, constant)) in parts.into_iter().enumerate() {
+                let factor = if n == 1 && op == BinaryOp::Sub { factor.wrapping_neg() } else { factor };
+                next = match constant {
+                    Some(constant) => next.offset_by(constant.wrapping_mul(factor)),
+                    None => next.plus(part, Stride::Const(factor)),
+                };
+            }
+            result = next;
+        }
     }
 
     /// `value * stride * size` as a register and a shift to the left.
@@ -485,6 +512,48 @@ impl Select<'_> {
             let address = Address { offset: first, terms: place.terms.clone() };
             groups.push(Group { buffer, address, bytes: lanes * size.bytes() });
         }
+    }
+
+    /// Finds halves of registers of 16-bit numbers that lie side by side, as [`Select::group_splats`] does.
+    pub(super) fn pair_loads(&mut self, block: Block) -> Vec<Group> {
+        let kernel = self.kernel;
+        let mut pairs = Vec::new();
+        // The address without its offset, and the lower halves that wait for their upper one.
+        let mut reads: Vec<(Buffer, Address, BTreeMap<i64, onnxc_ir::loops::Inst>)> = Vec::new();
+        for &inst in &kernel.blocks[block].insts {
+            match &kernel.insts[inst].data {
+                InstData::Load { buffer, address, count: None } => {
+                    let ty = kernel.ty(kernel.insts[inst].results[0]);
+                    if ty != LaneType::vector(DType::U16, 4) || kernel.buffers[*buffer].dtype != DType::U16 {
+                        continue;
+                    }
+                    let place = Address { offset: 0, terms: address.terms.clone() };
+                    let found = reads.iter().position(|(b, at, _)| b == buffer && *at == place);
+                    let found = found.unwrap_or_else(|| {
+                        reads.push((*buffer, place, BTreeMap::new()));
+                        reads.len() - 1
+                    });
+                    let waiting = &mut reads[found].2;
+                    match waiting.remove(&(address.offset - 4)) {
+                        Some(lower) => {
+                            self.paired.insert(lower, (pairs.len() as u32, false));
+                            self.paired.insert(inst, (pairs.len() as u32, true));
+                            pairs.push(Group { buffer: *buffer, address: address.clone().offset_by(-4), bytes: 16 });
+                        }
+                        None => {
+                            waiting.insert(address.offset, inst);
+                        }
+                    }
+                }
+                InstData::Store { .. }
+                | InstData::Scatter { .. }
+                | InstData::For { .. }
+                | InstData::While { .. }
+                | InstData::If { .. } => reads.clear(),
+                _ => {}
+            }
+        }
+        pairs
     }
 
     /// A group's elements in the lanes of a register.

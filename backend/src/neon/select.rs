@@ -12,8 +12,8 @@ use std::collections::HashMap;
 
 use cranelift_entity::SecondaryMap;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::{Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
-use onnxc_ir::scalar::Scalar;
+use onnxc_ir::loops::{Block, Buffer, INDEX, Inst, InstData, Kernel, LaneType, Stride, Val};
+use onnxc_ir::scalar::{BinaryOp, Scalar};
 use regalloc2::{RegClass, VReg};
 use smallvec::{SmallVec, smallvec};
 
@@ -31,6 +31,8 @@ pub(super) enum Held {
     Registers(Registers),
     /// In all lanes what is in one lane of a register.
     Lane(VReg, u8),
+    /// In the upper half of a register.
+    Upper(VReg),
 }
 
 /// A scope: where code goes, and what was computed there already.
@@ -59,6 +61,10 @@ pub(super) struct Select<'k> {
     pub(super) buffers: HashMap<Buffer, VReg>,
     /// Elements in all lanes that are lanes of one load, with the group's number and the lane.
     pub(super) grouped: HashMap<Inst, (u32, u8)>,
+    /// Halves of registers that are one load, with its number and whether it is the upper one.
+    pub(super) paired: HashMap<Inst, (u32, bool)>,
+    /// Sums and differences of indices.
+    pub(super) sums: HashMap<Val, (BinaryOp, Val, Val)>,
     /// The four lower and the four upper lanes of a group of 16-bit floats, converted.
     pub(super) converted: HashMap<(VReg, DType, bool), VReg>,
     params: VReg,
@@ -81,6 +87,8 @@ pub(super) fn select(kernel: &Kernel, features: Features) -> Result<MachineCode,
         depths: SecondaryMap::new(),
         buffers: HashMap::new(),
         grouped: HashMap::new(),
+        paired: HashMap::new(),
+        sums: sums(kernel),
         converted: HashMap::new(),
         params,
     };
@@ -104,6 +112,17 @@ pub(super) fn select(kernel: &Kernel, features: Features) -> Result<MachineCode,
     this.block(kernel.body)?;
     this.push(MachineInst::Return);
     Ok(this.code)
+}
+
+/// What indices are sums and differences of.
+fn sums(kernel: &Kernel) -> HashMap<Val, (BinaryOp, Val, Val)> {
+    let sums = kernel.insts.values().filter_map(|inst| match inst.data {
+        InstData::Binary(op @ (BinaryOp::Add | BinaryOp::Sub), a, b) if kernel.ty(a) == INDEX => {
+            Some((inst.results[0], (op, a, b)))
+        }
+        _ => None,
+    });
+    sums.collect()
 }
 
 /// A pointer, or a parameter, in memory.
@@ -282,6 +301,13 @@ impl Select<'_> {
                 self.held[val] = Some(Held::Registers(registers.clone()));
                 return Ok(registers);
             }
+            Some(Held::Upper(vector)) => {
+                let depth = self.depths[val] as usize;
+                let register = self.op_at(depth, VECTOR, words::window(8), &[vector, vector]);
+                let registers: Registers = smallvec![register];
+                self.held[val] = Some(Held::Registers(registers.clone()));
+                return Ok(registers);
+            }
             None => {}
         }
         let scalar = self.constants[val].expect("operands are defined before their use");
@@ -361,7 +387,8 @@ impl Select<'_> {
     fn block(&mut self, block: Block) -> Result<Vec<Registers>, Unsupported> {
         let kernel = self.kernel;
         let groups = self.group_splats(block);
-        let mut loaded = HashMap::new();
+        let pairs = self.pair_loads(block);
+        let (mut loaded, mut paired) = (HashMap::new(), HashMap::new());
         for &inst in &kernel.blocks[block].insts {
             let record = &kernel.insts[inst];
             match &record.data {
@@ -376,6 +403,19 @@ impl Select<'_> {
                         }
                     };
                     self.hold(record.results[0], Held::Lane(vector, lane));
+                }
+                InstData::Load { .. } if self.paired.contains_key(&inst) => {
+                    let (pair, upper) = self.paired[&inst];
+                    let vector = match paired.get(&pair) {
+                        Some(&vector) => vector,
+                        None => {
+                            let vector = self.load_group(&pairs[pair as usize])?;
+                            paired.insert(pair, vector);
+                            vector
+                        }
+                    };
+                    let held = if upper { Held::Upper(vector) } else { Held::Registers(smallvec![vector]) };
+                    self.hold(record.results[0], held);
                 }
                 InstData::Yield(vals) => return vals.iter().map(|&v| self.get(v)).collect(),
                 InstData::For { .. } => self.for_loop(inst)?,

@@ -173,7 +173,7 @@ fn dots_of(arch: Arch, features: FeatureSet, lanes: u32) -> Dots {
         Arch::X86 if features.has(Feature::Avx512Vnni) => Dots { mixed: true, ..none },
         Arch::X86 => Dots { signed: true, mixed: true, unsigned: true, factor_registers: 2, temporaries: 2 },
         Arch::Arm if features.has(Feature::Dotprod) => {
-            Dots { signed: true, mixed: features.has(Feature::I8mm), ..none }
+            Dots { signed: true, mixed: features.has(Feature::I8mm), unsigned: true, ..none }
         }
         Arch::Arm => Dots { signed: true, unsigned: true, temporaries: 3, ..none },
         Arch::Riscv => Dots { signed: true, mixed: true, unsigned: true, temporaries: 4, ..none },

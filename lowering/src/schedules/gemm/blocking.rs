@@ -63,13 +63,14 @@ impl Blocking {
         let few = few_rows(gemm).filter(|_| matches!(panels, Panels::Stored));
         let vectors = match few {
             Some(rows) => vectors_of_few(rows, gemm, lanes),
-            None if gemm.words.is_some() => vectors_of_words(gemm, machine, panel),
+            // Where factors take two registers, there is room for two.
+            None if gemm.words.is_some() && machine.dots.factor_registers > 1 => 2,
             None => panel,
         };
         let registers = i64::from(machine.kernel_vector_registers);
         let most = match gemm.words {
-            Some(_) => rows_of_words(machine, vectors),
-            None => (registers - vectors - 2) / vectors,
+            Some(_) if !machine.multiplies_by_lanes || machine.dots.temporaries > 0 => rows_of_words(machine, vectors),
+            Some(_) | None => (registers - vectors - 2) / vectors,
         };
         let most = most.clamp(1, 8);
         let nr = vectors * i64::from(lanes);
@@ -241,18 +242,8 @@ pub fn even_part(whole: i64, parts: i64, round: impl Fn(i64) -> i64) -> i64 {
     sizes.max_by_key(|&size| (balance(size), size)).expect("the greatest size is there")
 }
 
-/// Vectors of a tile's row of words, where `panel` is what serves other types. Where each left word is brought to all lanes by
-/// an instruction of its own, two panels side by side share that; where factors take two registers, there is room for two.
-fn vectors_of_words(gemm: &Gemm, machine: &MachineModel, panel: i64) -> i64 {
-    let wide = gemm.columns.as_const().is_some_and(|n| n >= 2 * i64::from(PANEL));
-    match machine.dots.factor_registers {
-        1 if machine.multiplies_by_lanes && machine.dots.temporaries == 0 && wide => 2 * panel,
-        1 => panel,
-        _ => 2,
-    }
-}
-
-/// Rows of a tile of words whose sums and factors fit the registers.
+/// Rows of a tile of words whose sums and factors fit the registers, where dot products do not take lanes of registers as
+/// multiply-adds of floats do.
 fn rows_of_words(machine: &MachineModel, vectors: i64) -> i64 {
     let dots = &machine.dots;
     let factor = i64::from(dots.factor_registers);
