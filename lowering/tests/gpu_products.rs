@@ -101,7 +101,7 @@ fn a_few_rows_read_other_operands_where_they_are() {
     for s in [0, 1, 43] {
         has(
             &remarks(&[2, 3, 2, -1], &[2, 3, -1, 70], true, s, None),
-            "2 rows of sums, 32 lanes along the columns, 8 steps",
+            "2 rows of sums, 32 lanes along the columns, 32 steps",
         );
     }
     has(&remarks(&[600, 1, 24], &[600, 24, 128], true, 0, None), "1 rows of sums, 64 lanes along the columns");
@@ -119,6 +119,10 @@ fn long_depths_of_few_tiles_are_cut() {
     // 2048 deep: four parts, added where the activation is.
     let cut = remarks(&[32, 2048], &[2048, 80], false, 0, Some(TileKind::Bf16));
     has(&cut, "tiles of 64 x 64");
+    has(&cut, "reduce");
+    // A few rows times what a run makes: long depths too.
+    let cut = remarks(&[3, 1, 1024], &[3, 1024, 64], true, 0, None);
+    has(&cut, "96 tasks; 1 rows of sums, 32 lanes along the columns");
     has(&cut, "reduce");
     let whole = remarks(&[32, 1024 - 64], &[960, 80], false, 0, Some(TileKind::Bf16));
     assert!(whole.iter().all(|r| !r.contains("reduce")), "{whole:?}");

@@ -1,5 +1,5 @@
-//! Cuts the depth of products that have too few tiles for a device: the parts run beside each other, and their sums are
-//! added in one order.
+//! Cuts the depth of products that have too few tiles, or tasks of a few rows, for a device: the parts run beside each
+//! other, and their sums are added in one order.
 //!
 //! Before: `y = contract [m, k] [k, n] -> [m, n] (x, w)` with the constant `w: f16[K, N]`.
 //! After: `p = contract [m, s, k] [s, k, n] -> [s, m, n] (reshape (x), reshape (w)); y = reduce sum [0] (p)`.
@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use super::pack_weights::rounded;
 use super::rewrite::{PassContext, Rewritten, one, rewrite};
 use crate::schedules::gemm::ceil_div;
-use crate::schedules::{gemv, tile};
+use crate::schedules::{attention, gemv, tile};
 
 /// Rows and columns of the tiles of such products.
 const TILE: i64 = 64;
@@ -33,6 +33,10 @@ const LEAST_DEPTH: i64 = 512;
 
 /// A part's depth is a multiple of this, so that rows of its operands begin where they can be copied at once.
 const STEP: i64 = 64;
+
+/// Columns of a task with a few rows, and steps of its depth at least.
+const LANES: i64 = 32;
+const LEAST_STEPS: i64 = 64;
 
 /// Runs the pass on the body.
 pub fn run(graph: &mut Graph, cx: &mut PassContext) {
@@ -64,17 +68,36 @@ fn parts(s: &Sizes) -> i64 {
     (2..=most).rev().find(|n| s.depth % (n * STEP) == 0).unwrap_or(1)
 }
 
+/// The same for a few rows times what a run makes, such as the values of past words: more tasks at work.
+fn parts_of_few_rows(s: &Sizes) -> i64 {
+    let tasks = ceil_div(s.columns, LANES) * s.outer;
+    let most = (4 * gemv::ENOUGH / tasks.max(1)).min(s.depth / LEAST_STEPS);
+    if tasks >= gemv::ENOUGH || s.depth < LEAST_DEPTH {
+        return 1;
+    }
+    (2..=most).rev().find(|n| s.depth % n == 0).unwrap_or(1)
+}
+
+/// Whether the value can be seen in parts where it lies.
+fn can_be_cut(graph: &Graph, value: Value) -> bool {
+    graph.def_node(value).is_none_or(|node| match graph.nodes[node].op {
+        Op::Transpose { .. } => can_be_cut(graph, graph.nodes[node].inputs[0]),
+        Op::Slice { .. } | Op::Broadcast | Op::Gather { .. } | Op::Pad { .. } => false,
+        _ => true,
+    })
+}
+
 fn split(graph: &mut Graph, region: Region, node: Node, machine: &MachineModel) -> Rewritten {
     let data = graph.nodes[node].clone();
     let (Op::Contract(c), &[lhs, rhs]) = (&data.op, &data.inputs[..]) else { return Ok(None) };
     let weights = [lhs, rhs].into_iter().filter(|&v| graph.as_constant(v).is_some()).count();
     let types = [lhs, rhs].map(|v| graph.tensor_ty(v).dtype);
-    let bytes = match types {
+    let tiles = match types {
         [DType::F16, DType::F16] | [DType::BF16, DType::BF16] => 2,
         [DType::F32, DType::F32] => machine.f32_products.map_or(0, |kind| i64::from(kind.bytes())),
         _ => 0,
     };
-    if weights != 1 || bytes == 0 || c.acc != DType::F32 || c.panel.is_some() {
+    if c.acc != DType::F32 || c.panel.is_some() || ![lhs, rhs].into_iter().all(|v| can_be_cut(graph, v)) {
         return Ok(None);
     }
     let size = |label: Label| {
@@ -96,13 +119,19 @@ fn split(graph: &mut Graph, region: Region, node: Node, machine: &MachineModel) 
             columns: of(&|l| kept(l) && !in_left(l))?,
             outer: of(&|l| kept(l) && in_left(l) && in_right(l))?,
             depth: size(depth)?.as_const()?,
-            bytes,
+            bytes: tiles,
         })
     })();
     let Some(sizes) = sizes else { return Ok(None) };
     let few = |n: i64| n < tile::FEW || gemv::takes(machine, &Dim::from(n), c.acc);
-    let parts = parts(&sizes);
-    if few(sizes.rows) || few(sizes.columns) || parts == 1 {
+    let parts = if weights == 1 && tiles > 0 && !few(sizes.rows) && !few(sizes.columns) {
+        parts(&sizes)
+    } else if weights == 0 && sizes.rows < attention::LEAST_ROWS && !few(sizes.columns) {
+        parts_of_few_rows(&sizes)
+    } else {
+        1
+    };
+    if parts == 1 {
         return Ok(None);
     }
     let part = (0..=Label::MAX).find(|&l| !in_left(l) && !in_right(l) && !kept(l)).expect("few labels are in use");

@@ -21,7 +21,7 @@ use onnxc_ir::loops::{Access, Address, Buffer, LoopKind, Val};
 use onnxc_ir::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
 use onnxc_ir::tensor::{Node, Op};
 
-pub use pattern::{Parts, around, of_group};
+pub use pattern::{LEAST_ROWS, Parts, around, of_group};
 
 use super::contract::Roles;
 use super::gemm::{ceil_div, multiply_add};

@@ -24,7 +24,7 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 pub const MOST_ROWS: i64 = 8;
 
 /// Tasks that keep a large device busy: each of its multiprocessors waits for the loads of two warps in each quarter.
-const ENOUGH: i64 = 1056;
+pub const ENOUGH: i64 = 1056;
 
 /// Registers of a thread for sums, and for elements that are under way.
 const SUMS: i64 = 64;
@@ -33,7 +33,7 @@ const LOADED: i64 = 32;
 /// Columns of a task at most.
 const MOST_COLUMNS: i64 = 8;
 
-/// Steps that are loaded at a time at most.
+/// Steps along the depth that are loaded at a time at most.
 const MOST_STEPS: i64 = 8;
 
 /// What a size that is not known counts for.
@@ -269,7 +269,8 @@ pub(super) fn by_columns(mut k: GroupKernel<'_>, p: &Gemv<'_>) -> GroupLaunch {
     let fits = |each: &i64| each * warp <= reach && p.tasks(each * warp) >= ENOUGH;
     let each = [4, 2].into_iter().find(fits).unwrap_or(1);
     let (lanes, width) = ((each * warp) as u16, each * warp);
-    let steps = (LOADED / each).clamp(1, MOST_STEPS);
+    // Long depths are few tasks: as much as registers hold is under way.
+    let steps = LOADED / each;
     k.remark(format!("{} rows of sums, {lanes} lanes along the columns, {steps} steps at a time", p.rows));
     let bound = k.dim(&p.columns);
     let blocks = p.columns.ceil_div(&Dim::from(width)).expect("the divisor is a constant");

@@ -12,7 +12,7 @@ use super::super::contract::Roles;
 /// Elements of a query or a value at most.
 const MOST_DEPTH: i64 = 256;
 /// Fewer rows leave most lanes empty.
-const LEAST_ROWS: i64 = 8;
+pub const LEAST_ROWS: i64 = 8;
 /// The operations of an attention.
 #[derive(Clone, Debug)]
 pub struct Parts {
