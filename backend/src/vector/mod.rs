@@ -5,13 +5,16 @@
 //! processors without, [`crate::machine`] drops what nobody uses and assigns registers, [`emit`] encodes with iced-x86. A kernel that uses what is
 //! not implemented here is [`Unsupported`] and goes to Cranelift, which has the same calling convention.
 
+mod addresses;
 mod avx2;
 mod bytes;
 mod codes;
+mod control;
 mod conversions;
 mod disassemble;
 mod emit;
 mod halves;
+mod lanes;
 mod machine;
 mod memory;
 mod registers;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use cranelift_entity::SecondaryMap;
 use iced_x86::Code;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::{Address, Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
+use onnxc_ir::loops::{Block, Buffer, InstData, Kernel, LaneType, Stride, Val};
 use onnxc_ir::scalar::Scalar;
 use regalloc2::VReg;
 use smallvec::{SmallVec, smallvec};
@@ -25,15 +25,15 @@ pub(super) type Registers = SmallVec<[VReg; 4]>;
 
 /// A scope: where code goes, and what was computed there already.
 pub(super) struct Scope {
-    block: Label,
+    pub(super) block: Label,
     /// Whether a loop inside of this one carries vectors, so that registers are scarce there.
     busy: bool,
     /// Whether the scope is a loop's body.
     is_loop: bool,
-    constants: HashMap<(Scalar, u16), Registers>,
-    pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
-    products: HashMap<(Val, Stride, u32), VReg>,
-    masks: HashMap<(Val, u16, usize), Vec<VReg>>,
+    pub(super) constants: HashMap<(Scalar, u16), Registers>,
+    pub(super) pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
+    pub(super) products: HashMap<(Val, Stride, u32), VReg>,
+    pub(super) masks: HashMap<(Val, u16, usize), Vec<VReg>>,
     /// The even and the odd bytes of words, extended to 16 bits.
     pub(super) halves: HashMap<(Val, DType), [Registers; 2]>,
 }
@@ -44,13 +44,13 @@ pub(super) struct Select<'k> {
     pub(super) isa: Isa,
     pub(super) code: MachineCode,
     pub(super) scopes: Vec<Scope>,
-    registers: SecondaryMap<Val, Option<Registers>>,
-    constants: SecondaryMap<Val, Option<Scalar>>,
+    pub(super) registers: SecondaryMap<Val, Option<Registers>>,
+    pub(super) constants: SecondaryMap<Val, Option<Scalar>>,
     uses: SecondaryMap<Val, u32>,
     /// The vectors of 16-bit integers that lie side by side (see [`super::halves`]).
     pub(super) packed: SecondaryMap<Val, bool>,
-    depths: SecondaryMap<Val, u32>,
-    buffers: HashMap<Buffer, VReg>,
+    pub(super) depths: SecondaryMap<Val, u32>,
+    pub(super) buffers: HashMap<Buffer, VReg>,
     params: VReg,
 }
 
@@ -103,7 +103,7 @@ fn uses(kernel: &Kernel) -> SecondaryMap<Val, u32> {
 }
 
 /// Whether a loop directly inside of the block, or below it, carries vectors.
-fn busy(kernel: &Kernel, block: Block) -> bool {
+pub(super) fn busy(kernel: &Kernel, block: Block) -> bool {
     kernel.blocks[block].insts.iter().any(|&inst| {
         let data = &kernel.insts[inst].data;
         let carries = match data {
@@ -115,7 +115,7 @@ fn busy(kernel: &Kernel, block: Block) -> bool {
 }
 
 impl Scope {
-    fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
+    pub(super) fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
         Scope {
             block,
             busy,
@@ -135,11 +135,11 @@ impl Select<'_> {
         Pieces::of(ty, self.isa)
     }
 
-    fn top(&mut self) -> &mut Scope {
+    pub(super) fn top(&mut self) -> &mut Scope {
         self.scopes.last_mut().expect("a scope is open")
     }
 
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         self.scopes.len() - 1
     }
 
@@ -160,7 +160,7 @@ impl Select<'_> {
         self.push(MachineInst::Op { code, operands, mask: None, zeroing: false });
     }
 
-    fn op_at(&mut self, depth: usize, code: Code, operands: SmallVec<[Operand; 4]>) {
+    pub(super) fn op_at(&mut self, depth: usize, code: Code, operands: SmallVec<[Operand; 4]>) {
         self.push_at(depth, MachineInst::Op { code, operands, mask: None, zeroing: false });
     }
 
@@ -226,7 +226,7 @@ impl Select<'_> {
         self.lea_at(self.depth(), memory)
     }
 
-    fn lea_at(&mut self, depth: usize, memory: Memory) -> VReg {
+    pub(super) fn lea_at(&mut self, depth: usize, memory: Memory) -> VReg {
         if memory.index.is_none() && memory.displacement == 0 {
             return memory.base;
         }
@@ -240,7 +240,7 @@ impl Select<'_> {
         self.immediate_at(self.depth(), value)
     }
 
-    fn immediate_at(&mut self, depth: usize, value: i64) -> VReg {
+    pub(super) fn immediate_at(&mut self, depth: usize, value: i64) -> VReg {
         let to = self.def(GENERAL);
         let (code, value) = match i32::try_from(value) {
             // The shorter form extends the sign.
@@ -336,7 +336,7 @@ impl Select<'_> {
     }
 
     /// Selects a block's instructions and gives the registers of what it yields.
-    fn block(&mut self, block: Block) -> Result<Vec<Registers>, Unsupported> {
+    pub(super) fn block(&mut self, block: Block) -> Result<Vec<Registers>, Unsupported> {
         let kernel = self.kernel;
         for &inst in &kernel.blocks[block].insts {
             match &kernel.insts[inst].data {
@@ -355,268 +355,6 @@ impl Select<'_> {
             }
         }
         panic!("{block} does not end in a yield");
-    }
-
-    fn open(&mut self, block: Block, is_loop: bool) -> Label {
-        let label = self.code.block();
-        let busy = busy(self.kernel, block);
-        self.scopes.push(Scope::new(label, busy, is_loop));
-        label
-    }
-
-    fn jump(&mut self, from: Label, to: Label, arguments: SmallVec<[VReg; 8]>) {
-        self.code.blocks[from.0 as usize].insts.push(MachineInst::Jump(to, arguments));
-    }
-
-    /// A block that only jumps on, with values for the parameters.
-    fn edge(&mut self, to: Label, arguments: SmallVec<[VReg; 8]>) -> Label {
-        let edge = self.code.block();
-        self.jump(edge, to, arguments);
-        edge
-    }
-
-    fn for_loop(&mut self, inst: Inst) -> Result<(), Unsupported> {
-        let kernel = self.kernel;
-        let InstData::For { lo, hi, step, init, body, .. } = &kernel.insts[inst].data else { unreachable!("a loop") };
-        let runs = match (self.immediate_of(*lo), self.immediate_of(*hi)) {
-            (Some(lo), Some(hi)) => lo < hi,
-            _ => false,
-        };
-        let before = self.depth();
-        let first = self.get1(*lo)?;
-        // The bound is an immediate or lives through the loop.
-        let bound = match self.immediate_of(*hi) {
-            Some(_) => None,
-            None => Some(self.get1(*hi)?),
-        };
-        let start: SmallVec<[VReg; 8]> =
-            init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-
-        let top = self.open(*body, true);
-        let params = &kernel.blocks[*body].params;
-        let index = self.def(GENERAL);
-        self.set(params[0], smallvec![index]);
-        let mut carried: SmallVec<[VReg; 8]> = smallvec![index];
-        for &param in &params[1..] {
-            let registers = self.fresh(kernel.ty(param))?;
-            carried.extend(registers.iter().copied());
-            self.set(param, registers);
-        }
-        self.code.blocks[top.0 as usize].params = carried.to_vec();
-        let entry_at = self.code.layout.len();
-        self.code.layout.push(top);
-        let next = self.block(*body)?;
-        let next: SmallVec<[VReg; 8]> = next.into_iter().flatten().collect();
-        let advanced = self.def(GENERAL);
-        let increment = i32::try_from(*step).map_err(|_| Unsupported("a step of more than 31 bits"))?;
-        self.op(
-            Code::Lea_r64_m,
-            smallvec![
-                Operand::Def(advanced),
-                Operand::Memory(Memory { base: index, index: None, displacement: increment })
-            ],
-        );
-        let compare = |this: &mut Self, register: VReg| match (bound, this.immediate_of(*hi)) {
-            (Some(bound), _) => this.op(Code::Cmp_r64_rm64, smallvec![Operand::Use(register), Operand::Use(bound)]),
-            (None, Some(hi)) => {
-                this.op(Code::Cmp_rm64_imm32, smallvec![Operand::Use(register), Operand::Immediate(hi)]);
-            }
-            (None, None) => unreachable!("the bound is in a register or an immediate"),
-        };
-        compare(self, advanced);
-        let after = self.code.block();
-        let again = self.edge(top, std::iter::once(advanced).chain(next.iter().copied()).collect());
-        let done = self.edge(after, next);
-        self.push(MachineInst::Branch { code: Code::Jl_rel32_64, then: again, otherwise: done });
-        self.code.layout.extend([again, done]);
-        self.scopes.pop();
-        debug_assert_eq!(self.depth(), before);
-
-        let enter: SmallVec<[VReg; 8]> = std::iter::once(first).chain(start.iter().copied()).collect();
-        if runs {
-            let from = self.top().block;
-            self.jump(from, top, enter);
-        } else {
-            compare(self, first);
-            let into = self.edge(top, enter);
-            let over = self.edge(after, start);
-            self.push(MachineInst::Branch { code: Code::Jge_rel32_64, then: over, otherwise: into });
-            self.code.layout.insert(entry_at, into);
-            self.code.layout.push(over);
-        }
-        self.resume(after, &kernel.insts[inst].results)
-    }
-
-    /// Goes on in a block whose parameters are an instruction's results.
-    fn resume(&mut self, after: Label, results: &[Val]) -> Result<(), Unsupported> {
-        self.top().block = after;
-        self.code.layout.push(after);
-        for &result in results {
-            let registers = self.fresh(self.kernel.ty(result))?;
-            self.code.blocks[after.0 as usize].params.extend(registers.iter().copied());
-            self.set(result, registers);
-        }
-        Ok(())
-    }
-
-    fn while_loop(&mut self, inst: Inst) -> Result<(), Unsupported> {
-        let kernel = self.kernel;
-        let InstData::While { init, body } = &kernel.insts[inst].data else { unreachable!("a loop") };
-        let start: SmallVec<[VReg; 8]> =
-            init.iter().map(|&v| self.get(v)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        let top = self.open(*body, true);
-        let mut carried: SmallVec<[VReg; 8]> = SmallVec::new();
-        for &param in &kernel.blocks[*body].params {
-            let registers = self.fresh(kernel.ty(param))?;
-            carried.extend(registers.iter().copied());
-            self.set(param, registers);
-        }
-        self.code.blocks[top.0 as usize].params = carried.to_vec();
-        self.code.layout.push(top);
-        let yielded = self.block(*body)?;
-        let (again, next) = yielded.split_first().expect("a loop's body says whether it goes on");
-        let next: SmallVec<[VReg; 8]> = next.iter().flatten().copied().collect();
-        self.op(Code::Test_rm32_r32, smallvec![Operand::Use(again[0]), Operand::Use(again[0])]);
-        let after = self.code.block();
-        let back = self.edge(top, next.clone());
-        let done = self.edge(after, next);
-        self.push(MachineInst::Branch { code: Code::Jne_rel32_64, then: back, otherwise: done });
-        self.code.layout.extend([back, done]);
-        self.scopes.pop();
-        let from = self.top().block;
-        self.jump(from, top, start);
-        self.resume(after, &kernel.insts[inst].results)
-    }
-
-    fn branch(&mut self, inst: Inst) -> Result<(), Unsupported> {
-        let kernel = self.kernel;
-        let InstData::If { cond, then, otherwise } = &kernel.insts[inst].data else { unreachable!("a branch") };
-        let condition = self.get1(*cond)?;
-        let after = self.code.block();
-        let mut sides = [Label(0); 2];
-        for (side, &block) in sides.iter_mut().zip([then, otherwise]) {
-            *side = self.open(block, false);
-            self.code.layout.push(*side);
-            let results: SmallVec<[VReg; 8]> = self.block(block)?.into_iter().flatten().collect();
-            let from = self.top().block;
-            self.jump(from, after, results);
-            self.scopes.pop();
-        }
-        self.op(Code::Test_rm32_r32, smallvec![Operand::Use(condition), Operand::Use(condition)]);
-        self.push(MachineInst::Branch { code: Code::Je_rel32_64, then: sides[1], otherwise: sides[0] });
-        self.resume(after, &kernel.insts[inst].results)
-    }
-
-    /// The memory operand of an address. What does not change in the inner loops is computed before them; the term that
-    /// changes last becomes the index where its stride allows.
-    pub(super) fn memory(&mut self, buffer: Buffer, address: &Address) -> Result<Memory, Unsupported> {
-        let size = i64::from(
-            self.kernel.buffers[buffer].dtype.bytes().ok_or(Unsupported("elements of less than a byte in memory"))?,
-        );
-        let mut terms = address.terms.to_vec();
-        let depth_of = |this: &Self, (val, stride): (Val, Stride)| {
-            let stride = match stride {
-                Stride::Const(_) => 0,
-                Stride::Value(s) => this.depths[s],
-            };
-            this.depths[val].max(stride)
-        };
-        terms.sort_by_key(|&t| (depth_of(self, t), t.0));
-        let mut pointer = self.buffers[&buffer];
-        let mut prefix: Vec<(Val, Stride)> = Vec::new();
-        let mut index = None;
-        for (i, &term) in terms.iter().enumerate() {
-            let depth = depth_of(self, term) as usize;
-            let (register, scale) = self.scaled(depth, term, size)?;
-            if i + 1 == terms.len() && depth == self.depth() {
-                index = Some((register, scale));
-                break;
-            }
-            prefix.push(term);
-            let key = (buffer, prefix.clone());
-            pointer = match self.scopes[depth].pointers.get(&key) {
-                Some(&found) => found,
-                None => {
-                    let made =
-                        self.lea_at(depth, Memory { base: pointer, index: Some((register, scale)), displacement: 0 });
-                    self.scopes[depth].pointers.insert(key, made);
-                    made
-                }
-            };
-        }
-        let bytes = address.offset.checked_mul(size).ok_or(Unsupported("an offset of more than 64 bits"))?;
-        match i32::try_from(bytes) {
-            Ok(displacement) => Ok(Memory { base: pointer, index, displacement }),
-            Err(_) => {
-                let far = self.immediate(bytes);
-                let base = self.lea(Memory { base: pointer, index: Some((far, 1)), displacement: 0 });
-                Ok(Memory { base, index, displacement: 0 })
-            }
-        }
-    }
-
-    /// `value * stride * size` as a register and a scale.
-    fn scaled(&mut self, depth: usize, (val, stride): (Val, Stride), size: i64) -> Result<(VReg, u32), Unsupported> {
-        let register = match (&self.registers[val], self.constants[val]) {
-            (Some(registers), _) => registers[0],
-            (None, Some(c)) => self.immediate_at(depth, c.bits as i64),
-            (None, None) => panic!("addresses use values that are defined"),
-        };
-        let bytes = match stride {
-            Stride::Const(c) => c.checked_mul(size).ok_or(Unsupported("a stride of more than 64 bits"))?,
-            Stride::Value(_) => size,
-        };
-        if let (Stride::Const(_), 1 | 2 | 4 | 8) = (stride, bytes) {
-            return Ok((register, bytes as u32));
-        }
-        let key = (val, stride, size as u32);
-        if let Some(&found) = self.scopes[depth].products.get(&key) {
-            return Ok((found, if matches!(stride, Stride::Value(_)) { size as u32 } else { 1 }));
-        }
-        let product = self.def(GENERAL);
-        let scale = match stride {
-            Stride::Const(_) => {
-                match i32::try_from(bytes) {
-                    Ok(bytes) if bytes > 0 && bytes.count_ones() == 1 => {
-                        let shift = i64::from(bytes.trailing_zeros());
-                        self.op_at(
-                            depth,
-                            Code::Shl_rm64_imm8,
-                            smallvec![Operand::Tied(register, product), Operand::Immediate(shift)],
-                        );
-                    }
-                    Ok(bytes) => self.op_at(
-                        depth,
-                        Code::Imul_r64_rm64_imm32,
-                        smallvec![Operand::Def(product), Operand::Use(register), Operand::Immediate(bytes.into())],
-                    ),
-                    Err(_) => {
-                        let factor = self.immediate_at(depth, bytes);
-                        self.op_at(
-                            depth,
-                            Code::Imul_r64_rm64,
-                            smallvec![Operand::Tied(register, product), Operand::Use(factor)],
-                        );
-                    }
-                }
-                1
-            }
-            Stride::Value(s) => {
-                let factor = match (&self.registers[s], self.constants[s]) {
-                    (Some(registers), _) => registers[0],
-                    (None, Some(c)) => self.immediate_at(depth, c.bits as i64),
-                    (None, None) => panic!("addresses use values that are defined"),
-                };
-                self.op_at(
-                    depth,
-                    Code::Imul_r64_rm64,
-                    smallvec![Operand::Tied(register, product), Operand::Use(factor)],
-                );
-                size as u32
-            }
-        };
-        self.scopes[depth].products.insert(key, product);
-        Ok((product, scale))
     }
 }
 
