@@ -12,9 +12,10 @@ use onnxc_ir::tensor::TensorBytes;
 use onnxc_runtime::{Model, Session};
 
 use super::compile::{import, lower};
-use super::execute::{Input, StepInfo, load_native, outputs_of, run_failure, step_info, symbol_values, view};
+use super::execute::{StepInfo, load_native, run_failure, step_info};
 use super::guard::{self, Fenced, FencedMemory};
 use super::options::{Checks, CompileOptions};
+use super::ports::{Input, outputs_of, symbol_values, view};
 use crate::diagnostics::Failure;
 
 /// What memory is full of before each of the two runs: ones, which are NaN in every floating-point type, and a pattern

@@ -14,17 +14,19 @@ mod interface;
 #[cfg(feature = "run")]
 mod libraries;
 mod options;
+mod ports;
 #[cfg(feature = "run")]
 mod remote;
 
 pub use compile::{Form, Output, Report, check, compile_to_file, emit, emit_graph, import, prefix_of, write_text};
 #[cfg(feature = "run")]
-pub use execute::{Executable, PortInfo, Stats, Timed};
+pub use execute::{Executable, Stats, Timed};
 pub use interface::{Extent, Interface, InterfacePort, InterfaceSymbol, MemoryClass};
 pub use onnxc_backend::cranelift::compile::WeightPlacement;
 pub use options::{
     Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Precision, Specialization, StatePattern,
     parse_bytes,
 };
+pub use ports::PortInfo;
 #[cfg(feature = "run")]
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};

@@ -22,8 +22,9 @@ use onnxc_ir::tensor::TensorBytes;
 use onnxc_runtime::SUPPORT_SOURCES;
 
 use super::compile::{hash, import, lower, object_failure, with_compiled};
-use super::execute::{PortInfo, ports, run_failure, tensors_of, values_of};
+use super::execute::run_failure;
 use super::options::CompileOptions;
+use super::ports::{PortInfo, ports, tensors_of, values_of};
 use crate::diagnostics::Failure;
 use crate::values::{Value, to_tensor_bytes};
 
