@@ -21,6 +21,9 @@ pub(super) struct Group {
     bytes: i64,
 }
 
+/// Distances below this are reached by most loads and stores.
+const NEAR: i64 = 1 << 14;
+
 /// The elements that are read at one place plus a constant.
 type Reads = BTreeMap<i64, Vec<onnxc_ir::loops::Inst>>;
 
@@ -54,12 +57,25 @@ impl Select<'_> {
         let address = &self.taken_apart(address);
         let mut terms = address.terms.to_vec();
         terms.sort_by_key(|&t| (depth_of(self, t), t.0));
+        let bytes = address.offset.checked_mul(size).ok_or(Unsupported("an offset of more than 64 bits"))?;
+        // What no instruction reaches is added before anything that changes.
+        let far = if (0..NEAR).contains(&bytes) { 0 } else { bytes.div_euclid(NEAR) * NEAR };
         let mut pointer = self.buffers[&buffer];
+        if far != 0 {
+            pointer = match self.scopes[0].far.get(&(pointer, far)) {
+                Some(&found) => found,
+                None => {
+                    let made = self.plus_at(0, pointer, far);
+                    self.scopes[0].far.insert((pointer, far), made);
+                    made
+                }
+            };
+        }
         let mut prefix: Vec<(Val, Stride)> = Vec::new();
         for &term in &terms {
             let depth = depth_of(self, term) as usize;
             prefix.push(term);
-            let key = (buffer, prefix.clone());
+            let key = (buffer, far, prefix.clone());
             pointer = match self.scopes[depth].pointers.get(&key) {
                 Some(&found) => found,
                 None => {
@@ -71,8 +87,7 @@ impl Select<'_> {
                 }
             };
         }
-        let bytes = address.offset.checked_mul(size).ok_or(Unsupported("an offset of more than 64 bits"))?;
-        Ok((pointer, bytes))
+        Ok((pointer, bytes - far))
     }
 
     /// An address whose indices are taken apart where that makes a constant of a part, or something that inner loops do not
@@ -83,7 +98,9 @@ impl Select<'_> {
             let split = result.terms.iter().find_map(|&(val, stride)| {
                 let (Stride::Const(factor), &(op, a, b)) = (stride, self.sums.get(&val)?) else { return None };
                 let (x, y) = (self.integer_of(a), self.integer_of(b));
-                let is_split = x.is_some() != y.is_some() || op == BinaryOp::Add && self.depths[a] != self.depths[b];
+                let (outer, inner) = (self.depths[b] < self.depths[a], self.depths[b] > self.depths[a]);
+                // The negative of what is subtracted takes a product, which must not be in the inner loop.
+                let is_split = x.is_some() != y.is_some() || outer || inner && op == BinaryOp::Add;
                 is_split.then_some((val, factor, op, [(a, x), (b, y)]))
             });
             let Some((val, factor, op, parts)) = split else { return result };

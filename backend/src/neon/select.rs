@@ -35,6 +35,9 @@ pub(super) enum Held {
     Upper(VReg),
 }
 
+/// A part of an address: a buffer, a constant in bytes and some of its terms.
+type Partial = (Buffer, i64, Vec<(Val, Stride)>);
+
 /// A scope: where code goes, and what was computed there already.
 pub(super) struct Scope {
     block: Label,
@@ -43,7 +46,7 @@ pub(super) struct Scope {
     /// Whether the scope is a loop's body.
     is_loop: bool,
     constants: HashMap<(Scalar, u16), Registers>,
-    pub(super) pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
+    pub(super) pointers: HashMap<Partial, VReg>,
     pub(super) products: HashMap<(Val, Stride, i64), VReg>,
     /// A register plus a constant.
     pub(super) far: HashMap<(VReg, i64), VReg>,
