@@ -24,6 +24,9 @@
 /* Parameters of a kernel: 4 KiB. */
 #define MOST_PARAMETERS 512
 
+/* Tensor maps of a kernel: one for each operand of a product. */
+#define MOST_MAPS 2
+
 static void leave(void) {
     struct loaded *l = run.model;
     if (l == NULL) return;
@@ -215,6 +218,27 @@ static device_pointer tensor(const void *address) {
     return device != 0 ? device : run.model->arena.device;
 }
 
+static uint64_t of_launch(struct known known, const int64_t *params) {
+    return (uint64_t)(known.param == UINT64_MAX ? known.factor : known.factor * params[known.param]);
+}
+
+/* Makes a tensor map of a launch; not 0 after a failure. */
+static int encode(void *into, const struct map *map, uint64_t buffer, const int64_t *params) {
+    uint64_t sizes[MOST_DIMENSIONS], strides[MOST_DIMENSIONS];
+    uint32_t steps[MOST_DIMENSIONS];
+    for (uint32_t i = 0; i < map->rank; i++) {
+        sizes[i] = of_launch(map->sizes[i], params);
+        strides[i] = of_launch(map->strides[i], params);
+        steps[i] = 1;
+        /* Of what has no elements nothing is copied, but a map has some. */
+        if (sizes[i] == 0) sizes[i] = 1;
+        if (strides[i] == 0) strides[i] = 16;
+    }
+    /* Without interleaving, 256 bytes at a time into the second-level cache, zeros outside. */
+    return TRY(cuTensorMapEncodeTiled(into, (int)map->type, map->rank, (void *)(uintptr_t)(buffer + map->offset), sizes,
+                                      strides, map->box, steps, 0, (int)map->swizzle, 3, 0));
+}
+
 void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_t *params, int64_t tasks) {
     const struct kernel *kernel = kernel_at;
     struct loaded *l = run.model;
@@ -244,7 +268,8 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     }
     uint64_t words[MOST_PARAMETERS];
     void *pointers[MOST_PARAMETERS];
-    uint32_t count = kernel->buffers + kernel->params + 3;
+    _Alignas(64) uint8_t maps[MOST_MAPS][128];
+    uint32_t count = kernel->buffers + kernel->params + 3 + kernel->map_count;
     if (count > MOST_PARAMETERS) {
         onnxc_cuda_fail(ONNXC_DEVICE_FAILED, "%s has more than %d parameters", kernel->name, MOST_PARAMETERS);
         return;
@@ -257,6 +282,14 @@ void onnxc_cuda_launch(const void *kernel_at, void *const *buffers, const int64_
     words[n++] = kernel->scratch_bytes != 0 ? l->scratch : 0;
     for (uint32_t i = 0; i < n; i++) pointers[i] = &words[i];
     if (run.status != 0) return;
+    if (kernel->map_count != 0 && driver.cuTensorMapEncodeTiled == NULL) {
+        onnxc_cuda_fail(ONNXC_NO_DRIVER, "the driver is too old for this model: it lacks cuTensorMapEncodeTiled");
+        return;
+    }
+    for (uint32_t i = 0; i < kernel->map_count && i < MOST_MAPS; i++) {
+        if (encode(maps[i], &kernel->maps[i], words[kernel->maps[i].buffer], params)) return;
+        pointers[n++] = maps[i];
+    }
     int code = driver.cuLaunchKernel(*function, (unsigned)blocks, 1, 1, kernel->threads, 1, 1, kernel->shared_bytes, into(),
                                      pointers, NULL);
     if (!onnxc_cuda_failed(code, kernel->name) && run.frame->call->trace != NULL) TRY(cuStreamSynchronize(run.stream));
@@ -358,6 +391,27 @@ int32_t onnxc_cuda_leave(int32_t status) {
 int32_t onnxc_cuda_begin(const void *model, const void *frame) {
     (void)model, (void)frame;
     return ONNXC_NO_DRIVER;
+}
+
+static uint64_t of_launch(struct known known, const int64_t *params) {
+    return (uint64_t)(known.param == UINT64_MAX ? known.factor : known.factor * params[known.param]);
+}
+
+/* Makes a tensor map of a launch; not 0 after a failure. */
+static int encode(void *into, const struct map *map, uint64_t buffer, const int64_t *params) {
+    uint64_t sizes[MOST_DIMENSIONS], strides[MOST_DIMENSIONS];
+    uint32_t steps[MOST_DIMENSIONS];
+    for (uint32_t i = 0; i < map->rank; i++) {
+        sizes[i] = of_launch(map->sizes[i], params);
+        strides[i] = of_launch(map->strides[i], params);
+        steps[i] = 1;
+        /* Of what has no elements nothing is copied, but a map has some. */
+        if (sizes[i] == 0) sizes[i] = 1;
+        if (strides[i] == 0) strides[i] = 16;
+    }
+    /* Without interleaving, 256 bytes at a time into the second-level cache, zeros outside. */
+    return TRY(cuTensorMapEncodeTiled(into, (int)map->type, map->rank, (void *)(uintptr_t)(buffer + map->offset), sizes,
+                                      strides, map->box, steps, 0, (int)map->swizzle, 3, 0));
 }
 
 void onnxc_cuda_launch(const void *kernel, void *const *buffers, const int64_t *params, int64_t tasks) {

@@ -55,6 +55,7 @@ static int32_t open_driver(void) {
         return ONNXC_NO_DRIVER;                                                                                        \
     }
     DRIVER(FIND)
+    *(void **)&driver.cuTensorMapEncodeTiled = dlsym(library, "cuTensorMapEncodeTiled");
     int device = 0, count = 0, major = 0, minor = 0;
     if (driver.cuInit(0) != 0 || driver.cuDeviceGetCount(&count) != 0 || count == 0 || driver.cuDeviceGet(&device, 0) != 0) {
         snprintf(message, sizeof message, "the driver finds no device");

@@ -12,6 +12,25 @@
 
 typedef uint64_t device_pointer;
 
+/* A number, or so many times a launch's parameter if there is one of this number. */
+struct known {
+    int64_t factor;
+    uint64_t param;
+};
+
+/* A tensor map that a launch makes, by which the copy engine finds boxes of a tensor; the code generator lays these out. */
+#define MOST_DIMENSIONS 5
+struct map {
+    uint32_t buffer;
+    uint32_t type;
+    uint32_t rank;
+    uint32_t swizzle;
+    uint64_t offset;                       /* bytes from the buffer's start */
+    struct known sizes[MOST_DIMENSIONS];   /* elements */
+    struct known strides[MOST_DIMENSIONS]; /* bytes, of each dimension but the first */
+    uint32_t box[MOST_DIMENSIONS + 1];     /* elements; the last one is nothing */
+};
+
 /* One of the model's kernels; the code generator lays these out. */
 struct kernel {
     const char *name;
@@ -24,7 +43,8 @@ struct kernel {
     uint32_t params;
     uint32_t shared_bytes; /* that a block has beside what the kernel declares */
     uint32_t resident;     /* blocks that one multiprocessor holds; 0: more do no harm */
-    uint32_t reserved;
+    uint32_t map_count;
+    const struct map *maps; /* that it takes behind its other parameters */
 };
 
 /* A model; the code generator lays this out. */
@@ -99,6 +119,9 @@ struct frame {
 #define MEMBER(name, parameters) int(*name) parameters;
 struct driver_state {
     DRIVER(MEMBER)
+    /* Drivers before those of CUDA 12 lack it. */
+    int (*cuTensorMapEncodeTiled)(void *, int, uint32_t, void *, const uint64_t *, const uint64_t *, const uint32_t *,
+                                  const uint32_t *, int, int, int, int);
     void *context;
     int capability;
     int processors;

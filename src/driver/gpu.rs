@@ -8,7 +8,7 @@ use std::path::Path;
 
 use onnxc_backend::cranelift::compile::weights;
 use onnxc_backend::object::emit::{text_file, weights_file};
-use onnxc_backend::ptx::{self, KernelInfo, Mapping};
+use onnxc_backend::ptx::{self, KernelInfo, Known, Mapping, TensorMap};
 use onnxc_backend::target::Target;
 use onnxc_ir::dim::Dim;
 use onnxc_ir::program::{Place, Port, Program, Step};
@@ -81,6 +81,7 @@ fn description(program: &Program, kernels: &[KernelInfo]) -> Result<Value, Failu
             "scratch_bytes": info.scratch_bytes,
             "shared_bytes": info.shared_bytes,
             "blocks_per_multiprocessor": info.blocks_per_multiprocessor,
+            "tensor_maps": info.maps.iter().map(tensor_map).collect::<Vec<_>>(),
             "buffers": kernel.arguments().count(),
             "params": kernel.params,
         })
@@ -97,6 +98,23 @@ fn description(program: &Program, kernels: &[KernelInfo]) -> Result<Value, Failu
         "kernels": records.collect::<Vec<_>>(),
         "steps": steps?,
     }))
+}
+
+/// A tensor map of a kernel: sizes in elements and strides in bytes as numbers, or as so many times a parameter.
+fn tensor_map(map: &TensorMap) -> Value {
+    let known = |known: &Known| match known.param {
+        None => json!(known.factor),
+        Some(param) => json!({ "param": param, "times": known.factor }),
+    };
+    json!({
+        "buffer": map.buffer,
+        "offset": map.offset,
+        "element_bytes": map.element_bytes,
+        "sizes": map.sizes.iter().map(known).collect::<Vec<_>>(),
+        "strides": map.strides.iter().map(known).collect::<Vec<_>>(),
+        "box": map.lengths,
+        "swizzle": map.swizzle,
+    })
 }
 
 /// A number, or an expression over the symbols.

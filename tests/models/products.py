@@ -92,10 +92,31 @@ def deep():
         runs = [[x("a", 24, 1024), x("c", 40, 33), x(f"p{n}", 2, 20, n), x(f"q{n}", 2, n, 24)] for n in (1, 70)]
         save(name, nodes, ports, [vi(y, t) for y in "yzu"], runs, [w("w", 1024, 72), w("b", 72), w("v", 72, 40)])
 
+def boxes():
+    """Operands of 16 bits and bytes whose rows begin at multiples of 16 bytes, so that copies of whole boxes take them;
+    sizes that are no multiples of a tile's."""
+    H = np.float16
+    t = T.FLOAT16
+    x = lambda n, *shape: (random("box" + n, *shape) * 0.4).astype(H)
+    weight = nh.from_array(x("w", 72, 136), "w")
+    nodes = [N("MatMul", ["x", "w"], ["m"]), N("Relu", ["m"], ["y"]), N("MatMul", ["a", "b"], ["z"]),
+             N("Transpose", ["c"], ["ct"], perm=[0, 2, 1]), N("Transpose", ["d"], ["dt"], perm=[0, 2, 1]),
+             N("MatMul", ["ct", "dt"], ["u"]), N("MatMul", ["ct", "b"], ["v"]), N("MatMul", ["a", "dt"], ["o"])]
+    shapes = {"x": [130, 72], "a": [130, 72], "b": [72, 136], "c": [72, 136], "d": [200, 72]}
+    ports = [vi(n, t, ["batch", *shape]) for n, shape in shapes.items()]
+    # `ct` and `b` have 136 rows and columns, `dt` 200 columns.
+    outs = [vi(n, t) for n in ("y", "z", "u", "v", "o")]
+    save("boxes", nodes, ports, outs, [[x(f"{n}{count}", count, *shape) for n, shape in shapes.items()] for count in (1, 2)], [weight])
+    byte = lambda n, *shape: np.clip(random("box" + n, *shape) * 60, -128, 127).astype(np.int8)
+    nodes = [N("Transpose", ["e"], ["et"], perm=[1, 0]), N("MatMulInteger", ["a", "et"], ["y"])]
+    ports = [vi("a", T.INT8, [130, 208]), vi("e", T.INT8, [72, 208])]
+    save("boxes_bytes", nodes, ports, [vi("y", T.INT32)], [[byte("ba", 130, 208), byte("be", 72, 208)]], [])
+
 if __name__ == "__main__":
     if len(sys.argv) != 2: sys.exit(__doc__)
     generate.OUT = sys.argv[1]
     products()
     few_rows()
     deep()
+    boxes()
     open(os.path.join(generate.OUT, "stamp"), "w").write("\n")

@@ -444,6 +444,27 @@ impl Strings<'_> {
     }
 }
 
+/// Tensor maps as `csrc/cuda_internal.h` has them.
+fn tensor_maps(name: String, maps: &[ptx::TensorMap]) -> DataObject {
+    let mut object = DataObject::new(name);
+    let dimensions = 5;
+    for map in maps {
+        // CU_TENSOR_MAP_DATA_TYPE_UINT8, _UINT16; CU_TENSOR_MAP_SWIZZLE_32B, _128B.
+        object.put_u32(map.buffer).put_u32(map.element_bytes - 1).put_u32(map.sizes.len() as u32);
+        object.put_u32(if map.swizzle == 32 { 1 } else { 3 }).put_u64(map.offset);
+        for list in [&map.sizes, &map.strides] {
+            let filled = list.iter().copied().chain(std::iter::repeat(ptx::Known { factor: 1, param: None }));
+            for known in filled.take(dimensions) {
+                object.put_u64(known.factor as u64).put_u64(known.param.map_or(u64::MAX, u64::from));
+            }
+        }
+        for length in map.lengths.iter().copied().chain(std::iter::repeat(1)).take(dimensions + 1) {
+            object.put_u32(length);
+        }
+    }
+    object
+}
+
 /// What the support library is told of a model for a GPU and of its kernels, whose descriptions take the place of their
 /// code; `csrc/cuda_internal.h` has both structures.
 fn gpu_objects(
@@ -474,7 +495,14 @@ fn gpu_objects(
         object.put_u64(info.scratch_bytes).put_u64(info.max_workers.unwrap_or(0));
         object.put_u32(number as u32).put_u32(kernel.arguments().count() as u32);
         object.put_u32(kernel.params.len() as u32).put_u32(info.shared_bytes);
-        object.put_u32(info.blocks_per_multiprocessor.unwrap_or(0)).put_u32(0);
+        object.put_u32(info.blocks_per_multiprocessor.unwrap_or(0)).put_u32(info.maps.len() as u32);
+        if info.maps.is_empty() {
+            object.put_u64(0);
+        } else {
+            let maps = tensor_maps(format!("{symbol}__maps"), &info.maps);
+            object.put_pointer(maps.name.clone(), 0);
+            objects.push(maps);
+        }
         objects.extend([name, object]);
     }
     let looks = steps.iter().any(|step| !matches!(step, Step::Launch(_) | Step::Copy { .. } | Step::Select { .. }));

@@ -20,7 +20,7 @@ use onnxc_ir::scalar::{BinaryOp, Scalar};
 use super::attend::Plan;
 use super::facts::Fact;
 use super::hazards::Hazards;
-use super::hopper::{Groups, Role};
+use super::hopper::{Groups, MAP_BYTES, Role};
 use super::text::{Class, Reg, Text};
 use super::tile::Shape;
 
@@ -195,6 +195,9 @@ pub(super) fn emit(kernel: &Kernel, name: &str, most_tasks: i64, threads: u32, g
     }
     for (ty, what) in [(".s64", "begin"), (".s64", "end"), (".u64", "scratch")] {
         parameters.push(format!("\t.param {ty} {name}_{what}"));
+    }
+    for number in groups.iter().flat_map(Groups::maps) {
+        parameters.push(format!("\t.param .align 64 .b8 {name}_map{number}[{MAP_BYTES}]"));
     }
     let (mut outside, mut shared) = (String::new(), String::new());
     if groups.is_some() {

@@ -24,5 +24,6 @@ mod tests;
 mod text;
 mod tile;
 
+pub use hopper::{Known, TensorMap};
 pub use kernel::Mapping;
 pub use module::{KernelInfo, Module, module};

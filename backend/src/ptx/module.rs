@@ -8,7 +8,7 @@ use onnxc_ir::loops::legalize::{Caps, legalize};
 use onnxc_ir::program::{KernelRef, Program, Step};
 use rayon::prelude::*;
 
-use super::hopper::Groups;
+use super::hopper::{Groups, TensorMap};
 use super::kernel::{Mapping, WARP, block_scratch, emit, team_of};
 
 /// Threads of a block whose warps or threads work on their own.
@@ -37,6 +37,8 @@ pub struct KernelInfo {
     pub shared_bytes: u32,
     /// Blocks that one multiprocessor holds, where more would wait for nothing; none if that does not matter.
     pub blocks_per_multiprocessor: Option<u32>,
+    /// Maps that the kernel takes behind its other parameters.
+    pub maps: Vec<TensorMap>,
 }
 
 impl KernelInfo {
@@ -67,7 +69,10 @@ pub fn module(program: &Program, sm: &str) -> Module {
         .par_iter()
         .map(|(number, kernel)| {
             let legal = legalize(kernel, &Caps { converts: &[DType::F16, DType::BF16], ..Caps::default() });
-            let groups = if sm == "sm_90a" { Groups::of(&legal) } else { None };
+            let (groups, maps) = match Groups::of(&legal) {
+                Some((groups, maps)) if sm == "sm_90a" => (Some(groups), maps),
+                _ => (None, Vec::new()),
+            };
             let threads = match groups {
                 Some(groups) => groups.threads(),
                 None => team_of(&legal).map_or(THREADS, |team| team.threads),
@@ -92,6 +97,7 @@ pub fn module(program: &Program, sm: &str) -> Module {
                 max_workers,
                 shared_bytes,
                 blocks_per_multiprocessor,
+                maps,
             };
             (text, info)
         })

@@ -4,7 +4,8 @@
 //! warp's last barrier. A wait fails until the phase is over; the warp's turn then ends, so that others come to run.
 
 use crate::kernel::{Inst, Place, Pred, Reg};
-use crate::races::{Touch, View, join};
+use crate::races::{SOURCES, Touch, View, join};
+use crate::tensor::Underway;
 use crate::warp::{Context, Trouble, Warp, lanes_of, trouble};
 
 /// A barrier.
@@ -20,6 +21,11 @@ pub struct Barrier {
     /// What came before the arrivals of this phase, and of those before.
     came: View,
     over: View,
+    /// Its number, as a source of copies.
+    number: usize,
+    /// Whether the copy engine knows it.
+    known: bool,
+    copies: Vec<Underway>,
 }
 
 impl Barrier {
@@ -57,6 +63,48 @@ impl Context<'_> {
     }
 }
 
+impl Context<'_> {
+    /// A box that will complete on a barrier.
+    pub fn expect_box(&mut self, inst: &Inst, lane: usize, address: usize, copy: Underway) -> Result<(), Trouble> {
+        let n = self.barrier(inst, lane, address)?;
+        if !self.barriers[n].known {
+            let what = "no fence.mbarrier_init made this barrier known to the copy engine".to_string();
+            return Err(Trouble { address: Some(address as u64), race: true, ..trouble(inst, lane as u32, what) });
+        }
+        self.barriers[n].copies.push(copy);
+        Ok(())
+    }
+
+    /// The copy engine knows the barriers that there are.
+    pub fn know_barriers(&mut self) {
+        self.barriers.iter_mut().for_each(|barrier| barrier.known = true);
+    }
+
+    /// Delivers the boxes of a barrier, if nothing else is missing.
+    fn deliver_boxes(&mut self, n: usize) {
+        let block = self.block_number();
+        let barrier = &mut self.barriers[n];
+        let bytes: i64 = barrier.copies.iter().map(|copy| 16 * copy.pieces.len() as i64).sum();
+        if barrier.missing != 0 || barrier.bytes != bytes || bytes == 0 {
+            return;
+        }
+        let segment = self.clock.deliver(block, barrier.number, &mut barrier.came);
+        for (at, data) in barrier.copies.drain(..).flat_map(|copy| copy.pieces) {
+            self.arriving[at / 4..at / 4 + 4].fill(0);
+            self.shared.bytes[at..at + 16].copy_from_slice(&data);
+            self.shared.arrived(at, &self.clock, segment);
+        }
+        barrier.bytes = 0;
+        barrier.turn();
+        self.progress += 1;
+    }
+
+    /// The line of a box that was never waited for.
+    pub fn undelivered(&self) -> Option<u32> {
+        self.barriers.iter().find_map(|barrier| barrier.copies.first()).map(|copy| copy.line)
+    }
+}
+
 impl Warp {
     /// Does something to a barrier. True if the warp's turn ends.
     pub fn at_barrier(
@@ -88,7 +136,14 @@ impl Warp {
                     phase: 0,
                     over: came.clone(),
                     came,
+                    number: context.barriers_made,
+                    known: false,
+                    copies: Vec::new(),
                 });
+                context.barriers_made += 1;
+                if context.barriers_made > SOURCES {
+                    return Err(wrong(format!("this tool knows {SOURCES} barriers of a block")));
+                }
                 continue;
             }
             let n = context.barrier(inst, lane, address)?;
@@ -97,6 +152,9 @@ impl Warp {
                 _ => 0,
             };
             let view = context.clock.view(&self.moment, whole);
+            if let Deed::Ask { .. } = deed {
+                context.deliver_boxes(n);
+            }
             let barrier = &mut context.barriers[n];
             barrier.bytes += i64::from(bytes);
             match deed {

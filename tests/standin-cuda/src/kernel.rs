@@ -5,6 +5,7 @@ use crate::convert::Conversion;
 use crate::decode;
 use crate::groups::Product;
 use crate::memory::Memory;
+use crate::tensor::BoxCopy;
 use crate::text::{self, Refusal};
 use crate::types::{CompareFn, LaneFn, Ty};
 
@@ -272,6 +273,12 @@ pub enum Op {
     },
     /// Makes stores known to the other proxy.
     ProxyFence,
+    /// Makes barriers known to the copy engine.
+    BarrierFence,
+    /// `cp.async.bulk.tensor`.
+    CopyBox(Box<BoxCopy>),
+    /// `setmaxnreg`.
+    SetRegisters(u32),
     /// `wgmma.fence`, `mma_async`, `commit_group` and `wait_group`.
     ProductFence,
     Product(Box<Product>),

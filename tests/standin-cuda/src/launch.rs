@@ -72,6 +72,8 @@ pub fn launch(
         arriving: vec![0; (shared as usize).div_ceil(4)],
         clock: Clock::new(*segment),
         barriers: Vec::new(),
+        barriers_made: 0,
+        registers: HashMap::new(),
         products: HashMap::new(),
         progress: 0,
         params,
@@ -91,6 +93,8 @@ pub fn launch(
             context.arriving.fill(0);
         }
         context.barriers.clear();
+        context.barriers_made = 0;
+        context.registers.clear();
         context.products.clear();
         context.clock.enter(threads.div_ceil(32) as usize);
         for number in 0..threads.div_ceil(32) as u32 {
@@ -150,11 +154,32 @@ fn run_block(warps: &mut [Warp], context: &mut Context) -> Result<(), (usize, Tr
             if let Some((i, line)) = asks {
                 return Err((i, stuck(line, "waits for a phase of an mbarrier that nothing completes")));
             }
-            let Some(i) = (0..warps.len()).find(|&i| waits[i].is_some()) else { return Ok(()) };
+            let Some(i) = (0..warps.len()).find(|&i| waits[i].is_some()) else {
+                if let Some(line) = context.undelivered() {
+                    return Err((0, stuck(line, "this box is under way when the block ends")));
+                }
+                return registers(warps.len(), context).map_err(|what| (0, stuck(0, &what)));
+            };
             let line = waits[i].map_or(0, |w| w.2);
             return Err((i, stuck(line, "waits at a barrier that other warps of the block never reach")));
         }
     }
+}
+
+/// Checks what `setmaxnreg` gave: the same to the four warps of a group, and no more than there are.
+fn registers(warps: usize, context: &Context) -> Result<(), String> {
+    if context.registers.is_empty() {
+        return Ok(());
+    }
+    let of = |warp: usize| context.registers.get(&(warp as u32)).copied();
+    let all: u32 = (0..warps).map(|warp| 32 * of(warp).unwrap_or(0)).sum();
+    if (0..warps).any(|warp| of(warp).is_none() || of(warp) != of(warp & !3)) {
+        return Err("setmaxnreg is not the same for all warps of a group".to_string());
+    }
+    if all > 64 << 10 {
+        return Err(format!("setmaxnreg gives {all} registers, and 65536 are there"));
+    }
+    Ok(())
 }
 
 fn report(context: &Context, warp: usize, trouble: &Trouble) -> Report {

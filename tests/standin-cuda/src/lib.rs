@@ -26,6 +26,7 @@ mod launch;
 mod matrix;
 mod memory;
 mod races;
+mod tensor;
 mod text;
 mod types;
 mod warp;

@@ -91,6 +91,19 @@ impl Piece {
         };
         cells.iter_mut().find_map(|cell| clock.touch(cell, now, lane, touch))
     }
+
+    /// Notes that a copy of the other proxy wrote 16 bytes at `at`, in a segment of its own.
+    pub fn arrived(&mut self, at: usize, clock: &Clock, segment: u32) {
+        match &mut self.shadow[at / PAGE] {
+            Page::Empty => {}
+            Page::Words(words) => {
+                words[at % PAGE / 4..at % PAGE / 4 + 4].iter_mut().for_each(|cell| clock.wrote(cell, segment));
+            }
+            Page::Bytes(bytes) => {
+                bytes[at % PAGE..at % PAGE + 16].iter_mut().for_each(|cell| clock.wrote(cell, segment));
+            }
+        }
+    }
 }
 
 struct Allocation {

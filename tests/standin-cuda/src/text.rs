@@ -39,6 +39,8 @@ pub enum Operand {
     Vector(Vec<Operand>),
     /// `p|q`.
     Pair(String, String),
+    /// `[map, {x, y, ...}]`.
+    Box(String, Vec<Operand>),
 }
 
 /// An instruction as written.
@@ -435,6 +437,14 @@ impl Reader {
                 }
                 None => None,
             };
+            if self.take(',') {
+                let coordinates = self.operand()?;
+                self.expect(']')?;
+                return match (base, coordinates) {
+                    (Some(map), Operand::Vector(list)) => Ok(Operand::Box(map, list)),
+                    _ => refuse(line, "a tensor has a map and coordinates"),
+                };
+            }
             let mut offset = 0;
             if !self.take(']') {
                 self.take('+');

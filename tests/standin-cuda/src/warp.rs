@@ -25,10 +25,13 @@ pub struct Context<'a> {
     pub arriving: Vec<u32>,
     pub clock: Clock,
     pub barriers: Vec<Barrier>,
+    pub barriers_made: usize,
     /// For each group of warps and number of its product what the first warp gave: line and descriptors.
     pub products: HashMap<(u32, u32), (u32, [u64; 2])>,
     /// Counts what may let others go on.
     pub progress: u64,
+    /// Registers of a thread that `setmaxnreg` gave each warp.
+    pub registers: HashMap<u32, u32>,
     pub params: &'a [u8],
     pub grid: Grid,
     pub block: [u32; 3],
@@ -36,6 +39,14 @@ pub struct Context<'a> {
     pub hints: Vec<u32>,
     pub check_races: bool,
     pub executed: u64,
+}
+
+impl Context<'_> {
+    /// The present block's number in its grid.
+    pub fn block_number(&self) -> u32 {
+        let ([x, y, z], along) = (self.block, self.grid.blocks);
+        (z * along[1] + y) * along[0] + x
+    }
 }
 
 /// An error of a thread.
@@ -431,6 +442,15 @@ impl Warp {
                 let list = |regs: &[Reg]| -> Vec<&Lanes> { regs.iter().map(|r| self.reg(*r)).collect() };
                 let c: Vec<Lanes> = c.iter().map(|r| self.reg(*r).clone()).collect();
                 matrix::multiply(&list(d), &list(a), &list(b), &c.iter().collect::<Vec<_>>(), *types, *half);
+            }
+            Op::BarrierFence => context.know_barriers(),
+            Op::CopyBox(copy) => self.begin_boxes(inst, at, mask, context, copy)?,
+            Op::SetRegisters(count) => {
+                if mask != u32::MAX {
+                    return Err(trouble(inst, mask.trailing_zeros(), "setmaxnreg by a part of a warp".into()));
+                }
+                let key = self.number();
+                context.registers.insert(key, *count);
             }
             Op::ProxyFence => {
                 if mask != self.alive {

@@ -7,13 +7,15 @@ use super::super::facts::Fact;
 use super::super::kernel::{Emit, ins};
 use super::super::text::{Class, Reg};
 use super::super::tile::{DEEP, Layout, layout};
+use super::maps::Form;
 use super::{GROUP, Multiplier, ROWS, STEP};
 
-/// Swizzle of 128 bytes, in a descriptor.
-const SWIZZLED: u64 = 1 << 62;
+/// Swizzles, in a descriptor.
+const SWIZZLED_128: u64 = 1 << 62;
+const SWIZZLED_32: u64 = 3 << 62;
 
-/// Bytes of a pattern: eight rows.
-const PATTERN: u32 = 8 * 128;
+/// Rows of a pattern.
+const PATTERN: u32 = 8;
 
 /// An operand as `wgmma` is told of it.
 struct Described {
@@ -27,18 +29,18 @@ struct Described {
 
 impl Emit<'_> {
     /// The descriptor of an operand at the address `place`.
-    fn described(&mut self, tile: &Tile, operand: &TileOperand, place: Reg) -> Described {
+    fn described(&mut self, tile: &Tile, operand: &TileOperand, form: Option<Form>, place: Reg) -> Described {
         let turned = layout(tile.kind, operand, true).0 == Layout::Depths;
         let bytes = u32::from(tile.kind.bytes());
-        let depths = STEP / bytes;
-        // From 64 rows of an operand to the next, where a row of the stage has no more; not used otherwise.
-        let leading = if turned { depths * 128 } else { 16 };
-        let constant = SWIZZLED | u64::from(PATTERN >> 4) << 32 | u64::from(leading >> 4) << 16;
+        let (swizzle, width) = if form == Some(Form::Panels) { (SWIZZLED_32, 32) } else { (SWIZZLED_128, 128) };
+        // From the rows of an operand that a stage's row has to the next ones; not used where it has a row's depths.
+        let leading = if turned { STEP / bytes * width } else { 16 };
+        let constant = swizzle | u64::from(PATTERN * width >> 4) << 32 | u64::from(leading >> 4) << 16;
         let units = self.by("shr.u32", place, 4);
         let (wide, first) = (self.reg(Class::B64), self.reg(Class::B64));
         ins!(self, "cvt.u64.u32 {wide}, {units}");
-        ins!(self, "or.b64 {first}, {wide}, {constant}");
-        let next = if turned { DEEP / bytes * 128 } else { DEEP };
+        ins!(self, "or.b64 {first}, {wide}, {constant:#x}");
+        let next = if turned { DEEP / bytes * width } else { DEEP };
         Described { first, next: u64::from(next >> 4), turned }
     }
 
@@ -64,9 +66,9 @@ impl Emit<'_> {
         self.await_stage(turn, 0);
         // 64 rows are as many bytes in either layout.
         let left = self.scale_add(*number, ROWS * STEP, turn.slot);
-        let left = self.described(tile, &tile.lhs, left);
+        let left = self.described(tile, &tile.lhs, groups.forms[0], left);
         let right = self.by("add.u32", turn.slot, u32::from(tile.rows) * STEP);
-        let right = self.described(tile, &tile.rhs, right);
+        let right = self.described(tile, &tile.rhs, groups.forms[1], right);
         ins!(self, "setp.eq.u32 {add}, {thread}, {thread}");
         ins!(self, "wgmma.fence.sync.aligned");
         for deep in 0..STEP / DEEP {

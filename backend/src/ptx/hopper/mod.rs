@@ -13,14 +13,25 @@
 //! swizzle of 128 bytes. A row is an operand's row (major in K), or 64 neighbours among the rows at one depth (major in M
 //! or N), for 16-bit elements whose rows are neighbours in memory. `wgmma` reads behind the back of ordinary stores: who
 //! writes by those makes them known by `fence.proxy.async`.
+//!
+//! Operands that are plain matrices of the wanted type are brought by the copy engine (TMA, `cp.async.bulk.tensor`): one
+//! thread asks for boxes of a tensor map, whose bytes the stage's first barrier counts. Constant matrices in panels of 16
+//! columns come panel by panel, with rows of 32 bytes.
 
 mod consume;
+mod maps;
 mod produce;
 
 use onnxc_ir::loops::{InstData, Kernel, Tile, TileKind};
 
+use maps::{Boxed, Form, Values};
+pub use maps::{Known, TensorMap};
+
 use super::kernel::{Emit, Tasks, ins};
 use super::text::{Class, Reg};
+
+/// Bytes of a tensor map.
+pub(super) const MAP_BYTES: usize = 128;
 
 /// Threads of a group.
 const GROUP: u32 = 128;
@@ -33,6 +44,10 @@ const STEP: u32 = 128;
 
 /// Shared memory of a block: 227 KiB.
 const SHARED: u32 = 227 << 10;
+
+/// Registers of a thread that fills stages, and of one that multiplies, where two groups do: less than 64 Ki in all.
+const FEW: u32 = 40;
+const MANY: u32 = 232;
 
 /// Stages that a ring has at most.
 const STAGES: u32 = 5;
@@ -50,28 +65,37 @@ pub(super) struct Groups {
     stages: u32,
     /// Bytes of the sums that one group hands on at a time.
     sums: u32,
+    /// How the copy engine brings the operands, if it does.
+    forms: [Option<Form>; 2],
 }
 
 impl Groups {
-    /// Of a kernel with a tile that `wgmma` has shapes for.
-    pub(super) fn of(kernel: &Kernel) -> Option<Groups> {
-        kernel.insts.values().find_map(|inst| match &inst.data {
-            // Bytes of both signs in one product are of PTX 8.4.
-            InstData::Tile(tile) if alike(kernel, tile) => Groups::of_tile(tile),
-            _ => None,
-        })
-    }
-
-    fn of_tile(tile: &Tile) -> Option<Groups> {
+    /// Of a kernel with a tile that `wgmma` has shapes for, and the maps that it takes.
+    pub(super) fn of(kernel: &Kernel) -> Option<(Groups, Vec<TensorMap>)> {
+        let tile = tile_of(kernel)?;
         let (rows, columns, band) = (u32::from(tile.rows), u32::from(tile.cols), u32::from(tile.band));
         let whole = rows.is_multiple_of(ROWS) && columns.is_multiple_of(64) && columns <= 256;
-        if !whole || rows > 2 * ROWS || !ROWS.is_multiple_of(band) {
+        if !whole || rows > 2 * ROWS || !ROWS.is_multiple_of(band) || !alike(kernel, tile) {
             return None;
         }
         let (multiply, stage) = (rows / ROWS, (rows + columns) * STEP);
         let sums = band * u32::from(tile.pitch) * 4;
         let stages = ((SHARED - BARRIERS).checked_sub(multiply * sums)? / stage).min(STAGES);
-        (stages > produce::LATE).then_some(Groups { multiply, stage, stages, sums })
+        let boxes = boxes(kernel, tile);
+        let forms = boxes.each_ref().map(|boxed| boxed.as_ref().map(|boxed| boxed.form));
+        let maps = boxes.into_iter().flatten().map(|boxed| boxed.map).collect();
+        (stages > produce::LATE).then_some((Groups { multiply, stage, stages, sums, forms }, maps))
+    }
+
+    /// Whether one thread fills the ring: all operands come in boxes.
+    fn boxed(&self) -> bool {
+        self.forms.iter().all(Option::is_some)
+    }
+
+    /// Numbers of the operands that have maps.
+    pub(super) fn maps(&self) -> impl Iterator<Item = usize> {
+        let forms = self.forms;
+        (0..forms.len()).filter(move |&n| forms[n].is_some())
     }
 
     /// Threads of the block.
@@ -102,9 +126,24 @@ impl Groups {
     }
 }
 
+/// The tile of a kernel.
+fn tile_of(kernel: &Kernel) -> Option<&Tile> {
+    kernel.insts.values().find_map(|inst| match &inst.data {
+        InstData::Tile(tile) => Some(&**tile),
+        _ => None,
+    })
+}
+
+/// The boxes of a tile's operands.
+fn boxes(kernel: &Kernel, tile: &Tile) -> [Option<Boxed>; 2] {
+    let values = Values::of(kernel);
+    [values.boxes(tile, &tile.lhs, tile.rows), values.boxes(tile, &tile.rhs, tile.cols)]
+}
+
 /// Whether `wgmma` has a product of the operands' types.
 fn alike(kernel: &Kernel, tile: &Tile) -> bool {
     let [left, right] = tile.operands().map(|operand| kernel.buffers[operand.buffer].dtype);
+    // Bytes of both signs in one product are of PTX 8.4.
     tile.kind != TileKind::I8 || left == right
 }
 
@@ -161,7 +200,8 @@ impl Emit<'_> {
         ins!(self, "setp.eq.u32 {first}, {tid}, 0");
         for stage in 0..groups.stages {
             let (full, empty) = (8 * stage, 8 * stage + groups.second());
-            ins!(self, "@{first} mbarrier.init.shared::cta.b64 [{barriers}+{full}], {GROUP}");
+            let fillers = if groups.boxed() { 1 } else { GROUP / 32 };
+            ins!(self, "@{first} mbarrier.init.shared::cta.b64 [{barriers}+{full}], {fillers}");
             ins!(self, "@{first} mbarrier.init.shared::cta.b64 [{barriers}+{empty}], {}", 4 * groups.multiply);
         }
         ins!(self, "@{first} fence.mbarrier_init.release.cluster");
@@ -172,6 +212,16 @@ impl Emit<'_> {
         ins!(self, "setp.ne.u32 {others}, {group}, 0");
         ins!(self, "@{others} bra {multiplies}");
         let hazards = self.hazards.clone();
+        // One thread needs few registers, and leaves them to the sums.
+        let uneven = groups.boxed() && groups.multiply == 2;
+        if uneven {
+            ins!(self, "setmaxnreg.dec.sync.aligned.u32 {FEW}");
+        }
+        if groups.boxed() {
+            let idle = self.reg(Class::Pred);
+            ins!(self, "setp.ge.u32 {idle}, {tid}, 32");
+            ins!(self, "@{idle} bra {done}");
+        }
         // A barrier that was just made counts as behind a turn of odd parity: all stages are empty.
         let turn = self.turn([base, barriers], 1);
         self.role = Some(Role::Fill(Filler { groups, turn }));
@@ -179,6 +229,9 @@ impl Emit<'_> {
         ins!(self, "bra {done}");
         self.text.place(&multiplies);
         self.hazards = hazards;
+        if uneven {
+            ins!(self, "setmaxnreg.inc.sync.aligned.u32 {MANY}");
+        }
         let turn = self.turn([base, barriers], 0);
         let number = self.by("sub.u32", group, 1);
         let warp = self.by("shr.u32", tid, 5);

@@ -4,6 +4,7 @@ use super::Decoder;
 use crate::barriers::Deed;
 use crate::groups::Product;
 use crate::kernel::{Multiplicand, Op, Space};
+use crate::tensor::BoxCopy;
 use crate::text::{Operand, Read, Statement, refuse};
 use crate::types::Ty;
 
@@ -27,6 +28,35 @@ impl Decoder<'_> {
             _ => return refuse(line, format!("'{}' is not in the subset", s.opcode.join("."))),
         };
         Ok(Op::Barrier { place: self.place(place, Space::Shared, line)?, deed })
+    }
+
+    pub(super) fn copy_box(&mut self, s: &Statement) -> Read<Op> {
+        let (o, line) = (&s.operands, s.line);
+        let unknown = || refuse(line, format!("'{}' is not in the subset", s.opcode.join(".")));
+        let parts: Vec<&str> = s.opcode[1..].iter().map(String::as_str).collect();
+        let ["async", "bulk", "tensor", rank, "shared::cluster", "global", "mbarrier::complete_tx::bytes"] = parts[..]
+        else {
+            return unknown();
+        };
+        let [to, Operand::Box(map, coordinates), barrier] = &o[..] else { return unknown() };
+        if rank != format!("{}d", coordinates.len()) {
+            return refuse(line, "a tensor has as many coordinates as dimensions");
+        }
+        let map = self.reg(&Operand::Name(map.clone()), Ty::U64, line)?;
+        let coordinates = coordinates.iter().map(|c| self.reg(c, Ty::S32, line)).collect::<Read<_>>()?;
+        let to = self.place(to, Space::Shared, line)?;
+        let barrier = self.place(barrier, Space::Shared, line)?;
+        Ok(Op::CopyBox(Box::new(BoxCopy { to, map, coordinates, barrier })))
+    }
+
+    pub(super) fn registers(&mut self, s: &Statement) -> Read<Op> {
+        let parts: Vec<&str> = s.opcode[1..].iter().map(String::as_str).collect();
+        match (&parts[..], &s.operands[..]) {
+            (["inc" | "dec", "sync", "aligned", "u32"], [Operand::Int(n @ 24..=256)]) if n % 8 == 0 => {
+                Ok(Op::SetRegisters(*n as u32))
+            }
+            _ => refuse(s.line, "setmaxnreg takes a multiple of 8 from 24 to 256"),
+        }
     }
 
     pub(super) fn group(&mut self, s: &Statement) -> Read<Op> {

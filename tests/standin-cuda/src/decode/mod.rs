@@ -9,6 +9,7 @@ use crate::flow;
 use crate::kernel::{Given, Guard, Inst, Kernel, Module, Op, Place, Pred, Reg, Space};
 use crate::launch::{DEFAULT_SHARED, max_shared};
 use crate::memory::Memory;
+use crate::tensor::PARAM_WINDOW;
 use crate::text::{Entry, Item, Operand, Read, Refusal, Source, Variable, refuse};
 use crate::types::Ty;
 
@@ -278,6 +279,7 @@ impl Decoder<'_> {
                 }
                 Some(Symbol::At(address)) => self.constant(address),
                 Some(Symbol::DynamicShared) => self.give(Given::DynamicShared),
+                Some(Symbol::Param(offset)) => self.constant(PARAM_WINDOW + u64::from(offset)),
                 _ => match special(name) {
                     Some(given) => self.give(given),
                     None => return refuse(line, format!("'{name}' is no register")),

@@ -13,7 +13,8 @@ impl Decoder<'_> {
     pub(super) fn statement(&mut self, s: &Statement) -> Read<Op> {
         let unknown = || refuse(s.line, format!("'{}' is not in the subset", s.opcode.join(".")));
         let least = match s.opcode[0].as_str() {
-            "ret" | "exit" | "trap" | "membar" | "fence" | "cp" | "griddepcontrol" | "wgmma" | "mbarrier" => 0,
+            "ret" | "exit" | "trap" | "membar" | "fence" | "cp" | "griddepcontrol" | "wgmma" | "mbarrier"
+            | "setmaxnreg" => 0,
             "bar" | "barrier" | "bra" | "activemask" | "prefetch" | "prefetchu" | "nanosleep" | "discard"
             | "applypriority" => 1,
             "shfl" => 5,
@@ -37,6 +38,9 @@ impl Decoder<'_> {
             "ret" | "exit" => Op::Exit,
             "trap" => Op::Trap,
             "fence" if has("proxy") && has("async") => Op::ProxyFence,
+            "fence" if has("mbarrier_init") => Op::BarrierFence,
+            "setmaxnreg" => return self.registers(s),
+            "cp" if has("bulk") => return self.copy_box(s),
             "mbarrier" => return self.barrier(s),
             "wgmma" => return self.group(s),
             "membar" | "fence" | "prefetch" | "prefetchu" | "nanosleep" | "discard" | "applypriority"
@@ -76,6 +80,7 @@ impl Decoder<'_> {
                 } else {
                     0
                 };
+                // Addresses of parameters are generic from the start.
                 let b = self.constant(if has("to") { window.wrapping_neg() } else { window });
                 Op::Lanes { f: lanes!(a, b, c => a.wrapping_add(b)), d, a, b, c: a }
             }

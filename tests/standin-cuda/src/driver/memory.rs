@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_uint, c_void};
 
 use super::*;
+use crate::tensor::Map;
 
 /// # Safety
 /// As the driver's functions: pointers are valid for what the function reads and writes.
@@ -96,4 +97,53 @@ pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: usiz
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: usize) -> c_int {
     with(|s| s.give(stream, Step::Set { to, value: value.to_le_bytes().to_vec(), count }))
+}
+
+/// # Safety
+/// As the driver's functions: pointers are valid for what the function reads and writes: `map` for 128 bytes, the lists for
+/// `rank` numbers, those of strides for one less.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuTensorMapEncodeTiled(
+    map: *mut u8,
+    kind: c_int,
+    rank: c_uint,
+    address: u64,
+    sizes: *const u64,
+    strides: *const u64,
+    lengths: *const c_uint,
+    steps: *const c_uint,
+    interleave: c_int,
+    swizzle: c_int,
+    _promotion: c_int,
+    fill: c_int,
+) -> c_int {
+    let element = match kind {
+        0 => 1,
+        1 | 6 | 9 => 2,
+        2 | 3 | 7 | 10 | 11 => 4,
+        4 | 5 | 8 => 8,
+        _ => return INVALID_VALUE,
+    };
+    let (rank, width) = match (rank, swizzle) {
+        (1..=5, 0..=3) => (rank as usize, 16 << swizzle),
+        _ => return INVALID_VALUE,
+    };
+    // SAFETY: the caller's contract.
+    let (sizes, strides, lengths, steps) = unsafe {
+        (
+            std::slice::from_raw_parts(sizes, rank).to_vec(),
+            std::slice::from_raw_parts(strides, rank - 1).to_vec(),
+            std::slice::from_raw_parts(lengths, rank).to_vec(),
+            std::slice::from_raw_parts(steps, rank),
+        )
+    };
+    // Steps, interleaving and NaN outside are not in the subset.
+    if capability() < 90 || interleave != 0 || fill != 0 || steps.iter().any(|&n| n != 1) || map as usize % 64 != 0 {
+        return INVALID_VALUE;
+    }
+    match (Map { element, base: address, sizes, strides, lengths, width }).encode() {
+        // SAFETY: the caller's contract.
+        Some(bytes) => unsafe { put(map.cast(), bytes) },
+        None => INVALID_VALUE,
+    }
 }
