@@ -393,27 +393,6 @@ int32_t onnxc_cuda_begin(const void *model, const void *frame) {
     return ONNXC_NO_DRIVER;
 }
 
-static uint64_t of_launch(struct known known, const int64_t *params) {
-    return (uint64_t)(known.param == UINT64_MAX ? known.factor : known.factor * params[known.param]);
-}
-
-/* Makes a tensor map of a launch; not 0 after a failure. */
-static int encode(void *into, const struct map *map, uint64_t buffer, const int64_t *params) {
-    uint64_t sizes[MOST_DIMENSIONS], strides[MOST_DIMENSIONS];
-    uint32_t steps[MOST_DIMENSIONS];
-    for (uint32_t i = 0; i < map->rank; i++) {
-        sizes[i] = of_launch(map->sizes[i], params);
-        strides[i] = of_launch(map->strides[i], params);
-        steps[i] = 1;
-        /* Of what has no elements nothing is copied, but a map has some. */
-        if (sizes[i] == 0) sizes[i] = 1;
-        if (strides[i] == 0) strides[i] = 16;
-    }
-    /* Without interleaving, 256 bytes at a time into the second-level cache, zeros outside. */
-    return TRY(cuTensorMapEncodeTiled(into, (int)map->type, map->rank, (void *)(uintptr_t)(buffer + map->offset), sizes,
-                                      strides, map->box, steps, 0, (int)map->swizzle, 3, 0));
-}
-
 void onnxc_cuda_launch(const void *kernel, void *const *buffers, const int64_t *params, int64_t tasks) {
     (void)kernel, (void)buffers, (void)params, (void)tasks;
 }
