@@ -1,15 +1,17 @@
 //! Verifies kernels: structure, visibility of values, types and lanes, addresses and access rules. What only a run can
 //! show, that accesses stay in their buffers, the interpreter checks.
 
+mod tiles;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 
 use cranelift_entity::SecondaryMap;
 
-use super::{
-    Access, Address, Attend, Block, Buffer, INDEX, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Tile, TileKind,
-    TileOperand, Val, print,
-};
+use super::{Access, Address, Block, Buffer, INDEX, Inst, InstData, Kernel, LaneType, LoopKind, Stride, Val, print};
 use crate::dtype::DType;
 use crate::scalar::BinaryOp;
 
@@ -448,89 +450,6 @@ impl<'k> Verifier<'k> {
         }
     }
 
-    fn tile(&mut self, inst: Inst, tile: &Tile) {
-        let kernel = self.kernel;
-        self.expect(inst, "the depth", kernel.ty(tile.depth), INDEX);
-        for operand in tile.operands() {
-            self.operand(inst, operand, tile.kind);
-        }
-        if tile.band == 0 || tile.pitch < tile.cols || !tile.rows.is_multiple_of(tile.band) || tile.rows == 0 {
-            self.fail(inst, "bands divide the rows, and their rows lie apart");
-        }
-        self.sums(inst, tile.sums, tile.kind, u64::from(tile.band) * u64::from(tile.pitch));
-        self.carried(inst, tile.body, &[INDEX], &[], &[]);
-    }
-
-    /// An operand of a tile of this kind.
-    fn operand(&mut self, inst: Inst, operand: &TileOperand, kind: TileKind) {
-        let kernel = self.kernel;
-        self.address(inst, &operand.address);
-        self.expect(inst, "a tile's first row", kernel.ty(operand.first), INDEX);
-        self.expect(inst, "a tile's bound", kernel.ty(operand.bound), INDEX);
-        for digits in [&operand.rows, &operand.depth] {
-            let sizes_fit = digits.iter().enumerate().all(|(i, digit)| (digit.size > 0) == (i > 0));
-            if digits.is_empty() || !sizes_fit {
-                self.fail(inst, "digits but the first have a size");
-            }
-            for digit in digits {
-                if let Stride::Value(stride) = digit.stride {
-                    self.expect(inst, "a stride", kernel.ty(stride), INDEX);
-                }
-            }
-        }
-        let data = &kernel.buffers[operand.buffer];
-        if data.access != Access::Read || !kind.accepts(data.dtype) {
-            self.fail(inst, format!("{} `{}` is no operand of this tile", operand.buffer, data.name));
-        }
-    }
-
-    /// The scratch that a tile of this kind hands so many sums on in.
-    fn sums(&mut self, inst: Inst, buffer: Buffer, kind: TileKind, count: u64) {
-        let sums = &self.kernel.buffers[buffer];
-        let enough = sums.len.is_some_and(|len| len >= count);
-        let scratch = self.kernel.buffers.values().filter(|data| data.access == Access::Scratch).count();
-        if sums.access != Access::Scratch || sums.dtype != kind.sums() || !enough || scratch != 1 {
-            self.fail(inst, "the sums are the only scratch, of their type, and a band fits");
-        }
-    }
-
-    fn attend(&mut self, inst: Inst, attend: &Attend) {
-        for operand in attend.operands() {
-            self.operand(inst, operand, attend.kind);
-        }
-        if attend.kind == TileKind::I8 {
-            self.fail(inst, "attention is of floats");
-        }
-        let (keys, values) = (&attend.keys, &attend.values);
-        if (keys.first, keys.bound) != (values.first, values.bound) {
-            self.fail(inst, "keys and values are as many");
-        }
-        if attend.rows == 0 || attend.depth == 0 || attend.width == 0 || attend.pitch < attend.width {
-            self.fail(inst, "the sums have elements, and their rows lie apart");
-        }
-        self.sums(inst, attend.sums, attend.kind, u64::from(attend.rows) * u64::from(attend.pitch));
-        let score = LaneType::scalar(DType::F32);
-        self.carried(inst, attend.score, &[INDEX, INDEX, score], &[score], &[]);
-        if !self.is_scalar(attend.score) {
-            self.fail(inst, "scores are made of scalars, without an effect");
-        }
-        self.carried(inst, attend.body, &[], &[], &[]);
-    }
-
-    /// Whether a block, and those in it, have no vectors, and no effect but on what they yield.
-    fn is_scalar(&self, block: Block) -> bool {
-        let kernel = self.kernel;
-        kernel.blocks[block].insts.iter().all(|&inst| {
-            let record = &kernel.insts[inst];
-            let inner = record.data.blocks();
-            let ends = matches!(record.data, InstData::Yield(_));
-            record.results.iter().all(|&v| kernel.ty(v).lanes == 1)
-                && (ends || !inner.is_empty() || !record.data.has_effect())
-                && !matches!(record.data, InstData::Tile(_) | InstData::Attend(_))
-                && inner.into_iter().all(|block| self.is_scalar(block))
-        })
-    }
-
     /// Checks an inner block's parameters and what it yields.
     fn carried(&mut self, inst: Inst, body: Block, params: &[LaneType], yields: &[LaneType], results: &[LaneType]) {
         let list = |types: &[LaneType]| types.iter().map(|t| t.to_string()).collect::<Vec<_>>().join(", ");
@@ -565,91 +484,5 @@ fn buffers_of(data: &InstData) -> Vec<Buffer> {
             attend.operands().into_iter().map(|operand| operand.buffer).chain([attend.sums]).collect()
         }
         _ => vec![],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use cranelift_entity::EntityRef;
-
-    use super::*;
-    use crate::loops::parse::parse;
-
-    fn problems(body: &str) -> Vec<String> {
-        let text = format!(
-            "kernel \"t\" (\"n\") {{\n buffer @0 \"x\": f32 read\n buffer @1 \"y\": f32 write in_place @0\n body (%b, %e, %w) {{\n{body}\n yield\n }}\n}}\n"
-        );
-        match verify(&parse(&text).expect("the text parses")) {
-            Ok(()) => vec![],
-            Err(error) => {
-                assert!(error.problems.iter().all(|(inst, _)| inst.is_none()) || error.text.contains("// "), "{error}");
-                error.problems.into_iter().map(|(_, message)| message).collect()
-            }
-        }
-    }
-
-    #[test]
-    fn valid_kernels_pass() {
-        let body = "%n: i64 = param 0
-            %z: f32x4 = const 0.0
-            for serial %i in %b..%e step 1 {
-                %s: f32x4 = for serial %j in %b..%n step 4 carry (%c = %z) {
-                    %v: f32x4 = load @0[%i*%n + %j] first %n
-                    %t: f32x4 = mul_add.fused %v, %v, %c
-                    yield %t
-                }
-                %r: f32 = reduce.add %s
-                store @1[%i], %r
-                yield
-            }";
-        assert_eq!(problems(body), Vec::<String>::new());
-    }
-
-    #[test]
-    fn violations_are_named() {
-        let cases = [
-            ("%a: f32 = const 1.0\n%c: f32x4 = add %a, %a", "the result is f32x4, not f32"),
-            ("%a: f32 = const 1.0\n%c: f32 = shl %a, %a", "there is no shl of f32"),
-            ("%a: f32 = const 1.0\nstore @0[%b], %a", "@0 `x` is only read"),
-            ("%a: f32 = load @0[%b + %b*3]", "%0 appears twice in the address"),
-            ("%a: f32 = const 1.0\n%c: f32 = load @0[%a]", "an index is f32, not i64"),
-            ("%a: f32 = load @0[0] first %b\n%m: bool = compare.lt %a, %b", "the second operand is i64, not f32"),
-            ("for serial %i in %b..%e step 0 {\nyield\n}", "the step is positive"),
-            ("for unrolled %i in %b..%e step 1 {\nyield\n}", "an unrolled loop has constant bounds"),
-            (
-                "%a: f32 = const 1.0\n%r: f32 = for serial %i in %b..%e step 1 carry (%c = %a) {\nyield %i\n}",
-                "b1 yields (i64), not (f32)",
-            ),
-            (
-                "for serial %i in %b..%e step 1 {\n%a: f32 = load @0[%i]\nyield\n}\nstore @1[0], %a",
-                "%4 is not visible here",
-            ),
-            ("%p: i64 = param 7", "the kernel has 1 parameters"),
-            (
-                "%a: f32x6 = load @0[0]\n%r: f32 = reduce.add %a",
-                "lanes that are combined pair up: their number is a power of two",
-            ),
-            ("%a: f32x4 = load @0[0]\n%r: f32 = extract %a, 4", "%3 has 4 lanes"),
-            ("%a: i32x4 = load @0[0]", "the result is i32x4, not f32x4"),
-            ("%a: f32x4 = load @0[0]\n%r: f32x4 = dot4.u8i8 %a, %a, %a", "the accumulator is f32x4, not i32x4"),
-            ("%a: f32x4 = load @0[0]\n%r: f64x4 = bitcast %a", "f32 and f64 do not share a representation"),
-            ("%a: f32 = load @0[0]\nif %a {\nyield\n} else {\nyield\n}", "the condition is f32, not bool"),
-        ];
-        for (body, message) in cases {
-            let found = problems(body);
-            assert!(found.iter().any(|p| p == message), "{body}\n{found:?}");
-        }
-    }
-
-    #[test]
-    fn broken_references_are_found_without_a_panic() {
-        let mut kernel = crate::loops::KernelBuilder::new("t").finish();
-        let body = kernel.body;
-        let inst = kernel
-            .insts
-            .push(super::super::InstRecord { data: InstData::Splat(Val::new(99)), results: smallvec::smallvec![] });
-        kernel.blocks[body].insts.insert(0, inst);
-        let error = verify(&kernel).expect_err("%99 does not exist");
-        assert!(error.to_string().contains("%99"), "{error}");
     }
 }

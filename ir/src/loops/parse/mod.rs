@@ -4,14 +4,20 @@
 //! are the values' indices, so that printing what was parsed gives the same text. Types of loop parameters are those of
 //! their start values. The parser checks syntax and that names are defined; the rest is for [`super::verify`].
 
+mod tiles;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use cranelift_entity::{EntityRef, PrimaryMap};
 use smallvec::SmallVec;
 
 use super::{
-    Access, Address, Attend, Block, BlockData, Buffer, BufferData, Digit, Digits, FmaMode, INDEX, InstData, InstRecord,
-    Kernel, LaneType, Locality, LoopKind, Stride, Tile, TileKind, TileOperand, Val,
+    Access, Address, Block, BlockData, Buffer, BufferData, FmaMode, INDEX, InstData, InstRecord, Kernel, LaneType,
+    Locality, LoopKind, Stride, TileKind, Val,
 };
 use crate::dtype::DType;
 use crate::scalar::{BinaryOp, CmpOp, Scalar, UnaryOp};
@@ -63,110 +69,6 @@ struct Parser<'t> {
 }
 
 impl<'t> Parser<'t> {
-    fn new(text: &'t str) -> Parser<'t> {
-        Parser {
-            text,
-            at: 0,
-            names: HashMap::new(),
-            buffers: PrimaryMap::new(),
-            vals: PrimaryMap::new(),
-            insts: PrimaryMap::new(),
-            blocks: PrimaryMap::new(),
-        }
-    }
-
-    fn reset(&mut self) {
-        *self = Parser { at: self.at, ..Parser::new(self.text) };
-    }
-
-    fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
-        let line = self.text[..self.at].matches('\n').count() + 1;
-        Err(ParseError { line, message: message.into() })
-    }
-
-    /// The next character behind blanks and comments.
-    fn peek(&mut self) -> Option<char> {
-        loop {
-            let rest = &self.text[self.at..];
-            let c = rest.chars().next()?;
-            if c.is_whitespace() {
-                self.at += c.len_utf8();
-            } else if rest.starts_with("//") {
-                self.at += rest.find('\n').unwrap_or(rest.len());
-            } else {
-                return Some(c);
-            }
-        }
-    }
-
-    fn eat(&mut self, token: &str) -> bool {
-        self.peek();
-        let found = self.text[self.at..].starts_with(token);
-        if found {
-            self.at += token.len();
-        }
-        found
-    }
-
-    fn expect(&mut self, token: &str) -> Result<()> {
-        if self.eat(token) { Ok(()) } else { self.fail(format!("expected `{token}`")) }
-    }
-
-    fn run(&mut self, accept: impl Fn(char) -> bool) -> &'t str {
-        self.peek();
-        let rest = &self.text[self.at..];
-        let end = rest.find(|c| !accept(c)).unwrap_or(rest.len());
-        self.at += end;
-        &rest[..end]
-    }
-
-    fn word(&mut self) -> &'t str {
-        self.run(|c| c.is_ascii_alphanumeric() || c == '_')
-    }
-
-    fn number<T: std::str::FromStr>(&mut self) -> Result<T> {
-        let start = self.at;
-        let text = self.run(|c| c.is_ascii_digit() || c == '-');
-        match text.parse() {
-            Ok(n) => Ok(n),
-            Err(_) => {
-                self.at = start;
-                self.fail("expected a number in range")
-            }
-        }
-    }
-
-    fn string(&mut self) -> Result<String> {
-        self.expect("\"")?;
-        let mut out = String::new();
-        let mut chars = self.text[self.at..].char_indices();
-        while let Some((i, c)) = chars.next() {
-            match c {
-                '"' => {
-                    self.at += i + 1;
-                    return Ok(out);
-                }
-                '\\' => match chars.next().map(|(_, c)| c) {
-                    Some('n') => out.push('\n'),
-                    Some('t') => out.push('\t'),
-                    Some('r') => out.push('\r'),
-                    Some('0') => out.push('\0'),
-                    Some(c @ ('"' | '\\' | '\'')) => out.push(c),
-                    Some('u') => {
-                        let code: String = chars.by_ref().map(|(_, c)| c).skip(1).take_while(|&c| c != '}').collect();
-                        match u32::from_str_radix(&code, 16).ok().and_then(char::from_u32) {
-                            Some(c) => out.push(c),
-                            None => return self.fail("no such character"),
-                        }
-                    }
-                    _ => return self.fail("unknown escape in a string"),
-                },
-                c => out.push(c),
-            }
-        }
-        self.fail("a string has no end")
-    }
-
     fn kernel(&mut self) -> Result<Kernel> {
         self.expect("kernel")?;
         let name = self.string()?;
@@ -504,87 +406,6 @@ impl<'t> Parser<'t> {
         Ok(InstData::For { kind, lo, hi, step, init: init.into(), body: self.block(params, depth + 1)? })
     }
 
-    fn tile(&mut self, kind: TileKind, depth: usize) -> Result<InstData> {
-        let rows = self.number()?;
-        self.expect("x")?;
-        let cols = self.number()?;
-        self.expect("band")?;
-        let band = self.number()?;
-        self.expect("depth")?;
-        let sum_depth = self.val()?;
-        self.expect("sums")?;
-        let sums = self.buffer_ref()?;
-        self.expect("pitch")?;
-        let pitch = self.number()?;
-        self.expect("lhs")?;
-        let lhs = self.tile_operand()?;
-        self.expect("rhs")?;
-        let rhs = self.tile_operand()?;
-        self.expect("each")?;
-        let name = self.new_name()?;
-        let row = self.define(name, INDEX)?;
-        let body = self.block(SmallVec::from_slice(&[row]), depth + 1)?;
-        Ok(InstData::Tile(Box::new(Tile { kind, rows, cols, band, depth: sum_depth, lhs, rhs, sums, pitch, body })))
-    }
-
-    fn attend(&mut self, kind: TileKind, depth: usize) -> Result<InstData> {
-        let rows = self.number()?;
-        self.expect("depth")?;
-        let elements = self.number()?;
-        self.expect("width")?;
-        let width = self.number()?;
-        self.expect("sums")?;
-        let sums = self.buffer_ref()?;
-        self.expect("pitch")?;
-        let pitch = self.number()?;
-        self.expect("queries")?;
-        let queries = self.tile_operand()?;
-        self.expect("keys")?;
-        let keys = self.tile_operand()?;
-        self.expect("values")?;
-        let values = self.tile_operand()?;
-        self.expect("score")?;
-        self.expect("(")?;
-        let mut params = SmallVec::new();
-        for (end, ty) in [(",", INDEX), (",", INDEX), (")", LaneType::scalar(DType::F32))] {
-            let name = self.new_name()?;
-            self.expect(end)?;
-            params.push(self.define(name, ty)?);
-        }
-        let score = self.block(params, depth + 1)?;
-        self.expect("then")?;
-        let body = self.block(SmallVec::new(), depth + 1)?;
-        let attend = Attend { kind, rows, depth: elements, width, queries, keys, values, sums, pitch, score, body };
-        Ok(InstData::Attend(Box::new(attend)))
-    }
-
-    fn tile_operand(&mut self) -> Result<TileOperand> {
-        let (buffer, address) = (self.buffer_ref()?, self.address()?);
-        self.expect("rows")?;
-        let first = self.val()?;
-        self.expect("..")?;
-        let bound = self.val()?;
-        let rows = self.digits()?;
-        self.expect("depth")?;
-        Ok(TileOperand { buffer, address, first, bound, rows, depth: self.digits()? })
-    }
-
-    fn digits(&mut self) -> Result<Digits> {
-        self.expect("(")?;
-        let mut digits = Digits::new();
-        loop {
-            let size = self.number()?;
-            self.expect(":")?;
-            let stride =
-                if self.peek() == Some('%') { Stride::Value(self.val()?) } else { Stride::Const(self.number()?) };
-            digits.push(Digit { size, stride });
-            if !self.eat(",") {
-                self.expect(")")?;
-                return Ok(digits);
-            }
-        }
-    }
-
     /// `carry (%param = %init, ...)`, if it is there.
     fn carried(&mut self, mut params: SmallVec<[Val; 8]>) -> Result<(SmallVec<[Val; 8]>, Vec<Val>)> {
         let mut init = Vec::new();
@@ -653,142 +474,6 @@ impl<'t> Parser<'t> {
         }
         for block in kernel.blocks.values_mut() {
             block.params.iter_mut().for_each(|v| *v = map(*v));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::loops::KernelBuilder;
-    use crate::loops::legalize::{Caps, legalize};
-    use crate::loops::verify::verify;
-
-    /// A kernel with every kind of instruction.
-    fn all_kinds() -> Kernel {
-        let mut b = KernelBuilder::new("all \"kinds\"\u{7}");
-        let x = b.buffer("x", DType::F32, Access::Read, None);
-        let y = b.buffer("y", DType::F32, Access::Write, Some(64));
-        b.allow_in_place(y, x);
-        let bytes = b.buffer("bytes", DType::U8, Access::Read, None);
-        let sums = b.buffer("sums", DType::I32, Access::Write, None);
-        let tmp = b.buffer("tmp", DType::F32, Access::Scratch, Some(256));
-        let n = b.param("n");
-        b.task_loop(|b, task| {
-            let at = Address::at(-3).plus(task, Stride::Const(8)).plus(n, Stride::Value(task));
-            b.prefetch(x, at.clone(), Locality::L2);
-            let v = b.load(x, at.clone(), 8, Some(n));
-            let s = b.load_splat(x, at.clone(), 8);
-            let iota = b.iota(DType::I64, 8);
-            let g = b.gather(x, at.clone(), iota, None);
-            let inf = b.constant(Scalar::f32(f32::INFINITY), 8);
-            let half = b.constant(Scalar::f32(-0.5), 8);
-            let f = b.mul_add(v, s, g, FmaMode::Fused);
-            let f = b.mul_add(f, half, inf, FmaMode::Separate);
-            let t = b.unary(UnaryOp::Tanh, f);
-            let mask = b.compare(CmpOp::Le, t, v);
-            let t = b.select(mask, t, v);
-            let bits = b.bitcast(DType::I32, t);
-            let wide = b.cast(DType::F64, bits);
-            let back = b.cast(DType::F32, wide);
-            let sh = b.shuffle(back, t, &[7, 9, 0, 15, 1, 2, 3, 4]);
-            let total = b.reduce_lanes(BinaryOp::Max, sh);
-            let one = b.extract(sh, 3);
-            let sum = b.binary(BinaryOp::Add, total, one);
-            let all = b.splat(sum, 8);
-            b.store(tmp, Address::at(0), all, None);
-            b.scatter(y, at, iota, all, Some(n));
-            let cond = b.index_compare(CmpOp::Lt, task, n);
-            let digits = |list: &[Digit]| Digits::from_slice(list);
-            let whole = digits(&[Digit { size: 0, stride: Stride::Value(n) }]);
-            let two =
-                digits(&[Digit { size: 0, stride: Stride::Const(16) }, Digit { size: 4, stride: Stride::Const(-1) }]);
-            let lhs = TileOperand {
-                buffer: x,
-                address: Address::at(2).plus(task, Stride::Const(8)),
-                first: task,
-                bound: n,
-                rows: whole.clone(),
-                depth: two.clone(),
-            };
-            let rhs = TileOperand { rows: two, depth: whole, ..lhs.clone() };
-            let (kind, pitch) = (TileKind::Tf32, 16);
-            let (body, row) = b.begin_tile();
-            b.store(y, Address::at(0).plus(row, Stride::Const(1)), one, None);
-            let [queries, keys, values] = [&lhs, &rhs, &lhs].map(TileOperand::clone);
-            b.end_tile(Tile { kind, rows: 16, cols: 16, band: 16, depth: n, lhs, rhs, sums: tmp, pitch, body });
-            let (score, [row, column, product]) = b.begin_score();
-            let mask = b.load(x, Address::at(0).plus(row, Stride::Const(8)).plus(column, Stride::Const(1)), 1, None);
-            let sum = b.binary(BinaryOp::Add, product, mask);
-            b.close_block(&[sum]);
-            let body = b.open_block(&[]);
-            b.store(y, Address::at(0), one, None);
-            let (rows, depth, width) = (16, 8, 16);
-            b.end_attend(Attend { kind, rows, depth, width, queries, keys, values, sums: tmp, pitch, score, body });
-            let chosen = b.if_(cond, |_| vec![total, one], |_| vec![one, one]);
-            let looped = b.while_(&[chosen[0]], |b, c| {
-                let next = b.binary(BinaryOp::Mul, c[0], chosen[1]);
-                (cond, vec![next])
-            });
-            let r =
-                b.for_(LoopKind::Unrolled, 0.into(), 4.into(), 2, &looped, |b, _, c| vec![b.unary(UnaryOp::Neg, c[0])]);
-            b.store(y, Address::at(0), r[0], None);
-            let words = b.load_words(bytes, Address::at(0), 8);
-            let word = b.load_word_splat(bytes, Address::at(3), 8);
-            let dots = b.dot4(words, word, bits, [DType::U8, DType::I8]);
-            b.store(sums, Address::at(0), dots, None);
-        });
-        b.finish()
-    }
-
-    #[test]
-    fn print_and_parse_are_inverse() {
-        let kernel = all_kinds();
-        verify(&kernel).unwrap_or_else(|e| panic!("{e}"));
-        for kernel in [legalize(&kernel, &Caps::default()), kernel] {
-            verify(&kernel).unwrap_or_else(|e| panic!("{e}"));
-            let text = kernel.to_string();
-            let parsed = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-            verify(&parsed).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(parsed.to_string(), text);
-            assert_eq!(parsed.vals, kernel.vals);
-        }
-        let both = format!("{kernel}{kernel}", kernel = all_kinds());
-        assert_eq!(parse_all(&both).map(|k| k.len()), Ok(2));
-    }
-
-    #[test]
-    fn errors_have_lines() {
-        let cases = [
-            ("kernel \"a\" () {\n body (%b, %e, %w) {\n  %x: f32 = frob %b\n }\n}", 3, "`frob` is no operation"),
-            ("kernel \"a\" () {\n body (%b, %e, %w) {\n  yield %q\n }\n}", 3, "%q is not defined before"),
-            ("kernel \"a\" () {\n body (%b, %b, %w) {\n  yield\n }\n}", 2, "%b is defined twice"),
-            (
-                "kernel \"a\" () {\n body (%b, %e, %w) {\n %c: i8 = const 300\n }\n}",
-                3,
-                "`300` is no constant of type i8",
-            ),
-            ("kernel \"a\" () {\n buffer @0 \"x\": f33 read\n", 2, "`f33` is no element type"),
-            ("kernel \"a", 1, "a string has no end"),
-            ("kernel \"a\" () {\n body (%b) {\n", 3, "a block has no end"),
-        ];
-        for (text, line, message) in cases {
-            assert_eq!(parse(text), Err(ParseError { line, message: message.into() }), "{text}");
-        }
-    }
-
-    #[test]
-    fn constants_of_every_type_come_back() {
-        let all = DType::ALL.into_iter().filter(|d| !matches!(d, DType::String | DType::C64 | DType::C128));
-        for dtype in all {
-            let patterns =
-                [0, 1, 0x80, 0x7f80_0000, 0x7fc0_0001, 0xffff_ffff, u64::MAX, 0x3ff0_0000_0000_0000, 0x3f80_0000];
-            for bits in patterns {
-                let bits = if dtype == DType::Bool { bits & 1 } else { bits & (u64::MAX >> (64 - dtype.bits())) };
-                let scalar = Scalar { dtype, bits };
-                let text = super::super::print::scalar_text(scalar);
-                assert_eq!(Parser::new(&text).scalar(dtype), Ok(scalar), "{text}");
-            }
         }
     }
 }
