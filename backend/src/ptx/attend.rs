@@ -196,25 +196,27 @@ impl Emit<'_> {
         let values_at = plan.keys * plan.pitch[0];
         self.copy_rows(&keys, read, 0, from);
         self.copy_rows(&values, read, values_at, from);
-        let (top, last, out) = (self.text.label("keys"), self.text.label("last"), self.text.label("summed"));
-        let (none, more, over) = (self.reg(Class::Pred), self.reg(Class::Pred), self.reg(Class::Pred));
+        let (top, out) = (self.text.label("keys"), self.text.label("summed"));
+        let (none, more) = (self.reg(Class::Pred), self.reg(Class::Pred));
         ins!(self, "setp.ge.s64 {none}, {from}, {end}");
         ins!(self, "@{none} bra {out}");
         self.text.place(&top);
         ins!(self, "cp.async.wait_all");
         ins!(self, "bar.sync 0");
         ins!(self, "add.s64 {next}, {from}, {}", plan.keys);
-        ins!(self, "setp.ge.s64 {over}, {next}, {end}");
-        ins!(self, "@{over} bra {last}");
-        self.copy_rows(&keys, write, 0, next);
-        self.copy_rows(&values, write, values_at, next);
-        self.text.place(&last);
+        // Behind the last step come zeros. What goes through registers arrives while one of the products is computed.
+        let waiting = self.fetch_rows(&keys, write, 0, next);
+        let early = matches!(values.way, Way::Async(_));
+        let copied = early.then(|| self.fetch_rows(&values, write, values_at, next));
         let at = self.plus(read, right);
         let scores = self.products(attend.kind, &plan, &fragments, at);
         let scores = self.scores(attend, &plan, &rows, scores, (from, end, pair));
+        self.deliver_rows(&keys, write, 0, &waiting);
+        let waiting = copied.unwrap_or_else(|| self.fetch_rows(&values, write, values_at, next));
         self.weigh(&mut rows, &scores);
         let at = self.plus(read, turned);
         self.add_values(attend.kind, &plan, &rows.sums, &scores, at);
+        self.deliver_rows(&values, write, values_at, &waiting);
         ins!(self, "xor.b32 {read}, {read}, {both}");
         ins!(self, "xor.b32 {write}, {write}, {both}");
         ins!(self, "mov.b64 {from}, {next}");
@@ -308,6 +310,13 @@ impl Emit<'_> {
 
     /// Copies the rows from `from` on to shared memory, `behind` bytes behind `slot`.
     fn copy_rows(&mut self, source: &Source<'_>, slot: Reg, behind: u32, from: Reg) {
+        let waiting = self.fetch_rows(source, slot, behind, from);
+        self.deliver_rows(source, slot, behind, &waiting);
+    }
+
+    /// Starts such a copy; gives the elements of each chunk that goes through registers.
+    fn fetch_rows(&mut self, source: &Source<'_>, slot: Reg, behind: u32, from: Reg) -> Vec<Vec<Reg>> {
+        let mut waiting = Vec::new();
         for chunk in &source.chunks {
             let (row, exists) = (self.reg(Class::B64), self.reg(Class::Pred));
             ins!(self, "add.s64 {row}, {from}, {}", chunk.row.0);
@@ -316,11 +325,11 @@ impl Emit<'_> {
             }
             ins!(self, "setp.lt.s64 {exists}, {row}, {}", source.bound);
             let offset = self.offset(&source.operand.rows, row, source.bytes());
-            let target = self.plus(slot, chunk.place.0);
-            let behind = behind + chunk.place.1;
-            let guard = chunk.mine.map(|p| format!("@{p} ")).unwrap_or_default();
             match source.way {
                 Way::Async(bytes) => {
+                    let target = self.plus(slot, chunk.place.0);
+                    let behind = behind + chunk.place.1;
+                    let guard = chunk.mine.map(|p| format!("@{p} ")).unwrap_or_default();
                     let address = self.reg(Class::B64);
                     ins!(self, "add.s64 {address}, {}, {offset}", chunk.elements[0]);
                     let cache = if bytes == CHUNK { "cg" } else { "ca" };
@@ -335,11 +344,21 @@ impl Emit<'_> {
                     }
                 }
                 Way::Registers(together) => {
-                    let words = self.collect_rows(source, chunk, (exists, offset), together);
-                    let list: Vec<String> = words.iter().map(Reg::to_string).collect();
-                    ins!(self, "{guard}st.shared.v4.b32 [{target}+{behind}], {{{}}}", list.join(", "));
+                    waiting.push(self.collect_rows(source, chunk, (exists, offset), together));
                 }
             }
+        }
+        waiting
+    }
+
+    /// Ends a copy: stores what went through registers, rounded and packed.
+    fn deliver_rows(&mut self, source: &Source<'_>, slot: Reg, behind: u32, waiting: &[Vec<Reg>]) {
+        for (chunk, elements) in source.chunks.iter().zip(waiting) {
+            let words = self.packed_words(source, elements);
+            let list: Vec<String> = words.iter().map(Reg::to_string).collect();
+            let target = self.plus(slot, chunk.place.0);
+            let guard = chunk.mine.map(|p| format!("@{p} ")).unwrap_or_default();
+            ins!(self, "{guard}st.shared.v4.b32 [{target}+{}], {{{}}}", behind + chunk.place.1, list.join(", "));
         }
     }
 
@@ -354,7 +373,7 @@ impl Emit<'_> {
         p
     }
 
-    /// The words of a chunk of elements, rounded and packed.
+    /// Loads the elements of a chunk; zeros where there are none.
     fn collect_rows(
         &mut self,
         source: &Source<'_>,
@@ -397,10 +416,16 @@ impl Emit<'_> {
                 ),
             }
         }
+        regs
+    }
+
+    /// The words of a chunk of elements, rounded and packed; those of `tf32` are rounded where they are used.
+    fn packed_words(&mut self, source: &Source<'_>, elements: &[Reg]) -> Vec<Reg> {
         if source.kind == TileKind::Tf32 {
-            return regs;
+            return elements.to_vec();
         }
-        regs.chunks(2)
+        elements
+            .chunks(2)
             .map(|pair| match source.memory {
                 DType::F32 => self.halves(source.kind, pair[0], pair[1]),
                 _ => {
