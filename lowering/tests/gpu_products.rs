@@ -88,7 +88,7 @@ fn a_few_rows_read_weights_along_the_depth() {
     has(&remarks(&[8, 300], &[300, 64], false, 0, None), "8 x 1 sums, 128 lanes along the depth, 2 steps");
     has(&remarks(&[1, 3, 37], &[37, 75], false, 0, None), "3 x 1 sums, 32 lanes along the depth, 1 steps");
     // Tasks enough for several columns each.
-    has(&remarks(&[2, 64], &[64, 9000], false, 0, None), "2 x 8 sums, 64 lanes along the depth, 1 steps");
+    has(&remarks(&[2, 64], &[64, 9000], false, 0, None), "2 x 2 sums, 64 lanes along the depth, 1 steps");
     // Precision changes how weights are stored, and not which schedule reads them.
     has(&remarks(&[4, 256], &[256, 40], false, 0, Some(TileKind::Bf16)), "4 x 1 sums, 128 lanes along the depth");
     // Rows that are more than a few.

@@ -19,6 +19,7 @@ const PACKED: &[&str] = &[
     "bench/zoo",
     "python/onnxc/abi.py",
     "tests/gpu/snapshot.txt",
+    "docs/GPUS.md",
     "examples/embed-rust/digits.onnx",
 ];
 /// The suite's cases of which a pack has the ones that `gpu.py` takes when it is not told otherwise.
@@ -26,13 +27,13 @@ const SHARE: usize = 4;
 /// The suite's folders that have them.
 const PARTS: [&str; 4] = ["node", "pytorch-converted", "pytorch-operator", "simple"];
 
-/// `--stand-in`: in small on the stand-in driver. `--pack DIR`: a folder for another machine. Else on the device of this
-/// machine, with the script's own options.
+/// `--stand-in`: in small on the stand-in driver. `--pack DIR [MODEL...]`: a folder for another machine, with these models of
+/// `build/zoo`. Else on the device of this machine, with the script's own options.
 pub fn gpu(arguments: &[&str]) -> Result<()> {
     run(cargo(), &["build", "--release", "--locked", "--bin", "onnxc"])?;
     match arguments {
         ["--stand-in"] => stand_in(),
-        ["--pack", folder] => pack(Path::new(folder)),
+        ["--pack", folder, models @ ..] => pack(Path::new(folder), models),
         options => {
             let python = python_with_torch().map_or_else(python, Ok)?;
             script(&python, options)
@@ -77,8 +78,8 @@ pub fn stand_in_driver() -> Result<String> {
 }
 
 /// A folder to carry to a machine with a device, where `python3 bench/gpu.py` runs in it: an x86-64 Linux whose C library is no
-/// older than this one's, with numpy, onnx, onnxruntime and a C compiler.
-fn pack(folder: &Path) -> Result<()> {
+/// older than this one's, with numpy and a C compiler. docs/GPUS.md says what more packages add.
+fn pack(folder: &Path, models: &[&str]) -> Result<()> {
     let folder = std::path::absolute(folder).map_err(|e| Error(format!("{}: {e}", folder.display())))?;
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -97,6 +98,13 @@ fn pack(folder: &Path) -> Result<()> {
         let place = places.find(|place| root().join(place).is_dir());
         let place =
             place.ok_or_else(|| Error(format!("{case} is not in build/suite, which `cargo xtask setup` makes")))?;
+        put(&root().join(&place), &place)?;
+    }
+    for model in models {
+        let place = format!("build/zoo/{model}");
+        if !root().join(&place).is_dir() {
+            return Err(Error(format!("{place} is not there: `cargo xtask zoo {model}` makes it")));
+        }
         put(&root().join(&place), &place)?;
     }
     println!("{}: `python3 bench/gpu.py` there, on a machine with a device", folder.display());

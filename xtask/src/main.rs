@@ -27,8 +27,8 @@ cargo xtask TASK
            contain what follows; with --quick, what CI has time for
   sizes    print bytes of code: the support library on 64-bit ARM, the network of examples/embed-rust
   gpu      [--OPTION...]: check and time on an NVIDIA GPU beside PyTorch, in one table; gpu --help has the options;
-           --stand-in: the same in small on the stand-in driver, without times; --pack DIR: a folder with all of it
-           for a machine with a device and no checkout
+           --stand-in: the same in small on the stand-in driver, without times; --pack DIR [MODEL...]: a folder with all
+           of it, and these models, for a machine with a device and no checkout
   bless    run the ONNX suite and write its snapshot anew
   operators  write docs/OPERATORS.md anew
   figures  [MODEL...]: compile time, code, arena, start, equal bits for 1, 2 and 5 workers, and `--fp strict`, with their bounds

@@ -71,8 +71,8 @@ fn parts(s: &Sizes) -> i64 {
 /// The same for a few rows times what a run makes, such as the values of past words: more tasks at work.
 fn parts_of_few_rows(s: &Sizes) -> i64 {
     let tasks = ceil_div(s.columns, LANES) * s.outer;
-    let most = (4 * gemv::ENOUGH / tasks.max(1)).min(s.depth / LEAST_STEPS);
-    if tasks >= gemv::ENOUGH || s.depth < LEAST_DEPTH {
+    let most = (gemv::ENOUGH / tasks.max(1)).min(s.depth / LEAST_STEPS);
+    if 2 * tasks > gemv::ENOUGH || s.depth < LEAST_DEPTH {
         return 1;
     }
     (2..=most).rev().find(|n| s.depth % n == 0).unwrap_or(1)

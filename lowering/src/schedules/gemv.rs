@@ -23,8 +23,11 @@ use crate::codegen::{Coord, GroupKernel, GroupLaunch};
 /// More rows than this are arithmetic more than memory traffic.
 pub const MOST_ROWS: i64 = 8;
 
-/// Tasks that keep a large device busy: each of its multiprocessors waits for the loads of two warps in each quarter.
-pub const ENOUGH: i64 = 1056;
+/// Tasks that keep a large device busy: each of its multiprocessors waits for the loads of eight warps in each quarter.
+pub const ENOUGH: i64 = 4224;
+
+/// The same where a task has more loads under way.
+const ENOUGH_COLUMNS: i64 = ENOUGH / 4;
 
 /// Registers of a thread for sums, and for elements that are under way.
 const SUMS: i64 = 64;
@@ -266,7 +269,7 @@ pub(super) fn by_columns(mut k: GroupKernel<'_>, p: &Gemv<'_>) -> GroupLaunch {
     let known = p.columns.as_const();
     let reach = known.unwrap_or(UNKNOWN);
     // Wide vectors where there are tasks enough; narrow ones still fill a line of the cache.
-    let fits = |each: &i64| each * warp <= reach && p.tasks(each * warp) >= ENOUGH;
+    let fits = |each: &i64| each * warp <= reach && p.tasks(each * warp) >= ENOUGH_COLUMNS;
     let each = [4, 2].into_iter().find(fits).unwrap_or(1);
     let (lanes, width) = ((each * warp) as u16, each * warp);
     // Long depths are few tasks: as much as registers hold is under way.
