@@ -91,6 +91,18 @@ fn small_models_run_on_the_stand_in() {
     assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{}", said(&run));
 }
 
+/// Attention and products on matrix instructions, within what the types lose over two layers.
+#[test]
+fn small_transformers_run_at_every_precision() {
+    let driver = driver();
+    let cases = ["bert_2", "llama_2_decode"].map(|case| built("ONNXC_SMALL", "small").join(case));
+    for (precision, tolerance) in [("tf32", "1e-2"), ("f16", "1e-2"), ("bf16", "4e-2")] {
+        let arguments = ["--precision", precision, "--rtol", tolerance, "--atol", tolerance, "--timeout", "240"];
+        let run = test(&cases, &arguments, driver.path(), "80");
+        assert!(run.status.success() && said(&run).contains("2 passed, 0 failed"), "{precision}: {}", said(&run));
+    }
+}
+
 /// The two of the suite's large models that take seconds; the next ones take a minute and more each.
 #[test]
 fn the_lighter_large_models_of_the_suite_run_on_the_stand_in() {
