@@ -60,7 +60,12 @@ impl NeonCode {
 }
 
 /// What this backend has beyond the common operations.
-const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[DType::F16, DType::BF16], multiplies_bytes: true };
+const CAPS: Caps = Caps {
+    native_unary: Vec::new(),
+    converts: &[DType::F16, DType::BF16],
+    multiplies_bytes: true,
+    narrow_tails_apart: false,
+};
 
 /// Whether a kernel has what Cranelift cannot make one instruction of.
 pub fn is_wanted(kernel: &Kernel, features: Features) -> bool {

@@ -145,6 +145,11 @@ impl Rewriter {
             (Mnemonic::Vpmovdb | Mnemonic::Vpmovdw, &[memory @ Operand::Memory(_), Operand::Use(from)]) => {
                 self.store_low(memory, from, is_wide(1), info.mnemonic() == Mnemonic::Vpmovdb);
             }
+            (Mnemonic::Vpmovdw, &[to @ Operand::Def(_), Operand::Use(from)]) => {
+                let (low, upper) = self.low_halves(from, is_wide(1), false);
+                let operands = smallvec![to, Operand::Use(low), Operand::Use(upper)];
+                self.push(Code::VEX_Vpackusdw_xmm_xmm_xmmm128, operands);
+            }
             _ if info.encoding() != EncodingKind::EVEX => self.push(code, operands),
             _ => {
                 let twin = twin_of(code).ok_or(Unsupported("an instruction that AVX2 lacks"))?;
@@ -154,8 +159,8 @@ impl Rewriter {
         Ok(())
     }
 
-    /// The low 8 or 16 bits of four or eight lanes: packed without saturation, for the upper bits are gone before.
-    fn store_low(&mut self, memory: Operand, from: VReg, wide: bool, bytes: bool) {
+    /// The low 8 or 16 bits of the lower and the upper four lanes; of four, twice the same.
+    fn low_halves(&mut self, from: VReg, wide: bool, bytes: bool) -> (VReg, VReg) {
         let mask = self.constant(Pattern::Narrow(if bytes { 0xff } else { 0xffff }), wide);
         let and = if wide { Code::VEX_Vpand_ymm_ymm_ymmm256 } else { Code::VEX_Vpand_xmm_xmm_xmmm128 };
         let low = self.make(and, &[Operand::Use(from), Operand::Use(mask)]);
@@ -163,6 +168,12 @@ impl Rewriter {
             true => self.make(Code::VEX_Vextractf128_xmmm128_ymm_imm8, &[Operand::Use(low), Operand::Immediate(1)]),
             false => low,
         };
+        (low, upper)
+    }
+
+    /// Stores the low 8 or 16 bits of four or eight lanes: packed without saturation, for the upper bits are gone before.
+    fn store_low(&mut self, memory: Operand, from: VReg, wide: bool, bytes: bool) {
+        let (low, upper) = self.low_halves(from, wide, bytes);
         let mut packed = self.make(Code::VEX_Vpackusdw_xmm_xmm_xmmm128, &[Operand::Use(low), Operand::Use(upper)]);
         if bytes {
             let twice = [Operand::Use(packed), Operand::Use(packed)];

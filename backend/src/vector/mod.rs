@@ -34,7 +34,9 @@ use crate::machine::allocate::Allocatable;
 use crate::machine::dead;
 
 /// What the instruction sets have beyond the common operations.
-const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[DType::F16], multiplies_bytes: true };
+fn caps(isa: Isa) -> Caps {
+    Caps { converts: &[DType::F16], multiplies_bytes: true, narrow_tails_apart: isa == Isa::Avx2, ..Caps::default() }
+}
 
 /// What this backend lacks for a kernel; the text completes "has no code for ...".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +68,7 @@ impl WideCode {
 /// that it computes with needs them: arithmetic on them is done by microcode, at a hundred cycles each.
 pub fn compile(kernel: &Kernel, isa: Isa, flush: bool) -> Result<WideCode, Unsupported> {
     let flush = flush && flushes(kernel);
-    let kernel = &legalize(kernel, &CAPS);
+    let kernel = &legalize(kernel, &caps(isa));
     let mut code = select::select(kernel, isa)?;
     if isa == Isa::Avx2 {
         avx2::rewrite(&mut code)?;

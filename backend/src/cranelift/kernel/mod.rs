@@ -29,7 +29,8 @@ use onnxc_ir::scalar::Scalar;
 use crate::target::{Arch, Target};
 
 /// What Cranelift has beyond the common operations.
-pub const CAPS: Caps = Caps { native_unary: Vec::new(), converts: &[], multiplies_bytes: true };
+pub const CAPS: Caps =
+    Caps { native_unary: Vec::new(), converts: &[], multiplies_bytes: true, narrow_tails_apart: false };
 
 /// What the target adds to the common instructions.
 #[derive(Clone, Copy, Debug)]

@@ -16,6 +16,7 @@
 //! - ReduceLanes is add, mul, min, max of numbers and and, or, xor of integers and masks.
 //! - Dot products of four numbers are on vectors of at least four lanes, a power of two, and only with
 //!   [`Caps::multiplies_bytes`]; without it nothing loads words of four elements either.
+//! - With [`Caps::narrow_tails_apart`], loads and stores of vectors of integers below 32 bits have no count.
 //! - There are no unrolled loops: their bodies are copied, and addresses have the index as a constant.
 //!
 //! Types of less than 8 bits stay as they are; no backend computes with them.
@@ -25,6 +26,7 @@ mod exp_log;
 mod integer;
 mod lanes;
 mod narrow;
+mod tails;
 mod trigonometry;
 
 #[cfg(test)]
@@ -48,6 +50,8 @@ pub struct Caps {
     pub converts: &'static [DType],
     /// Dot products of four 8-bit integers, and loads of words that hold four of them.
     pub multiplies_bytes: bool,
+    /// Loads and stores of the first lanes of vectors of less than 32 bits come apart.
+    pub narrow_tails_apart: bool,
 }
 
 /// The kernel in terms of the operations listed in this module's description.
@@ -113,6 +117,11 @@ impl Rewriter<'_> {
         for (&param, &val) in kernel.blocks[block].params.iter().zip(vals) {
             self.map[param] = Some(val);
         }
+    }
+
+    /// Whether the first lanes of such vectors are loaded and stored one by one.
+    fn comes_apart(&self, dtype: DType, lanes: u16) -> bool {
+        self.caps.narrow_tails_apart && lanes > 1 && dtype.is_int() && dtype.bits() < 32
     }
 
     fn address(&self, b: &mut KernelBuilder, address: &Address) -> Address {
@@ -187,7 +196,12 @@ impl Rewriter<'_> {
                 let address = self.address(b, address);
                 let (dtype, lanes) = (kernel.buffers[*buffer].dtype, result_ty().lanes);
                 match narrow::storage(result_ty().dtype) == narrow::storage(dtype) {
-                    true => b.load(*buffer, address, lanes, count.map(|c| self.get(c))),
+                    true => match count.map(|c| self.get(c)) {
+                        Some(count) if self.comes_apart(narrow::storage(dtype), lanes) => {
+                            tails::load(b, *buffer, &address, narrow::storage(dtype), lanes, count)
+                        }
+                        count => b.load(*buffer, address, lanes, count),
+                    },
                     false if self.caps.multiplies_bytes => b.load_words(*buffer, address, lanes),
                     false => dot::words(b, *buffer, &address, lanes),
                 }
@@ -211,7 +225,13 @@ impl Rewriter<'_> {
             }
             InstData::Store { buffer, address, value, count } => {
                 let address = self.address(b, address);
-                b.store(*buffer, address, self.get(*value), count.map(|c| self.get(c)));
+                let (value, ty) = (self.get(*value), kernel.ty(*value));
+                match count.map(|c| self.get(c)) {
+                    Some(count) if self.comes_apart(narrow::storage(ty.dtype), ty.lanes) => {
+                        tails::store(b, *buffer, &address, value, count);
+                    }
+                    count => b.store(*buffer, address, value, count),
+                }
                 return vec![];
             }
             InstData::Scatter { buffer, address, indices, value, count } => {
