@@ -1,6 +1,6 @@
 //! Encoding: allocated machine code to bytes, with the frame around it.
 //!
-//! The frame: x29 and x30, below them the callee-saved registers in use, then the spill slots. Jumps over nothing are left out,
+//! The frame, where one is needed: x29 and x30, below them the callee-saved registers in use, then the spill slots. Jumps over nothing are left out,
 //! and jumps to a block that only jumps on go to its target at once. x16 and x17 are never allocated: they hold distances that
 //! an instruction does not reach.
 
@@ -191,7 +191,7 @@ fn lay_out(code: &MachineCode, blocks: Vec<Vec<Item>>, emitter: &Emitter<'_>) ->
         bytes,
         instruction_bytes,
         // The frame, and the frame pointer and return address above it.
-        stack_bytes: emitter.frame_bytes() as u32 + 16,
+        stack_bytes: if emitter.frame_bytes() == 0 { 0 } else { emitter.frame_bytes() as u32 + 16 },
         frame: frame.collect(),
         lines: lines.into_iter().map(|item| item.line).collect(),
     })
@@ -262,6 +262,10 @@ impl Emitter<'_> {
     }
 
     fn prologue(&mut self) {
+        // What calls nothing and saves nothing has no frame.
+        if self.frame_bytes() == 0 {
+            return;
+        }
         self.word(Word::new(words::Form(0xa9bf_7bfd, "stp x29, x30, [sp, #-16]!")), &[]);
         self.unwind(CallFrameInstruction::Cfa(AArch64::SP, 16));
         self.unwind(CallFrameInstruction::Offset(AArch64::X29, -16));
@@ -292,19 +296,22 @@ impl Emitter<'_> {
     }
 
     fn epilogue(&mut self) {
+        let done = Word::new(words::Form(0xd65f_03c0, "ret"));
+        if self.frame_bytes() == 0 {
+            self.word(done, &[]);
+            return;
+        }
         for (n, register) in self.saved.clone().into_iter().enumerate() {
             let at = self.saved_at(n);
             self.frame_move(register, false, false, at);
         }
-        if self.frame_bytes() > 0 {
-            self.word(Word::new(words::Form(0x9100_03bf, "mov sp, x29")), &[]);
-        }
+        self.word(Word::new(words::Form(0x9100_03bf, "mov sp, x29")), &[]);
         self.word(Word::new(words::Form(0xa8c1_7bfd, "ldp x29, x30, [sp], #16")), &[]);
         // Nothing but constants lies behind the return, so that nothing has to be taken back.
         self.unwind(CallFrameInstruction::Cfa(AArch64::SP, 0));
         self.unwind(CallFrameInstruction::Restore(AArch64::X29));
         self.unwind(CallFrameInstruction::Restore(AArch64::X30));
-        self.word(Word::new(words::Form(0xd65f_03c0, "ret")), &[]);
+        self.word(done, &[]);
     }
 
     /// A move between registers or to or from a spill slot.
