@@ -231,7 +231,7 @@ impl Emit<'_> {
         self.pieces(&regs, n, ty.lanes, count, |this, guard, slot, list| {
             let at = place.offset + (slot as u64 * size) as i64;
             if list.len() == usize::from(PAIRED) {
-                return this.load_pairs(&guard, space, place.base, at, dtype, list, zeros);
+                return this.load_pairs(&guard, space, &format!("{}+{at}", place.base), dtype, list, zeros);
             }
             ins!(this, "{guard}ld.{space}{}.{kind} {}, [{}+{at}]", vector(list), braced(list), place.base);
         });
@@ -239,12 +239,12 @@ impl Emit<'_> {
     }
 
     /// Loads eight values of 16 bits as four words. Where the guard does not hold they are zeros.
-    fn load_pairs(&mut self, guard: &str, space: &str, base: Reg, at: i64, dtype: DType, list: &[Reg], zeros: bool) {
+    fn load_pairs(&mut self, guard: &str, space: &str, at: &str, dtype: DType, list: &[Reg], zeros: bool) {
         let words: Vec<Reg> = (0..PAIRED / 2).map(|_| self.reg(Class::B32)).collect();
         if zeros {
             self.zero(&words);
         }
-        ins!(self, "{guard}ld.{space}.v4.b32 {}, [{base}+{at}]", braced(&words));
+        ins!(self, "{guard}ld.{space}.v4.b32 {}, [{at}]", braced(&words));
         let letter = if dtype.is_signed_int() { 's' } else { 'u' };
         for (&word, pair) in words.iter().zip(list.chunks(2)) {
             ins!(self, "cvt.{letter}32.{letter}16 {}, {word}", pair[0]);
@@ -253,7 +253,7 @@ impl Emit<'_> {
     }
 
     /// Stores eight values of 16 bits as four words.
-    fn store_pairs(&mut self, guard: &str, space: &str, base: Reg, at: i64, list: &[Reg]) {
+    fn store_pairs(&mut self, guard: &str, space: &str, at: &str, list: &[Reg]) {
         let words: Vec<Reg> = list
             .chunks(2)
             .map(|pair| {
@@ -262,7 +262,7 @@ impl Emit<'_> {
                 word
             })
             .collect();
-        ins!(self, "{guard}st.{space}.v4.b32 [{base}+{at}], {}", braced(&words));
+        ins!(self, "{guard}st.{space}.v4.b32 [{at}], {}", braced(&words));
     }
 
     /// Calls `access` for the pieces of a thread's lanes: whole ones, and single lanes where a count ends within one.
@@ -351,7 +351,7 @@ impl Emit<'_> {
         self.pieces(&regs, n, ty.lanes, count, |this, guard, slot, list| {
             let at = place.offset + (slot as u64 * size) as i64;
             if list.len() == usize::from(PAIRED) {
-                return this.store_pairs(&guard, space, place.base, at, list);
+                return this.store_pairs(&guard, space, &format!("{}+{at}", place.base), list);
             }
             ins!(this, "{guard}st.{space}{}.{kind} [{}+{at}], {}", vector(list), place.base, braced(list));
         });
