@@ -104,6 +104,32 @@ fn small_transformers_run_at_every_precision() {
 }
 
 /// The two of the suite's large models that take seconds; the next ones take a minute and more each.
+/// Products on groups of warps, as Hopper has them, at each precision.
+#[test]
+fn small_models_run_for_hopper() {
+    let driver = driver();
+    for (precision, tolerance) in [("bf16", "5e-2"), ("f16", "1e-2"), ("tf32", "1e-2")] {
+        let run = Command::new(env!("CARGO_BIN_EXE_onnxc"))
+            .args([
+                "test",
+                "--target",
+                "nvptx64-sm_90a",
+                "--precision",
+                precision,
+                "--rtol",
+                tolerance,
+                "--atol",
+                tolerance,
+            ])
+            .arg(built("ONNXC_SMALL", "small"))
+            .env("LD_LIBRARY_PATH", driver.path())
+            .env("ONNXC_STANDIN_CAPABILITY", "90")
+            .output()
+            .expect("onnxc runs");
+        assert!(run.status.success() && said(&run).contains("3 passed, 0 failed"), "{precision}: {}", said(&run));
+    }
+}
+
 #[test]
 fn the_lighter_large_models_of_the_suite_run_on_the_stand_in() {
     let driver = driver();

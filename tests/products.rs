@@ -11,8 +11,20 @@ use std::process::{Command, Output};
 // The library is built because this test depends on it.
 use onnxc_standin_cuda as _;
 
-const MODELS: [&str; 10] =
-    ["weights", "f32", "f16", "bytes", "conv_f32", "few_rows_f32", "few_rows_f16", "deep_f32", "deep_f16", "conv_f16"];
+const MODELS: [&str; 12] = [
+    "boxes",
+    "boxes_bytes",
+    "weights",
+    "f32",
+    "f16",
+    "bytes",
+    "conv_f32",
+    "few_rows_f32",
+    "few_rows_f16",
+    "deep_f32",
+    "deep_f16",
+    "conv_f16",
+];
 
 fn model(name: &str) -> PathBuf {
     let models = std::env::var_os("ONNXC_PRODUCTS")
@@ -70,9 +82,9 @@ fn passes(names: &[&str], precision: &str, engine: &str, tolerance: &str) {
 
 #[test]
 fn every_precision_is_near_the_exact_answer() {
-    passes(&MODELS[..9], "f32", "native", "1e-3");
+    passes(&MODELS[..11], "f32", "native", "1e-3");
     // Three layers that round to 16 bits, in whatever order sums are made.
-    passes(&MODELS[9..], "f32", "native", "5e-3");
+    passes(&MODELS[11..], "f32", "native", "5e-3");
     passes(&MODELS, "tf32", "native", "5e-3");
     passes(&MODELS, "f16", "native", "5e-3");
     passes(&MODELS, "bf16", "native", "4e-2");
@@ -82,7 +94,15 @@ fn every_precision_is_near_the_exact_answer() {
 #[test]
 fn the_device_and_the_loop_ir_agree_bit_by_bit() {
     let driver = driver();
-    for (name, precision) in [("f32", "tf32"), ("f32", "bf16"), ("f32", "f16"), ("f16", "f32"), ("bytes", "f32")] {
+    for (name, precision) in [
+        ("f32", "tf32"),
+        ("f32", "bf16"),
+        ("f32", "f16"),
+        ("f16", "f32"),
+        ("bytes", "f32"),
+        ("boxes", "f32"),
+        ("boxes_bytes", "f32"),
+    ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = model(name);
         let data = path.join("test_data_set_0");
@@ -143,6 +163,15 @@ fn products_become_tiles() {
     assert_eq!(groups("bytes", "f32"), 1);
     assert_eq!(groups("conv_f32", "bf16"), 3);
     assert_eq!(count_on("bytes", "f32", "nvptx64-sm_90a", "mma.sync"), 1);
+    // What lies in memory as it is needed comes in boxes: both operands, or a filter's panels alone.
+    let boxes = |name: &str, what: &str| count_on(name, "f32", "nvptx64-sm_90a", what);
+    assert_eq!(boxes("boxes", "cp.async.bulk.tensor"), 5);
+    assert_eq!(boxes("boxes", "setmaxnreg"), 4);
+    assert_eq!(boxes("boxes", "m64n256k16"), 4);
+    assert_eq!(boxes("boxes_bytes", "cp.async.bulk.tensor.2d"), 1);
+    assert_eq!(boxes("conv_f16", "cp.async.bulk.tensor"), 3);
+    assert_eq!(boxes("conv_f16", "cp.async.bulk.tensor.3d"), 2);
+    assert_eq!(boxes("f32", "cp.async.bulk.tensor"), 0);
 }
 
 #[test]

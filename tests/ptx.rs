@@ -156,6 +156,8 @@ fn products_assemble_without_spills_to_matrix_instructions() {
         ("f32", "tf32", "HMMA.1688.F32.TF32"),
         ("f16", "f32", "HMMA.16816.F32"),
         ("bytes", "f32", "IMMA.16832"),
+        ("boxes", "f32", "HMMA.16816.F32"),
+        ("boxes_bytes", "f32", "IMMA.16832"),
         ("conv_f32", "bf16", "HMMA.16816.F32.BF16"),
         ("conv_f16", "f32", "HMMA.16816.F32"),
         ("deep_f16", "f32", "HMMA.16816.F32"),
@@ -163,7 +165,8 @@ fn products_assemble_without_spills_to_matrix_instructions() {
     for (name, precision, instruction) in cases {
         let model = built("ONNXC_PRODUCTS", "products").join(name).join("model.onnx");
         for sizes in [&[][..], &["--dim", "batch=4096"]] {
-            let arguments = [&["--precision", precision][..], if name == "bytes" { &[] } else { sizes }].concat();
+            let arguments =
+                [&["--precision", precision][..], if name.contains("bytes") { &[] } else { sizes }].concat();
             assembles_without_spills(&assemblers, folder.path(), &model, &arguments, instruction);
         }
     }

@@ -298,7 +298,8 @@ impl Target {
         }
         if let Some(gpu) = GPUS.iter().find(|gpu| gpu.name == base) {
             let host = Self::parse("x86_64").expect("the host of GPUs is a target");
-            return Ok(Self { name: gpu.name.to_owned(), machine: GPU_MACHINE, gpu: Some(gpu), ..host });
+            let machine = MachineModel { wide_tiles: gpu.sm == "sm_90a", ..GPU_MACHINE };
+            return Ok(Self { name: gpu.name.to_owned(), machine, gpu: Some(gpu), ..host });
         }
         let unknown = |hint: &str| TargetError::Unknown { name: base.to_owned(), hint: hint.to_owned() };
         let mut triple = match Triple::from_str(base) {

@@ -55,6 +55,8 @@ pub struct MachineModel {
     pub has_dot2_bf16: bool,
     /// Matrix instructions exist, and blocks of threads that compute tiles of products by them (see [`crate::loops::tile`]).
     pub tiles: bool,
+    /// Tiles of 256 columns pay: groups of warps multiply what copies bring as it is.
+    pub wide_tiles: bool,
     /// What the operands of `f32` products may be rounded to, where the caller allows it.
     pub f32_products: Option<TileKind>,
 }
@@ -113,6 +115,7 @@ impl MachineModel {
         converts_f16: false,
         has_dot2_bf16: false,
         tiles: false,
+        wide_tiles: false,
         f32_products: None,
     };
 

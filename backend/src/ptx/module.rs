@@ -77,6 +77,7 @@ pub fn module(program: &Program, sm: &str) -> Module {
                 Some(groups) => groups.threads(),
                 None => team_of(&legal).map_or(THREADS, |team| team.threads),
             };
+            assert!(threads <= 1024, "{}: a block of {threads} threads", kernel.name);
             let name = entry_name(program, *number, kernel);
             let text = emit(&legal, &name, most[number.index()], threads, groups);
             // What lies in the block's memory is no concern of the caller.

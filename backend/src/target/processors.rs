@@ -140,6 +140,7 @@ pub(super) const GPU_MACHINE: MachineModel = MachineModel {
     converts_f16: true,
     has_dot2_bf16: false,
     tiles: true,
+    wide_tiles: false,
     f32_products: None,
 };
 
@@ -216,6 +217,7 @@ pub(super) fn machine_of(record: &Record, features: FeatureSet) -> MachineModel 
         converts_f16: wide.is_some() || record.arch == Arch::Arm,
         has_dot2_bf16: features.has(Feature::Bf16) || features.has(Feature::Avx512Bf16),
         tiles: false,
+        wide_tiles: false,
         f32_products: None,
     }
 }

@@ -33,6 +33,9 @@ type Size = (u16, u16, u16);
 /// For many rows and columns, many rows, some of both, and few rows.
 const TILES: [Size; 4] = [(128, 128, 64), (128, 64, 64), (64, 64, 64), (16, 64, 16)];
 
+/// For many rows and columns of operands that copies bring as they are, where such tiles pay.
+const WIDE: Size = (128, 256, 16);
+
 /// Tiles that keep a device busy: two for each of its multiprocessors.
 pub const ENOUGH: i64 = 216;
 
@@ -289,8 +292,19 @@ impl Product<'_> {
         !few(&rows) && !few(&self.columns) && depth.as_const().is_none_or(|n| n <= MOST_DEPTH)
     }
 
+    /// Whether copies of boxes can bring an operand: a matrix of the tile's own type, whose lines begin at multiples of 16
+    /// bytes.
+    fn comes_as_it_is(&self, k: &GroupKernel<'_>, m: &Matrix) -> bool {
+        let bytes = self.kind.bytes();
+        let ([row], [depth]) = (&m.rows[..], &m.depth[..]) else { return false };
+        let aligned = |dim: &Dim| dim.exact_div(&Dim::from(i64::from(16 / bytes))).is_some();
+        let lines = (row.1 == 1 && bytes == 2 && aligned(&depth.1)) || (depth.1 == 1 && aligned(&row.1));
+        let same = k.graph.tensor_ty(m.value).dtype.bytes() == Some(bytes.into()) && self.kind != TileKind::Tf32;
+        same && lines && aligned(&m.offset) && m.outer.iter().all(aligned)
+    }
+
     /// The largest tile that is not half empty and leaves tiles enough.
-    fn tile(&self) -> Size {
+    fn tile(&self, k: &GroupKernel<'_>) -> Size {
         let known = |dim: &Dim| dim.as_const().unwrap_or(UNKNOWN);
         let (rows, columns) = (known(&self.row_count()), known(&self.columns));
         let outer: i64 = self.outer.iter().map(known).fold(1, i64::saturating_mul);
@@ -303,13 +317,20 @@ impl Product<'_> {
         if rows <= low.0.into() {
             return low;
         }
+        // As many columns stay empty as in tiles half as wide.
+        let even = ceil_div(columns, large.1.into()) % 2 == 0;
+        let [left, right] = self.operands.each_ref().map(|m| k.graph.tensor_ty(m.value).dtype);
+        let pays = k.machine.wide_tiles && left == right && even && fits(WIDE);
+        if pays && self.operands.iter().all(|m| self.comes_as_it_is(k, m)) {
+            return WIDE;
+        }
         [large, tall].into_iter().find(|&size| fits(size)).unwrap_or(middle)
     }
 }
 
 /// Schedules a product by tiles.
 pub(super) fn schedule(mut k: GroupKernel<'_>, p: &Product<'_>) -> GroupLaunch {
-    let (tile_rows, tile_columns, band) = p.tile();
+    let (tile_rows, tile_columns, band) = p.tile(&k);
     k.remark(format!("tiles of {tile_rows} x {tile_columns} by {} matrix instructions", p.kind.name()));
     let (rows, depth) = (p.row_count(), product(&p.depth));
     let parts = |dim: &Dim, size: u16| dim.ceil_div(&Dim::from(i64::from(size))).expect("the divisor is a constant");

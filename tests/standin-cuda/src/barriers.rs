@@ -26,6 +26,8 @@ pub struct Barrier {
     /// Whether the copy engine knows it.
     known: bool,
     copies: Vec<Underway>,
+    /// Someone asked in vain since nothing but copies is missing.
+    asked: bool,
 }
 
 impl Barrier {
@@ -80,12 +82,17 @@ impl Context<'_> {
         self.barriers.iter_mut().for_each(|barrier| barrier.known = true);
     }
 
-    /// Delivers the boxes of a barrier, if nothing else is missing.
+    /// Delivers the boxes of a barrier, if nothing else is missing: to those who ask again, since a device takes time.
     fn deliver_boxes(&mut self, n: usize) {
         let block = self.block_number();
         let barrier = &mut self.barriers[n];
         let bytes: i64 = barrier.copies.iter().map(|copy| 16 * copy.pieces.len() as i64).sum();
         if barrier.missing != 0 || barrier.bytes != bytes || bytes == 0 {
+            return;
+        }
+        self.progress += 1;
+        barrier.asked = !barrier.asked;
+        if barrier.asked {
             return;
         }
         let segment = self.clock.deliver(block, barrier.number, &mut barrier.came);
@@ -96,7 +103,6 @@ impl Context<'_> {
         }
         barrier.bytes = 0;
         barrier.turn();
-        self.progress += 1;
     }
 
     /// The line of a box that was never waited for.
@@ -139,6 +145,7 @@ impl Warp {
                     number: context.barriers_made,
                     known: false,
                     copies: Vec::new(),
+                    asked: false,
                 });
                 context.barriers_made += 1;
                 if context.barriers_made > SOURCES {

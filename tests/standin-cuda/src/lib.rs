@@ -34,3 +34,4 @@ mod warp;
 pub use kernel::{Kernel, Module};
 pub use launch::{Grid, Report, launch};
 pub use memory::{Fault, Memory};
+pub use tensor::Map;

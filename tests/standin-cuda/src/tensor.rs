@@ -24,6 +24,7 @@ const MOST: usize = 5;
 pub struct Map {
     /// Bytes of an element.
     pub element: u64,
+    /// Where the tensor begins.
     pub base: u64,
     /// Elements along each dimension.
     pub sizes: Vec<u64>,

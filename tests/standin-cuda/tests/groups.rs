@@ -3,11 +3,21 @@
 mod common;
 
 use common::{brain, bytes, half, numbers, words};
-use onnxc_standin_cuda::{Grid, Memory, Module, Report, launch};
+use onnxc_standin_cuda::{Grid, Map, Memory, Module, Report, launch};
 
 /// Runs a kernel of one block on an image of shared memory, which its threads copy to `image`, and gives the words that
 /// they store: `%rd0` is the thread's place in the output for `each` words.
 fn run(body: &str, image: &[u8], threads: u32, each: u32) -> Result<Vec<u32>, Report> {
+    run_mapped(body, image, threads, each, plain)
+}
+
+/// A map of the image as rows of 256 bytes, which boxes of 8 rows by 128 bytes are copied of.
+fn plain(base: u64) -> Map {
+    Map { element: 2, base, sizes: vec![100, 12], strides: vec![256], lengths: vec![64, 8], width: 128 }
+}
+
+/// The same with a tensor map of the image where it is.
+fn run_mapped(body: &str, image: &[u8], threads: u32, each: u32, map: fn(u64) -> Map) -> Result<Vec<u32>, Report> {
     let per_thread = image.len() as u32 / 4 / threads;
     let copy: String = (0..per_thread)
         .map(|i| {
@@ -17,7 +27,7 @@ fn run(body: &str, image: &[u8], threads: u32, each: u32) -> Result<Vec<u32>, Re
         .collect();
     let text = format!(
         ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 image[];\n\
-         .visible .entry k(.param .u64 out, .param .u64 in)\n{{\n.reg .pred %p<8>;\n.reg .b32 %r<32>;\n\
+         .visible .entry k(.param .u64 out, .param .u64 in, .param .align 64 .b8 map[128])\n{{\n.reg .pred %p<8>;\n.reg .b32 %r<32>;\n\
          .reg .f32 %f<64>;\n.reg .b64 %rd<16>;\nld.param.u64 %rd0, [out];\nld.param.u64 %rd1, [in];\n\
          mov.u32 %r0, %tid.x;\nmul.wide.u32 %rd2, %r0, {};\nadd.s64 %rd0, %rd0, %rd2;\nmul.wide.u32 %rd2, %r0, 4;\n\
          add.s64 %rd1, %rd1, %rd2;\nmov.u32 %r3, image;\nshl.b32 %r2, %r0, 2;\nadd.u32 %r2, %r2, %r3;\n{}\nret;\n}}\n",
@@ -29,7 +39,9 @@ fn run(body: &str, image: &[u8], threads: u32, each: u32) -> Result<Vec<u32>, Re
     let size = u64::from(4 * each * threads);
     let (out, from) = (memory.allocate(size), memory.allocate(image.len() as u64));
     memory.range(from, image.len() as u64).unwrap().copy_from_slice(image);
-    let params: Vec<u8> = [out, from].iter().flat_map(|p| p.to_le_bytes()).collect();
+    let mut params: Vec<u8> = [out, from].iter().flat_map(|p| p.to_le_bytes()).collect();
+    params.resize(64, 0);
+    params.extend(map(from).encode().expect("the map is one"));
     // Room for barriers behind the image.
     let grid = Grid { blocks: [1; 3], threads: [threads, 1, 1], dynamic_shared: image.len() as u32 + 64 };
     launch(module.kernel("k").unwrap(), &mut memory, &params, grid, true, &mut 1)?;
@@ -222,4 +234,75 @@ fn barriers_order_those_who_wait() {
         1,
     );
     assert!(said.contains("no mbarrier was made here"), "{said}");
+}
+
+/// A box at column 64 and row 6, of which 36 columns and 6 rows are inside; each thread takes 8 words of it.
+const BOXED: &str = "
+mov.b64 %rd3, map;
+cvta.param.u64 %rd4, %rd3;
+setp.eq.u32 %p0, %r0, 0;
+@%p0 mbarrier.init.shared::cta.b64 [%r3+4096], 1;
+@%p0 fence.mbarrier_init.release.cluster;
+bar.sync 0;
+mov.u32 %r4, 64;
+mov.u32 %r5, 6;
+@%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3+4096], 1024;
+@%p0 cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r3], [%rd4, {%r4, %r5}], [%r3+4096];
+WAITS:
+mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3+4096], 0;
+@!%p2 bra WAITS;
+shl.b32 %r6, %r0, 5;
+add.u32 %r6, %r6, %r3;
+ld.shared.v4.b32 {%r7, %r8, %r9, %r10}, [%r6];
+st.global.v4.b32 [%rd0], {%r7, %r8, %r9, %r10};
+ld.shared.v4.b32 {%r7, %r8, %r9, %r10}, [%r6+16];
+st.global.v4.b32 [%rd0+16], {%r7, %r8, %r9, %r10};";
+
+#[test]
+fn boxes_come_exchanged_with_zeros_outside() {
+    let image: Vec<u8> = (0..4096u32).map(|i| (i * 7 + i / 256) as u8 | 1).collect();
+    let found: Vec<u8> = bytes(run(BOXED, &image, 32, 8).unwrap());
+    for (at, &byte) in found.iter().enumerate() {
+        let (row, chunk, within) = (at / 128, at / 16 % 8 ^ at / 128 % 8, at % 16);
+        let (y, x) = (row + 6, 128 + chunk * 16 + within);
+        let wanted = if y < 12 && x < 200 { image[y * 256 + x] } else { 0 };
+        assert_eq!(byte, wanted, "row {row}, byte {at}");
+    }
+}
+
+#[test]
+fn boxes_that_nothing_orders_are_reported() {
+    let image = vec![0; 4096];
+    let said = |from: &str, to: &str| {
+        assert!(BOXED.contains(from), "{from}");
+        complaint(&BOXED.replace(from, to), &image, 32, 8)
+    };
+    assert!(said("@!%p2 bra WAITS;\n", "").contains("is under way"));
+    assert!(said("@%p0 fence.mbarrier_init.release.cluster;\n", "").contains("no fence.mbarrier_init"));
+    for count in ["1023;", "2048;"] {
+        assert!(said("1024;", count).contains("that nothing completes"));
+    }
+    assert!(said("[%r3], [%rd4", "[%r3+64], [%rd4").contains("multiple of 128 bytes"));
+    assert!(said("map;", "in;").contains("no tensor map"));
+    let two = "[%rd4, {%r4, %r5}], [%r3+4096];\n@%p0 cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r3], [%rd4, {%r4, %r5}], [%r3+4096];\n";
+    assert!(said("[%rd4, {%r4, %r5}], [%r3+4096];\n", two).contains("is under way"));
+    // Rows behind the memory that there is.
+    let far = |base| Map { sizes: vec![100, 64], ..plain(base) };
+    let report =
+        run_mapped(&BOXED.replace("mov.u32 %r5, 6;", "mov.u32 %r5, 16;"), &image, 32, 8, far).expect_err("out");
+    assert!(report.text.contains("out of bounds in Global memory"), "{}", report.text);
+    assert!(Map { strides: vec![250], ..plain(0) }.encode().is_none());
+    assert!(Map { lengths: vec![128, 8], ..plain(0) }.encode().is_none());
+}
+
+#[test]
+fn registers_are_given_to_groups() {
+    let image = vec![0; 4096];
+    let body = "setp.lt.u32 %p0, %r0, 128;\n@%p0 bra FEW;\nsetmaxnreg.inc.sync.aligned.u32 MANY;\nbra END;\nFEW:\n\
+                setmaxnreg.dec.sync.aligned.u32 40;\nEND:";
+    assert!(run(&body.replace("MANY", "232"), &image, 256, 1).is_ok());
+    let said = complaint(&body.replace("MANY", "232").replace("128", "96"), &image, 256, 1);
+    assert!(said.contains("not the same for all warps of a group"), "{said}");
+    let said = complaint(&body.replace("MANY", "256"), &image, 512, 1);
+    assert!(said.contains("65536 are there"), "{said}");
 }

@@ -53,7 +53,7 @@ impl Shape {
     pub(super) fn of(tile: &Tile) -> Shape {
         let (rows, columns) = (u32::from(tile.rows), u32::from(tile.cols));
         let part = match rows {
-            128.. => [64, 32],
+            128.. => [u32::from(tile.band).min(64), 32],
             64.. => [32, 32],
             _ => [16, 16],
         };
