@@ -480,7 +480,7 @@ impl Select<'_> {
                         (DType::U16, DType::U16) => Size::H,
                         _ => continue,
                     };
-                    if ty.lanes % 4 != 0 {
+                    if !ty.lanes.is_multiple_of(4) {
                         continue;
                     }
                     let place = Address { offset: 0, terms: address.terms.clone() };

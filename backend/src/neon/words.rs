@@ -299,7 +299,7 @@ impl Moved {
     pub fn at(self, store: bool, offset: i64) -> Word {
         let (bits, name, register) = self.scaled(store);
         let mut word = if offset >= 0 && offset % self.bytes() == 0 && offset / self.bytes() < 4096 {
-            Word::new(Form(bits | (offset / self.bytes()) as u32 * 1024, "@ ~%0, [x%1, #{i}]"))
+            Word::new(Form(bits | ((offset / self.bytes()) as u32 * 1024), "@ ~%0, [x%1, #{i}]"))
         } else {
             let bits = bits & !0x0100_0000 | (offset as u32 & 511) << 12;
             // The assembler takes the unscaled form where the scaled one does not do.

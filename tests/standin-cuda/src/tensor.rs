@@ -143,7 +143,7 @@ impl Warp {
                 return Err(wrong(place, "boxes narrower than their pattern are not in the subset"));
             }
             let to = (self.address(&copy.to, lane) & 0xFFFF_FFFF) as usize;
-            if to % 128 != 0 {
+            if !to.is_multiple_of(128) {
                 return Err(wrong(to as u64, "a box goes to a multiple of 128 bytes"));
             }
             let start: Vec<i64> = copy.coordinates.iter().map(|r| i64::from(self.reg(*r)[lane].get() as i32)).collect();

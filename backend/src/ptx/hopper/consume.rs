@@ -35,7 +35,7 @@ impl Emit<'_> {
         let (swizzle, width) = if form == Some(Form::Panels) { (SWIZZLED_32, 32) } else { (SWIZZLED_128, 128) };
         // From the rows of an operand that a stage's row has to the next ones; not used where it has a row's depths.
         let leading = if turned { STEP / bytes * width } else { 16 };
-        let constant = swizzle | u64::from(PATTERN * width >> 4) << 32 | u64::from(leading >> 4) << 16;
+        let constant = swizzle | u64::from((PATTERN * width) >> 4) << 32 | u64::from(leading >> 4) << 16;
         let units = self.by("shr.u32", place, 4);
         let (wide, first) = (self.reg(Class::B64), self.reg(Class::B64));
         ins!(self, "cvt.u64.u32 {wide}, {units}");

@@ -72,7 +72,8 @@ pub fn around(
     let mut after = Vec::new();
     loop {
         let reshapes = matches!(graph.nodes[values].op, Op::Reshape) && same(probabilities, graph.output(values));
-        if !reshapes && !(machine.tiles && narrows(graph, values)) {
+        let applies = reshapes || machine.tiles && narrows(graph, values);
+        if !applies {
             break;
         }
         after.push(values);

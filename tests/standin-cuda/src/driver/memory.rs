@@ -138,7 +138,12 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
         )
     };
     // Steps, interleaving and NaN outside are not in the subset.
-    if capability() < 90 || interleave != 0 || fill != 0 || steps.iter().any(|&n| n != 1) || map as usize % 64 != 0 {
+    if capability() < 90
+        || interleave != 0
+        || fill != 0
+        || steps.iter().any(|&n| n != 1)
+        || !(map as usize).is_multiple_of(64)
+    {
         return INVALID_VALUE;
     }
     match (Map { element, base: address, sizes, strides, lengths, width }).encode() {
