@@ -266,7 +266,7 @@ fn lanes_scatter() {
             let three = b.constant(Scalar::i64(3), lanes);
             let indices = b.binary(BinaryOp::Mul, ramp, three);
             let first = Address::at(1).plus(task, Stride::Const(120));
-            b.scatter(y, first.clone(), indices, v, Some(task.into()));
+            b.scatter(y, first.clone(), indices, v, Some(task));
             let half = b.constant(Scalar::i64(1), lanes);
             let meeting = b.binary(BinaryOp::Shr, ramp, half);
             b.scatter(y, first.offset_by(97), meeting, v, None);
@@ -438,14 +438,14 @@ fn some_lanes_of_narrow_vectors() {
         let bytes = b.buffer("bytes", DType::U8, Access::Read, Some(64));
         let doubles = b.buffer("doubles", DType::I8, Access::Write, Some(64));
         b.task_loop(|b, task| {
-            let numbers = b.load(bytes, Address::at(7), lanes, Some(task.into()));
+            let numbers = b.load(bytes, Address::at(7), lanes, Some(task));
             let wide = b.cast(DType::I32, numbers);
             let wide = b.binary(BinaryOp::Add, wide, wide);
             let narrow = b.cast(DType::I8, wide);
-            b.store(doubles, Address::at(9), narrow, Some(task.into()));
-            let halves = b.load(x, Address::at(3), lanes, Some(task.into()));
+            b.store(doubles, Address::at(9), narrow, Some(task));
+            let halves = b.load(x, Address::at(3), lanes, Some(task));
             let doubled = b.binary(BinaryOp::Add, halves, halves);
-            b.store(y, Address::at(5), doubled, Some(task.into()));
+            b.store(y, Address::at(5), doubled, Some(task));
         });
         let numbers = (0..64u16).flat_map(|i| (0x3c00 + 16 * i).to_le_bytes()).collect::<Vec<u8>>();
         let buffers = [numbers, vec![0xee; 128], (100..164).collect(), vec![0xee; 64]];

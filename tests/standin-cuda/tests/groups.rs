@@ -117,9 +117,9 @@ fn two(bits: u16) -> Vec<u8> {
 }
 
 /// Rows of 128 bytes, chunks exchanged by the row.
-const MAJOR_K: fn(usize, usize) -> usize = |row, k| row * 128 + (k / 8 ^ row % 8) * 16 + k % 8 * 2;
+const MAJOR_K: fn(usize, usize) -> usize = |row, k| row * 128 + ((k / 8) ^ (row % 8)) * 16 + k % 8 * 2;
 /// Depths of 64 rows.
-const MAJOR_M: fn(usize, usize) -> usize = |row, k| k * 128 + (row / 8 ^ k % 8) * 16 + row % 8 * 2;
+const MAJOR_M: fn(usize, usize) -> usize = |row, k| k * 128 + ((row / 8) ^ (k % 8)) * 16 + row % 8 * 2;
 
 #[test]
 fn operands_lie_where_descriptors_say() {
@@ -136,7 +136,7 @@ fn operands_lie_where_descriptors_say() {
     check(&found, &a, &b, 16, "major in M");
     // 64 rows in two patterns of 32, 2048 bytes apart, whose rows have 64 bytes.
     let narrow: fn(usize, usize) -> usize =
-        |row, k| row / 32 * 2048 + k * 64 + (row / 8 % 4 ^ k / 2 % 4) * 16 + row % 8 * 2;
+        |row, k| row / 32 * 2048 + k * 64 + ((row / 8 % 4) ^ (k / 2 % 4)) * 16 + row % 8 * 2;
     let upper = 2 << 62 | 32 << 32 | 128 << 16;
     let found = run(&product(HALVES, [upper, ROWS], ", 1, 1, 1, 0"), &halves([narrow, MAJOR_K]), 128, 4).unwrap();
     check(&found, &a, &b, 16, "major in M, 64 bytes wide");
@@ -147,7 +147,7 @@ fn operands_lie_where_descriptors_say() {
     check(&found, &a, &b, 16, "without a swizzle");
     // Words, of which eight are a product's depth.
     let (a, b) = (numbers(64 * 8, 7), numbers(8 * 8, 11));
-    let place: fn(usize, usize) -> usize = |row, k| row * 128 + (k / 4 ^ row % 8) * 16 + k % 4 * 4;
+    let place: fn(usize, usize) -> usize = |row, k| row * 128 + ((k / 4) ^ (row % 8)) * 16 + k % 4 * 4;
     let words = image([&a, &b], 8, |x| (x as f32).to_le_bytes().to_vec(), [place; 2]);
     let found = run(&product("m64n8k8.f32.tf32.tf32", [ROWS; 2], ", 1, 1"), &words, 128, 4).unwrap();
     check(&found, &a, &b, 8, "tf32");
@@ -263,7 +263,7 @@ fn boxes_come_exchanged_with_zeros_outside() {
     let image: Vec<u8> = (0..4096u32).map(|i| (i * 7 + i / 256) as u8 | 1).collect();
     let found: Vec<u8> = bytes(run(BOXED, &image, 32, 8).unwrap());
     for (at, &byte) in found.iter().enumerate() {
-        let (row, chunk, within) = (at / 128, at / 16 % 8 ^ at / 128 % 8, at % 16);
+        let (row, chunk, within) = (at / 128, (at / 16 % 8) ^ (at / 128 % 8), at % 16);
         let (y, x) = (row + 6, 128 + chunk * 16 + within);
         let wanted = if y < 12 && x < 200 { image[y * 256 + x] } else { 0 };
         assert_eq!(byte, wanted, "row {row}, byte {at}");
