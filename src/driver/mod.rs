@@ -14,6 +14,7 @@ mod interface;
 #[cfg(feature = "run")]
 mod libraries;
 mod options;
+#[cfg(feature = "run")]
 mod ports;
 #[cfg(feature = "run")]
 mod remote;
@@ -27,6 +28,7 @@ pub use options::{
     Budget, Checks, CompileOptions, DimBinding, Engine, FloatMode, OptLevel, Precision, Specialization, StatePattern,
     parse_bytes,
 };
+#[cfg(feature = "run")]
 pub use ports::PortInfo;
 #[cfg(feature = "run")]
 pub use remote::{Answer, Ending, RemoteModel, RemoteProgram};
