@@ -8,8 +8,11 @@
 //! [`Unsupported`] and goes to Cranelift, which has the same calling convention: that of the architecture.
 
 mod constants;
+mod control;
 mod conversions;
 mod emit;
+mod groups;
+mod lanes;
 mod listing;
 mod machine;
 mod memory;
