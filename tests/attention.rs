@@ -60,6 +60,20 @@ fn every_precision_is_near_the_exact_answer() {
     }
 }
 
+/// Operands that lie as they are needed come by copies of 16 bytes that no register sees, also where only a run knows how
+/// many rows there are: all but those of the heads that fill no instruction.
+#[test]
+fn keys_and_values_are_copied_sixteen_bytes_at_a_time() {
+    let path = model("f16").join("model.onnx");
+    let run = onnxc(&[path.to_str().expect("a path in UTF-8"), "--emit", "asm"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let kernels: Vec<&str> = text.split(".visible .entry").filter(|kernel| kernel.contains("mma.sync")).collect();
+    assert_eq!(kernels.len(), 4);
+    let copied = |k: &&&str| k.contains("cp.async.cg.shared.global") && !k.contains("cp.async.ca");
+    assert_eq!(kernels.iter().filter(copied).count(), 3);
+}
+
 /// Each is one kernel on matrix instructions, but where `f32` is exact.
 #[test]
 fn attention_becomes_tiles_of_queries() {

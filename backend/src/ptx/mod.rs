@@ -8,7 +8,8 @@
 //!
 //! Files: `text` (registers and lines), `facts` (bounds and divisors of indices), `hazards` (where the threads of a warp
 //! meet), `kernel` (the walk), `memory`, `arithmetic`, `lanes` (operations), `tile`
-//! (matrix products on matrix instructions), `hopper` (the same by groups of warps), `module` (a program's text and description).
+//! (matrix products on matrix instructions), `hopper` (the same by groups of warps), `attend` (attention on matrix
+//! instructions), `module` (a program's text and description).
 
 mod arithmetic;
 mod attend;

@@ -5,8 +5,9 @@
 use cranelift_entity::{EntityRef, SecondaryMap};
 
 use super::super::{
-    Address, Attend, Block, Digits, Inst, InstData, Kernel, LaneType, Stride, Tile, TileKind, TileOperand, Val,
+    Address, Block, Digits, Inst, InstData, Kernel, LaneType, Stride, Tile, TileKind, TileOperand, Val,
 };
+use super::attend::{FlatAttend, ScorePlace};
 use crate::dtype::DType;
 use crate::loops::FmaMode;
 use crate::scalar::{BinaryOp, CmpOp, UnaryOp};
@@ -68,30 +69,6 @@ pub(super) enum Code {
     Score(ScorePlace),
     /// Computes the sums of an attention, which wait as those of a tile.
     Weighted(Box<FlatAttend>),
-}
-
-/// Where one score is: slots of its row, its column, and itself, and those of the first row and of the keys' range.
-#[derive(Clone, Copy)]
-pub(super) struct ScorePlace {
-    pub row: usize,
-    pub column: usize,
-    pub score: usize,
-    pub first: usize,
-    pub keys: (usize, usize),
-}
-
-/// An attention, on slots.
-#[derive(Clone)]
-pub(super) struct FlatAttend {
-    pub inst: Inst,
-    pub kind: TileKind,
-    pub rows: usize,
-    pub depth: usize,
-    pub width: usize,
-    /// Queries, keys, values.
-    pub operands: [TileSide; 3],
-    /// Where the number of the first row that does not exist goes.
-    pub end: usize,
 }
 
 /// A tile of a matrix product, on slots.
@@ -205,7 +182,7 @@ impl<'k> FlatKernel<'k> {
         flat
     }
 
-    fn fresh(&mut self, lanes: usize) -> usize {
+    pub(super) fn fresh(&mut self, lanes: usize) -> usize {
         let slot = self.slots;
         self.slots += lanes;
         slot
@@ -215,7 +192,7 @@ impl<'k> FlatKernel<'k> {
         usize::from(self.kernel.ty(val).lanes)
     }
 
-    fn define(&mut self, val: Val) -> usize {
+    pub(super) fn define(&mut self, val: Val) -> usize {
         let lanes = self.lanes(val);
         self.slot_of[val] = self.fresh(lanes);
         self.slot_of[val]
@@ -250,7 +227,7 @@ impl<'k> FlatKernel<'k> {
     }
 
     /// Emits a block without its yield, whose values it returns.
-    fn block(&mut self, block: Block) -> &'k [Val] {
+    pub(super) fn block(&mut self, block: Block) -> &'k [Val] {
         let kernel = self.kernel;
         for &inst in &kernel.blocks[block].insts {
             if let InstData::Yield(vals) = &kernel.insts[inst].data {
@@ -356,43 +333,7 @@ impl<'k> FlatKernel<'k> {
         self.code[head] = Code::JumpUnlessLess { a: row, b: end, target: out };
     }
 
-    /// The products, loops over rows and columns that make scores of them, the sums, and the body.
-    fn attend(&mut self, inst: Inst, attend: &Attend) {
-        let kernel = self.kernel;
-        let &[row, column, product] = &kernel.blocks[attend.score].params[..] else {
-            unreachable!("a score has three parameters")
-        };
-        let [row, column, product] = [row, column, product].map(|v| self.define(v));
-        let (end, zero) = (self.fresh(1), self.fresh(1));
-        self.constants.push((zero, 0, 1));
-        let [rows, depth, width] = [attend.rows, attend.depth, attend.width].map(usize::from);
-        let operands = attend.operands().map(|operand| self.tile_side(operand));
-        let (first, keys) = (operands[0].first, (operands[1].first, operands[1].bound));
-        let flat = FlatAttend { inst, kind: attend.kind, rows, depth, width, operands, end };
-        self.code.push(Code::Products(Box::new(flat.clone())));
-        self.code.push(Code::Move { from: first, to: row, lanes: 1 });
-        let outer = self.code.len();
-        self.code.push(Code::JumpUnlessLess { a: row, b: end, target: 0 });
-        self.code.push(Code::Move { from: keys.0, to: column, lanes: 1 });
-        let inner = self.code.len();
-        self.code.push(Code::JumpUnlessLess { a: column, b: keys.1, target: 0 });
-        self.code.push(Code::Product(ScorePlace { row, column, score: product, first, keys }));
-        let yielded = self.block(attend.score);
-        let score = self.slot_of[yielded[0]];
-        self.code.push(Code::Score(ScorePlace { row, column, score, first, keys }));
-        for (index, head, b) in [(column, inner, keys.1), (row, outer, end)] {
-            let out = self.code.len() + 2;
-            self.code.push(Code::Advance { index, step: 1, end: out });
-            self.code.push(Code::Jump(head));
-            self.code[head] = Code::JumpUnlessLess { a: index, b, target: out };
-        }
-        self.code.push(Code::Weighted(Box::new(flat)));
-        let (buffer, pitch) = (attend.sums.index(), usize::from(attend.pitch));
-        self.code.push(Code::TileBand { row: zero, band: rows, columns: width, pitch, buffer });
-        self.block(attend.body);
-    }
-
-    fn tile_side(&self, operand: &TileOperand) -> TileSide {
+    pub(super) fn tile_side(&self, operand: &TileOperand) -> TileSide {
         let (constant_terms, value_terms) = self.terms(&operand.address);
         let digits = |digits: &Digits| {
             let flat = |stride: Stride| match stride {
