@@ -159,7 +159,7 @@ impl Warp {
                 _ => 0,
             };
             let view = context.clock.view(&self.moment, whole);
-            if let Deed::Ask { .. } = deed {
+            if matches!(deed, Deed::Ask { .. }) && lane as u32 == mask.trailing_zeros() {
                 context.deliver_boxes(n);
             }
             let barrier = &mut context.barriers[n];

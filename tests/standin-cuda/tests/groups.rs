@@ -277,7 +277,8 @@ fn boxes_that_nothing_orders_are_reported() {
         assert!(BOXED.contains(from), "{from}");
         complaint(&BOXED.replace(from, to), &image, 32, 8)
     };
-    assert!(said("@!%p2 bra WAITS;\n", "").contains("is under way"));
+    let early = said("@!%p2 bra WAITS;\n", "");
+    assert!(early.contains("is under way"), "{early}");
     assert!(said("@%p0 fence.mbarrier_init.release.cluster;\n", "").contains("no fence.mbarrier_init"));
     for count in ["1023;", "2048;"] {
         assert!(said("1024;", count).contains("that nothing completes"));
