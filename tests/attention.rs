@@ -4,27 +4,17 @@
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use std::path::{Path, PathBuf};
+mod standin;
+
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
-// The library is built because this test depends on it.
-use onnxc_standin_cuda as _;
+use standin::{built, driver};
 
 fn model(name: &str) -> PathBuf {
-    let models = std::env::var_os("ONNXC_ATTENTION")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build/attention"), PathBuf::from);
-    assert!(models.join(name).is_dir(), "{}: no {name} there; run `cargo xtask setup`", models.display());
-    models.join(name)
-}
-
-/// A folder with the stand-in as `libcuda.so.1`.
-fn driver() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let program = std::env::current_exe().expect("the test's own path");
-    let library = program.with_file_name("libonnxc_standin_cuda.so");
-    assert!(library.exists(), "{} is not there", library.display());
-    std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so.1")).expect("a link");
-    folder
+    let path = built("ONNXC_ATTENTION", "attention").join(name);
+    assert!(path.is_dir(), "{}: not there; run `cargo xtask setup`", path.display());
+    path
 }
 
 fn onnxc(arguments: &[&str]) -> Output {

@@ -7,36 +7,19 @@
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod standin;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-// The library is built because this test depends on it.
-use onnxc_standin_cuda as _;
+use standin::{built, driver};
 
 /// The suite's folders.
 const PARTS: [&str; 4] = ["node", "pytorch-converted", "pytorch-operator", "simple"];
 
-/// What `cargo xtask setup` makes.
-fn built(variable: &str, name: &str) -> PathBuf {
-    let folder = std::env::var_os(variable)
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("build").join(name), PathBuf::from);
-    assert!(folder.is_dir(), "{}: nothing there; run `cargo xtask setup`", folder.display());
-    folder
-}
-
 fn suite() -> PathBuf {
     built("ONNXC_SUITE", "suite")
-}
-
-/// A folder with the stand-in as `libcuda.so.1`.
-fn driver() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let program = std::env::current_exe().expect("the test's own path");
-    let library = program.with_file_name("libonnxc_standin_cuda.so");
-    std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so.1")).expect("a link");
-    assert!(folder.path().join("libcuda.so.1").exists(), "{} is not there", library.display());
-    folder
 }
 
 fn test(cases: &[PathBuf], arguments: &[&str], driver: &Path, capability: &str) -> Output {
