@@ -167,9 +167,7 @@ fn products_assemble_without_spills_to_matrix_instructions() {
         for sizes in [&[][..], &["--dim", "batch=4096"]] {
             let arguments =
                 [&["--precision", precision][..], if name.contains("bytes") { &[] } else { sizes }].concat();
-            // Tiles of warps keep a few words of copies in memory where both operands are boxes.
-            let targets = if name.starts_with("boxes") { &TARGETS[1..] } else { &TARGETS };
-            assembles_without_spills(&assemblers, folder.path(), (&model, &arguments), instruction, targets);
+            assembles_without_spills(&assemblers, folder.path(), (&model, &arguments), instruction);
         }
     }
 }
@@ -188,7 +186,7 @@ fn attention_assembles_without_spills_to_matrix_instructions() {
         let model = built("ONNXC_ATTENTION", "attention").join(name).join("model.onnx");
         let arguments = ["--precision", precision];
         let case = (&*model, &arguments[..]);
-        let tuned = assembles_without_spills(&assemblers, folder.path(), case, instruction, &TARGETS);
+        let tuned = assembles_without_spills(&assemblers, folder.path(), case, instruction);
         assert_eq!(tuned, 4, "{name} {precision}");
     }
 }
@@ -202,11 +200,10 @@ fn assembles_without_spills(
     folder: &Path,
     (model, arguments): (&Path, &[&str]),
     instruction: &str,
-    targets: &[(&str, &str)],
 ) -> usize {
     let what = format!("{} {arguments:?}", model.display());
     let mut count = 0;
-    for (target, sm) in targets {
+    for (target, sm) in TARGETS {
         let ptx = ptx_with(model, target, folder, arguments).expect("the model compiles");
         let text = std::fs::read_to_string(&ptx).expect("the text is there");
         let tuned: Vec<&str> = text

@@ -250,6 +250,8 @@ impl Emit<'_> {
         let left = self.side(tile, &tile.lhs, (tile.rows, 0), &filling);
         let right = self.side(tile, &tile.rhs, (tile.cols, u32::from(tile.rows) * STEP), &filling);
         let sides = [left, right];
+        // Rows of both operands side by side in memory take a register more than two blocks leave each.
+        self.alone |= sides.iter().all(|side| side.layout == Layout::Depths);
         let step = STEP / u32::from(tile.kind.bytes());
 
         // The steps ahead.
