@@ -20,7 +20,8 @@ struct kernel {
     const char *name;
     uint32_t threads, workers_per_block;
     uint64_t scratch_bytes, max_workers;
-    uint32_t index, buffers, params, shared_bytes;
+    uint32_t index, buffers, params, shared_bytes, resident, map_count;
+    const void *maps;
 };
 struct model {
     uint32_t version, capability;
@@ -57,7 +58,7 @@ static _Alignas(64) uint8_t arena[256];
 static float in[N], out[N], weights[N];
 
 int main(void) {
-    struct kernel kernel = {"k", 128, 4, 64, 8, 0, 2, 0, 0};
+    struct kernel kernel = {"k", 128, 4, 64, 8, 0, 2, 0, 0, 0, 0, NULL};
     struct model model = {1, 80, "text", {1}, weights, sizeof weights, 1, 1, 1, 1, 0, 0};
     onnxc_call call = {0};
     onnxc_value given = {0}, result = {0};
@@ -148,6 +149,17 @@ int main(void) {
     CHECK(onnxc_cuda_begin(&model, &frame) == ONNXC_DEVICE && strstr(onnxc_cuda_message(), "device 1") != NULL);
     given.tensor.device.device_id = 0;
     free(crooked - 1);
+
+    /* This driver makes no tensor maps. */
+    static const uint64_t map[32];
+    struct kernel boxes = kernel;
+    boxes.map_count = 1;
+    boxes.maps = map;
+    bases[1] = out;
+    CHECK(onnxc_cuda_begin(&model, &frame) == 0);
+    onnxc_cuda_launch(&boxes, (void *[]){device, device}, NULL, N);
+    CHECK(onnxc_cuda_end() == ONNXC_NO_DRIVER);
+    CHECK(strstr(onnxc_cuda_message(), "it lacks cuTensorMapEncodeTiled") != NULL);
 
     struct model bad = model;
     bad.text = "bad";
