@@ -7,6 +7,7 @@
 
 pub mod allocate;
 pub mod dead;
+pub mod scopes;
 
 use regalloc2::{Operand as Constraint, RegClass, VReg};
 use smallvec::SmallVec;
@@ -29,7 +30,7 @@ pub enum Flow<'i> {
 }
 
 /// An instruction of some instruction set.
-pub trait MachineInstruction: std::fmt::Debug {
+pub trait MachineInstruction: std::fmt::Debug + Sized {
     /// The allocator's operands, in the order in which emission asks for their registers.
     fn constraints(&self) -> Vec<Constraint>;
 
@@ -47,6 +48,9 @@ pub trait MachineInstruction: std::fmt::Debug {
 
     /// Where it leads.
     fn flow(&self) -> Flow<'_>;
+
+    /// A jump to a block, with values for its parameters.
+    fn jump(to: Label, arguments: SmallVec<[VReg; 8]>) -> Self;
 
     /// What a jump hands on, and to which block.
     fn arguments_mut(&mut self) -> Option<(Label, &mut SmallVec<[VReg; 8]>)>;
@@ -92,5 +96,19 @@ impl<I> MachineCode<I> {
     pub fn block(&mut self) -> Label {
         self.blocks.push(MachineBlock { params: Vec::new(), insts: Vec::new() });
         Label(self.blocks.len() as u32 - 1)
+    }
+}
+
+impl<I: MachineInstruction> MachineCode<I> {
+    /// Ends a block with a jump that hands on values.
+    pub fn jump(&mut self, from: Label, to: Label, arguments: SmallVec<[VReg; 8]>) {
+        self.blocks[from.0 as usize].insts.push(I::jump(to, arguments));
+    }
+
+    /// A block that only jumps on, with values for the parameters.
+    pub fn edge(&mut self, to: Label, arguments: SmallVec<[VReg; 8]>) -> Label {
+        let edge = self.block();
+        self.jump(edge, to, arguments);
+        edge
     }
 }

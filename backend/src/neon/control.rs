@@ -6,25 +6,14 @@ use smallvec::SmallVec;
 
 use super::Unsupported;
 use super::machine::{Condition, Label, MachineInst};
-use super::select::{Scope, Select, busy};
+use super::select::{Scope, Select};
+use crate::machine::scopes::Place;
 
 impl Select<'_> {
     fn open(&mut self, block: Block, is_loop: bool) -> Label {
         let label = self.code.block();
-        let busy = busy(self.kernel, block);
-        self.scopes.push(Scope::new(label, busy, is_loop));
+        self.scopes.push(Scope::new(Place::new(self.kernel, block, label, is_loop)));
         label
-    }
-
-    fn jump(&mut self, from: Label, to: Label, arguments: SmallVec<[VReg; 8]>) {
-        self.code.blocks[from.0 as usize].insts.push(MachineInst::Jump(to, arguments));
-    }
-
-    /// A block that only jumps on, with values for the parameters.
-    fn edge(&mut self, to: Label, arguments: SmallVec<[VReg; 8]>) -> Label {
-        let edge = self.code.block();
-        self.jump(edge, to, arguments);
-        edge
     }
 
     fn list(&mut self, vals: &[Val]) -> Result<SmallVec<[VReg; 8]>, Unsupported> {
@@ -61,8 +50,8 @@ impl Select<'_> {
         let next: SmallVec<[VReg; 8]> = self.block(*body)?.into_iter().flatten().collect();
         let advanced = self.plus(index, *step);
         let after = self.code.block();
-        let again = self.edge(top, std::iter::once(advanced).chain(next.iter().copied()).collect());
-        let done = self.edge(after, next);
+        let again = self.code.edge(top, std::iter::once(advanced).chain(next.iter().copied()).collect());
+        let done = self.code.edge(after, next);
         let (compare, operands) = self.comparison(true, advanced, bound, known);
         self.push(MachineInst::Branch { compare, operands, condition: Condition::Less, then: again, otherwise: done });
         self.code.layout.extend([again, done]);
@@ -70,12 +59,12 @@ impl Select<'_> {
 
         let enter: SmallVec<[VReg; 8]> = std::iter::once(first).chain(start.iter().copied()).collect();
         if runs {
-            let from = self.top().block;
-            self.jump(from, top, enter);
+            let from = self.top().place.block;
+            self.code.jump(from, top, enter);
         } else {
             let (compare, operands) = self.comparison(true, first, bound, known);
-            let into = self.edge(top, enter);
-            let over = self.edge(after, start);
+            let into = self.code.edge(top, enter);
+            let over = self.code.edge(after, start);
             let condition = Condition::GreaterOrEqual;
             self.push(MachineInst::Branch { compare, operands, condition, then: over, otherwise: into });
             self.code.layout.insert(entry_at, into);
@@ -86,7 +75,7 @@ impl Select<'_> {
 
     /// Goes on in a block whose parameters are an instruction's results.
     fn resume(&mut self, after: Label, results: &[Val]) -> Result<(), Unsupported> {
-        self.top().block = after;
+        self.top().place.block = after;
         self.code.layout.push(after);
         self.bind(after, results)
     }
@@ -102,13 +91,13 @@ impl Select<'_> {
         let (again, next) = yielded.split_first().expect("a loop's body says whether it goes on");
         let next: SmallVec<[VReg; 8]> = next.iter().flatten().copied().collect();
         let after = self.code.block();
-        let back = self.edge(top, next.clone());
-        let done = self.edge(after, next);
+        let back = self.code.edge(top, next.clone());
+        let done = self.code.edge(after, next);
         self.branch_if(again[0], back, done);
         self.code.layout.extend([back, done]);
         self.scopes.pop();
-        let from = self.top().block;
-        self.jump(from, top, start);
+        let from = self.top().place.block;
+        self.code.jump(from, top, start);
         self.resume(after, &kernel.insts[inst].results)
     }
 
@@ -127,8 +116,8 @@ impl Select<'_> {
             *side = self.open(block, false);
             self.code.layout.push(*side);
             let results: SmallVec<[VReg; 8]> = self.block(block)?.into_iter().flatten().collect();
-            let from = self.top().block;
-            self.jump(from, after, results);
+            let from = self.top().place.block;
+            self.code.jump(from, after, results);
             self.scopes.pop();
         }
         self.branch_if(condition, sides[0], sides[1]);

@@ -193,6 +193,10 @@ impl MachineInstruction for MachineInst {
         }
     }
 
+    fn jump(to: Label, arguments: SmallVec<[VReg; 8]>) -> Self {
+        MachineInst::Jump(to, arguments)
+    }
+
     fn arguments_mut(&mut self) -> Option<(Label, &mut SmallVec<[VReg; 8]>)> {
         match self {
             MachineInst::Jump(to, arguments) => Some((*to, arguments)),

@@ -17,9 +17,10 @@ use onnxc_ir::scalar::{BinaryOp, Scalar};
 use regalloc2::{RegClass, VReg};
 use smallvec::{SmallVec, smallvec};
 
-use super::machine::{GENERAL, Label, MachineCode, MachineInst, Operand, VECTOR, Word};
+use super::machine::{GENERAL, MachineCode, MachineInst, Operand, VECTOR, Word};
 use super::words::{self, Form, Moved, Size};
 use super::{Features, Unsupported};
+use crate::machine::scopes::{Place, scope_of_constants};
 
 /// The registers of a value: one for a scalar, one for each part of a vector or mask.
 pub(super) type Registers = SmallVec<[VReg; 4]>;
@@ -40,11 +41,7 @@ type Partial = (Buffer, i64, Vec<(Val, Stride)>);
 
 /// A scope: where code goes, and what was computed there already.
 pub(super) struct Scope {
-    pub(super) block: Label,
-    /// Whether a loop inside of this one carries vectors, so that registers are scarce there.
-    busy: bool,
-    /// Whether the scope is a loop's body.
-    is_loop: bool,
+    pub(super) place: Place,
     constants: HashMap<(Scalar, u16), Registers>,
     pub(super) pointers: HashMap<Partial, VReg>,
     pub(super) products: HashMap<(Val, Stride, i64), VReg>,
@@ -84,7 +81,7 @@ pub(super) fn select(kernel: &Kernel, features: Features) -> Result<MachineCode,
         kernel,
         features,
         code,
-        scopes: vec![Scope::new(entry, busy(kernel, kernel.body), false)],
+        scopes: vec![Scope::new(Place::new(kernel, kernel.body, entry, false))],
         held: SecondaryMap::new(),
         constants: SecondaryMap::new(),
         depths: SecondaryMap::new(),
@@ -131,18 +128,6 @@ fn sums(kernel: &Kernel) -> HashMap<Val, (BinaryOp, Val, Val)> {
 /// A pointer, or a parameter, in memory.
 const POINTER: Moved = Moved::General(Size::D, false);
 
-/// Whether a loop directly inside of the block, or below it, carries vectors.
-pub(super) fn busy(kernel: &Kernel, block: Block) -> bool {
-    kernel.blocks[block].insts.iter().any(|&inst| {
-        let data = &kernel.insts[inst].data;
-        let carries = match data {
-            InstData::For { init, .. } => init.iter().any(|&v| kernel.ty(v).lanes > 1),
-            _ => false,
-        };
-        carries || data.blocks().iter().any(|&b| busy(kernel, b))
-    })
-}
-
 /// The lanes of a type in registers; a mask's have 32 bits.
 pub(super) fn lane_size(dtype: DType) -> Size {
     match dtype {
@@ -169,11 +154,9 @@ pub(super) fn class(ty: LaneType) -> RegClass {
 }
 
 impl Scope {
-    pub(super) fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
+    pub(super) fn new(place: Place) -> Scope {
         Scope {
-            block,
-            busy,
-            is_loop,
+            place,
             constants: HashMap::new(),
             pointers: HashMap::new(),
             products: HashMap::new(),
@@ -200,7 +183,7 @@ impl Select<'_> {
     }
 
     pub(super) fn push_at(&mut self, depth: usize, inst: MachineInst) {
-        let block = self.scopes[depth].block;
+        let block = self.scopes[depth].place.block;
         self.code.blocks[block.0 as usize].insts.push(inst);
     }
 
@@ -319,14 +302,7 @@ impl Select<'_> {
         if let Some(found) = self.scopes.iter().rev().find_map(|s| s.constants.get(&key)) {
             return Ok(found.clone());
         }
-        // Before the innermost loops that have no loops in them; where loops follow inside, only on the spot.
-        let mut depth = self.depth();
-        while depth > 0 && self.scopes[depth].is_loop && !self.scopes[depth].busy && !self.scopes[depth - 1].busy {
-            depth -= 1;
-        }
-        if depth == self.depth() && depth > 0 && self.scopes[depth].is_loop && !self.scopes[depth].busy {
-            depth -= 1;
-        }
+        let depth = scope_of_constants(self.depth(), |depth| self.scopes[depth].place);
         let registers = self.materialize(depth, scalar, ty)?;
         self.scopes[depth].constants.insert(key, registers.clone());
         Ok(registers)

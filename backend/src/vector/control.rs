@@ -7,25 +7,14 @@ use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
 use super::machine::{GENERAL, Label, MachineInst, Memory, Operand};
-use super::select::{Scope, Select, busy};
+use super::select::{Scope, Select};
+use crate::machine::scopes::Place;
 
 impl Select<'_> {
     fn open(&mut self, block: Block, is_loop: bool) -> Label {
         let label = self.code.block();
-        let busy = busy(self.kernel, block);
-        self.scopes.push(Scope::new(label, busy, is_loop));
+        self.scopes.push(Scope::new(Place::new(self.kernel, block, label, is_loop)));
         label
-    }
-
-    fn jump(&mut self, from: Label, to: Label, arguments: SmallVec<[VReg; 8]>) {
-        self.code.blocks[from.0 as usize].insts.push(MachineInst::Jump(to, arguments));
-    }
-
-    /// A block that only jumps on, with values for the parameters.
-    fn edge(&mut self, to: Label, arguments: SmallVec<[VReg; 8]>) -> Label {
-        let edge = self.code.block();
-        self.jump(edge, to, arguments);
-        edge
     }
 
     pub(super) fn for_loop(&mut self, inst: Inst) -> Result<(), Unsupported> {
@@ -78,8 +67,8 @@ impl Select<'_> {
         };
         compare(self, advanced);
         let after = self.code.block();
-        let again = self.edge(top, std::iter::once(advanced).chain(next.iter().copied()).collect());
-        let done = self.edge(after, next);
+        let again = self.code.edge(top, std::iter::once(advanced).chain(next.iter().copied()).collect());
+        let done = self.code.edge(after, next);
         self.push(MachineInst::Branch { code: Code::Jl_rel32_64, then: again, otherwise: done });
         self.code.layout.extend([again, done]);
         self.scopes.pop();
@@ -87,12 +76,12 @@ impl Select<'_> {
 
         let enter: SmallVec<[VReg; 8]> = std::iter::once(first).chain(start.iter().copied()).collect();
         if runs {
-            let from = self.top().block;
-            self.jump(from, top, enter);
+            let from = self.top().place.block;
+            self.code.jump(from, top, enter);
         } else {
             compare(self, first);
-            let into = self.edge(top, enter);
-            let over = self.edge(after, start);
+            let into = self.code.edge(top, enter);
+            let over = self.code.edge(after, start);
             self.push(MachineInst::Branch { code: Code::Jge_rel32_64, then: over, otherwise: into });
             self.code.layout.insert(entry_at, into);
             self.code.layout.push(over);
@@ -102,7 +91,7 @@ impl Select<'_> {
 
     /// Goes on in a block whose parameters are an instruction's results.
     fn resume(&mut self, after: Label, results: &[Val]) -> Result<(), Unsupported> {
-        self.top().block = after;
+        self.top().place.block = after;
         self.code.layout.push(after);
         for &result in results {
             let registers = self.fresh(self.kernel.ty(result))?;
@@ -131,13 +120,13 @@ impl Select<'_> {
         let next: SmallVec<[VReg; 8]> = next.iter().flatten().copied().collect();
         self.op(Code::Test_rm32_r32, smallvec![Operand::Use(again[0]), Operand::Use(again[0])]);
         let after = self.code.block();
-        let back = self.edge(top, next.clone());
-        let done = self.edge(after, next);
+        let back = self.code.edge(top, next.clone());
+        let done = self.code.edge(after, next);
         self.push(MachineInst::Branch { code: Code::Jne_rel32_64, then: back, otherwise: done });
         self.code.layout.extend([back, done]);
         self.scopes.pop();
-        let from = self.top().block;
-        self.jump(from, top, start);
+        let from = self.top().place.block;
+        self.code.jump(from, top, start);
         self.resume(after, &kernel.insts[inst].results)
     }
 
@@ -151,8 +140,8 @@ impl Select<'_> {
             *side = self.open(block, false);
             self.code.layout.push(*side);
             let results: SmallVec<[VReg; 8]> = self.block(block)?.into_iter().flatten().collect();
-            let from = self.top().block;
-            self.jump(from, after, results);
+            let from = self.top().place.block;
+            self.code.jump(from, after, results);
             self.scopes.pop();
         }
         self.op(Code::Test_rm32_r32, smallvec![Operand::Use(condition), Operand::Use(condition)]);

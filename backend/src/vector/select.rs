@@ -16,20 +16,17 @@ use smallvec::{SmallVec, smallvec};
 
 use super::Unsupported;
 use super::halves;
-use super::machine::{GENERAL, Isa, Label, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
+use super::machine::{GENERAL, Isa, MASK, MachineCode, MachineInst, Memory, Operand, Pattern, WIDE};
 use super::vectors::is_wide;
 use super::width::Pieces;
+use crate::machine::scopes::{Place, scope_of_constants};
 
 /// The registers of a value: one for a scalar, one for each piece of a vector or mask.
 pub(super) type Registers = SmallVec<[VReg; 4]>;
 
 /// A scope: where code goes, and what was computed there already.
 pub(super) struct Scope {
-    pub(super) block: Label,
-    /// Whether a loop inside of this one carries vectors, so that registers are scarce there.
-    busy: bool,
-    /// Whether the scope is a loop's body.
-    is_loop: bool,
+    pub(super) place: Place,
     pub(super) constants: HashMap<(Scalar, u16), Registers>,
     pub(super) pointers: HashMap<(Buffer, Vec<(Val, Stride)>), VReg>,
     pub(super) products: HashMap<(Val, Stride, u32), VReg>,
@@ -65,7 +62,7 @@ pub(super) fn select(kernel: &Kernel, isa: Isa) -> Result<MachineCode, Unsupport
         kernel,
         isa,
         code,
-        scopes: vec![Scope::new(entry, busy(kernel, kernel.body), false)],
+        scopes: vec![Scope::new(Place::new(kernel, kernel.body, entry, false))],
         registers: SecondaryMap::new(),
         constants: SecondaryMap::new(),
         uses: uses(kernel),
@@ -102,24 +99,10 @@ fn uses(kernel: &Kernel) -> SecondaryMap<Val, u32> {
     uses
 }
 
-/// Whether a loop directly inside of the block, or below it, carries vectors.
-pub(super) fn busy(kernel: &Kernel, block: Block) -> bool {
-    kernel.blocks[block].insts.iter().any(|&inst| {
-        let data = &kernel.insts[inst].data;
-        let carries = match data {
-            InstData::For { init, .. } => init.iter().any(|&v| kernel.ty(v).lanes > 1),
-            _ => false,
-        };
-        carries || data.blocks().iter().any(|&b| busy(kernel, b))
-    })
-}
-
 impl Scope {
-    pub(super) fn new(block: Label, busy: bool, is_loop: bool) -> Scope {
+    pub(super) fn new(place: Place) -> Scope {
         Scope {
-            block,
-            busy,
-            is_loop,
+            place,
             constants: HashMap::new(),
             pointers: HashMap::new(),
             products: HashMap::new(),
@@ -148,7 +131,7 @@ impl Select<'_> {
     }
 
     fn push_at(&mut self, depth: usize, inst: MachineInst) {
-        let block = self.scopes[depth].block;
+        let block = self.scopes[depth].place.block;
         self.code.blocks[block.0 as usize].insts.push(inst);
     }
 
@@ -287,14 +270,7 @@ impl Select<'_> {
         if let Some(found) = self.scopes.iter().rev().find_map(|s| s.constants.get(&key)) {
             return Ok(found.clone());
         }
-        // Before the innermost loops that have no loops in them; where loops follow inside, only on the spot.
-        let mut depth = self.depth();
-        while depth > 0 && self.scopes[depth].is_loop && !self.scopes[depth].busy && !self.scopes[depth - 1].busy {
-            depth -= 1;
-        }
-        if depth == self.depth() && depth > 0 && self.scopes[depth].is_loop && !self.scopes[depth].busy {
-            depth -= 1;
-        }
+        let depth = scope_of_constants(self.depth(), |depth| self.scopes[depth].place);
         let registers = self.materialize(depth, scalar, ty)?;
         self.scopes[depth].constants.insert(key, registers.clone());
         Ok(registers)
