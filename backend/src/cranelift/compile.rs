@@ -258,17 +258,8 @@ pub fn assembly(program: &Program, targets: &[Target]) -> Result<String, Compile
         let (target, isa) = (&targets[variant], &isas[variant]);
         let options = KernelOptions::of(target);
         let fail = |message: String| CompileError::Cranelift { function: kernel.name.clone(), message };
-        if let Some(isa) = target.wide_isa()
-            && let Ok(code) = vector::compile(kernel, isa, program.flushes_subnormals)
-        {
-            text.push_str(&format!("# {}\n{}\n", kernel.name, code.disassembly()));
-            continue;
-        }
-        if let Some(features) = target.neon()
-            && neon::is_wanted(kernel, features)
-            && let Ok(code) = neon::compile(kernel, features)
-        {
-            text.push_str(&format!("// {}\n{}\n", kernel.name, code.disassembly()));
+        if let Some(Ok(code)) = own_code(kernel, target, program) {
+            text.push_str(&code.listing(&kernel.name));
             continue;
         }
         let legal = legalize(kernel, &CAPS);
@@ -305,23 +296,38 @@ fn instruction_set(target: &Target) -> Result<OwnedTargetIsa, CompileError> {
     builder.finish(settings::Flags::new(shared)).map_err(|e| fail(e.to_string()))
 }
 
-/// A kernel by a code generator of our own; nothing where there is none for the target, or none that does better.
-fn own_code(
-    kernel: &Kernel,
-    name: &str,
-    target: &Target,
-    program: &Program,
-) -> Option<Result<CompiledFunction, vector::Unsupported>> {
-    let function = |code: Vec<u8>, stack_bytes: u32, frame| {
+/// A kernel's machine code by a code generator of our own.
+enum OwnCode {
+    Wide(vector::WideCode),
+    Neon(neon::NeonCode),
+}
+
+impl OwnCode {
+    /// The assembly, below the name as a comment.
+    fn listing(&self, name: &str) -> String {
+        match self {
+            OwnCode::Wide(code) => format!("# {name}\n{}\n", code.disassembly()),
+            OwnCode::Neon(code) => format!("// {name}\n{}\n", code.disassembly()),
+        }
+    }
+
+    fn into_function(self, name: &str) -> CompiledFunction {
+        let (code, stack_bytes, frame) = match self {
+            OwnCode::Wide(code) => (code.bytes, code.stack_bytes, code.frame),
+            OwnCode::Neon(code) => (code.bytes, code.stack_bytes, code.frame),
+        };
         let (name, relocations, unwind) = (name.to_owned(), Vec::new(), Some(Unwind::Frame(frame)));
         CompiledFunction { name, global: false, code, align: 64, relocations, stack_bytes, unwind }
-    };
+    }
+}
+
+/// Nothing where there is no code generator of our own for the target, or none that does better.
+fn own_code(kernel: &Kernel, target: &Target, program: &Program) -> Option<Result<OwnCode, vector::Unsupported>> {
     if let Some(isa) = target.wide_isa() {
-        let code = vector::compile(kernel, isa, program.flushes_subnormals);
-        return Some(code.map(|code| function(code.bytes, code.stack_bytes, code.frame)));
+        return Some(vector::compile(kernel, isa, program.flushes_subnormals).map(OwnCode::Wide));
     }
     let features = target.neon().filter(|&features| neon::is_wanted(kernel, features))?;
-    Some(neon::compile(kernel, features).map(|code| function(code.bytes, code.stack_bytes, code.frame)))
+    Some(neon::compile(kernel, features).map(OwnCode::Neon))
 }
 
 fn compile_kernel(
@@ -332,8 +338,8 @@ fn compile_kernel(
     program: &Program,
 ) -> Result<(CompiledFunction, Option<vector::Unsupported>), CompileError> {
     // What our own code generators lack goes to Cranelift, with the same calling convention.
-    let lacks = match own_code(kernel, name, target, program) {
-        Some(Ok(function)) => return Ok((function, None)),
+    let lacks = match own_code(kernel, target, program) {
+        Some(Ok(code)) => return Ok((code.into_function(name), None)),
         Some(Err(lack)) => Some(lack),
         None => None,
     };
