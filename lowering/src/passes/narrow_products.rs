@@ -6,11 +6,11 @@
 
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
-use onnxc_ir::scalar::ScalarInst;
 use onnxc_ir::tensor::op::Label;
 use onnxc_ir::tensor::{Graph, Node, Op, Region, Value};
 
 use super::rewrite::{PassContext, Rewritten, rewrite};
+use super::widen_halves::widened_from;
 use crate::schedules::{gemv, tile};
 
 /// Runs the pass on the body.
@@ -21,18 +21,10 @@ pub fn run(graph: &mut Graph, cx: &mut PassContext) {
     }
 }
 
-/// The 16-bit floats that a value is made of, element by element.
-fn widened(graph: &Graph, value: Value) -> Option<Value> {
-    let data = &graph.nodes[graph.def_node(value)?];
-    let (Op::Elementwise(expr), &[from]) = (&data.op, &data.inputs[..]) else { return None };
-    let cast = matches!(expr.insts[..], [ScalarInst::Arg(0), ScalarInst::Cast(DType::F32, 0)]);
-    (cast && matches!(graph.tensor_ty(from).dtype, DType::F16 | DType::BF16)).then_some(from)
-}
-
 fn narrow(graph: &mut Graph, _: Region, node: Node) -> Rewritten {
     let data = &graph.nodes[node];
     let (Op::Contract(c), &[lhs, rhs]) = (&data.op, &data.inputs[..]) else { return Ok(None) };
-    let (Some(a), Some(b)) = (widened(graph, lhs), widened(graph, rhs)) else { return Ok(None) };
+    let (Some(a), Some(b)) = (widened_from(graph, lhs), widened_from(graph, rhs)) else { return Ok(None) };
     if c.acc != DType::F32 || c.panel.is_some() || graph.tensor_ty(a).dtype != graph.tensor_ty(b).dtype {
         return Ok(None);
     }

@@ -65,16 +65,18 @@ fn before_narrowing(graph: &Graph, value: Value) -> Option<Value> {
     (narrows && same_shape && graph.tensor_ty(from).dtype == DType::F32).then_some(from)
 }
 
+/// The 16-bit floats that a value of `f32` is cast from, element by element.
+pub(super) fn widened_from(graph: &Graph, value: Value) -> Option<Value> {
+    let data = &graph.nodes[graph.def_node(value)?];
+    let (Op::Elementwise(expr), &[from]) = (&data.op, &data.inputs[..]) else { return None };
+    let casts = matches!(expr.insts[..], [ScalarInst::Arg(0), ScalarInst::Cast(DType::F32, 0)]);
+    let (narrow, wide) = (graph.tensor_ty(from), graph.tensor_ty(value));
+    (casts && is_half(narrow.dtype) && narrow.shape == wide.shape).then_some(from)
+}
+
 /// The 16-bit floats of the model's that a value consists of, if they are only moved and perhaps cast to `f32`.
 fn half_weights(graph: &Graph, value: Value) -> Option<Value> {
-    let mut value = value;
-    let data = &graph.nodes[graph.def_node(value)?];
-    if let (Op::Elementwise(expr), &[from]) = (&data.op, &data.inputs[..])
-        && matches!(expr.insts[..], [ScalarInst::Arg(0), ScalarInst::Cast(DType::F32, 0)])
-        && graph.tensor_ty(from).shape == graph.tensor_ty(value).shape
-    {
-        value = from;
-    }
+    let value = widened_from(graph, value).unwrap_or(value);
     let mut root = value;
     while let Op::Transpose { .. } | Op::Reshape = graph.nodes[graph.def_node(root)?].op {
         root = graph.nodes[graph.def_node(root)?].inputs[0];
