@@ -1,14 +1,18 @@
 //! Products as GPUs are given them: which schedule a product gets, and that its kernels, run by the Loop IR's interpreter,
 //! give what the Tensor IR's does.
 
+mod numbers;
+
 use onnxc_ir::dim::Dim;
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::TileKind;
 use onnxc_ir::machine::MachineModel;
 use onnxc_ir::program::interp::{run_program, weight_section};
 use onnxc_ir::tensor::interp::{constant_bytes, interpret};
-use onnxc_ir::tensor::{Builder, Graph, OriginData, TensorBytes, TensorType, Value};
+use onnxc_ir::tensor::{Builder, Graph, OriginData, TensorType, Value};
 use onnxc_lowering::pipeline::{Options, lower};
+
+use numbers::samples;
 
 /// Tasks are warps.
 fn machine(f32_products: Option<TileKind>) -> MachineModel {
@@ -24,17 +28,6 @@ fn machine(f32_products: Option<TileKind>) -> MachineModel {
         f32_products,
         ..MachineModel::BASELINE
     }
-}
-
-fn samples(shape: &[i64], seed: u32) -> TensorBytes {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product::<i64>())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    TensorBytes::from_f32(shape, &values)
 }
 
 /// The product of an input `left` and `right`, which is a constant or (`dynamic`) another input. A dimension of -1 is the

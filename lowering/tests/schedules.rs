@@ -1,6 +1,8 @@
 //! Schedules that compute something in another way than its definition says: the lowered program, run by the Loop IR's
 //! interpreter, agrees with the Tensor IR's interpreter, and every access lies inside of its buffer.
 
+mod numbers;
+
 use onnxc_ir::dtype::DType;
 use onnxc_ir::loops::TileKind;
 use onnxc_ir::machine::MachineModel;
@@ -11,6 +13,8 @@ use onnxc_ir::tensor::interp::{constant_bytes, interpret};
 use onnxc_ir::tensor::op::{Contract, Conv, ReduceOp};
 use onnxc_ir::tensor::{Builder, CompositeKind, Graph, OriginData, TensorBytes, TensorType, Value};
 use onnxc_lowering::pipeline::{Options, lower};
+
+use numbers::samples;
 
 /// A machine with 16 lanes and predicates, and one with 4 lanes and none.
 fn machines() -> [MachineModel; 2] {
@@ -27,18 +31,6 @@ fn machines() -> [MachineModel; 2] {
         ..MachineModel::BASELINE
     };
     [wide, MachineModel::BASELINE]
-}
-
-/// Numbers that repeat late and have both signs.
-fn samples(shape: &[i64], seed: u32) -> TensorBytes {
-    let mut state = seed;
-    let values: Vec<f32> = (0..shape.iter().product::<i64>())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    TensorBytes::from_f32(shape, &values)
 }
 
 /// Builds a model of these inputs, lowers it for each machine and compares; `expect_launches` may say how many kernels run.
