@@ -8,6 +8,7 @@
 pub mod allocate;
 pub mod dead;
 pub mod scopes;
+pub mod splats;
 
 use regalloc2::{Operand as Constraint, RegClass, VReg};
 use smallvec::SmallVec;

@@ -10,87 +10,20 @@ use regalloc2::VReg;
 use super::Unsupported;
 use super::memory::part;
 use super::select::Select;
-use super::words::Size;
-
-/// Elements side by side that are each wanted in all lanes: from where, and in how many bytes.
-pub(super) struct Group {
-    buffer: Buffer,
-    address: Address,
-    bytes: i64,
-}
-
-/// The elements that are read at one place plus a constant.
-type Reads = BTreeMap<i64, Vec<Inst>>;
+use crate::machine::splats::{Group, group_splats};
 
 impl Select<'_> {
-    /// Finds the elements of a block that are lanes of one load. Nothing is written between those of a group, and all of
-    /// its elements are read anyhow, so that the load touches nothing else.
+    /// Finds the elements of a block that are lanes of one load.
     pub(super) fn group_splats(&mut self, block: Block) -> Vec<Group> {
-        let kernel = self.kernel;
-        let mut groups = Vec::new();
-        let mut reads: Vec<(Buffer, Address, Size, Reads)> = Vec::new();
-        for &inst in &kernel.blocks[block].insts {
-            let record = &kernel.insts[inst];
-            match &record.data {
-                InstData::LoadSplat { buffer, address } => {
-                    let ty = kernel.ty(record.results[0]);
-                    let size = match (ty.dtype, kernel.buffers[*buffer].dtype) {
-                        (DType::F32, DType::F32) | (DType::I32, DType::I8 | DType::U8) => Size::S,
-                        (DType::U16, DType::U16) => Size::H,
-                        _ => continue,
-                    };
-                    if !ty.lanes.is_multiple_of(4) {
-                        continue;
-                    }
-                    let place = Address { offset: 0, terms: address.terms.clone() };
-                    let found = reads.iter().position(|(b, at, _, _)| b == buffer && *at == place);
-                    let found = found.unwrap_or_else(|| {
-                        reads.push((*buffer, place, size, Reads::new()));
-                        reads.len() - 1
-                    });
-                    reads[found].3.entry(address.offset).or_default().push(inst);
-                }
-                InstData::Store { .. }
-                | InstData::Scatter { .. }
-                | InstData::For { .. }
-                | InstData::While { .. }
-                | InstData::If { .. }
-                | InstData::Yield(_) => {
-                    for (buffer, place, size, reads) in reads.drain(..) {
-                        self.group(buffer, &place, size, &reads, &mut groups);
-                    }
-                }
-                _ => {}
-            }
-        }
-        groups
+        let lane_bytes = |held: DType, stored: DType| match (held, stored) {
+            (DType::F32, DType::F32) | (DType::I32, DType::I8 | DType::U8) => Some(4),
+            (DType::U16, DType::U16) => Some(2),
+            _ => None,
+        };
+        group_splats(self.kernel, block, lane_bytes, &mut self.grouped)
     }
 
-    fn group(&mut self, buffer: Buffer, place: &Address, size: Size, reads: &Reads, groups: &mut Vec<Group>) {
-        let Ok(element) = self.element_bytes(buffer) else { return };
-        // Elements of a lane: a word holds four.
-        let step = size.bytes() / element;
-        let mut after = i64::MIN;
-        for &first in reads.keys() {
-            let has = |lanes: i64| (0..lanes).all(|lane| reads.contains_key(&(first + lane * step)));
-            let Some(lanes) = [16 / size.bytes(), 8 / size.bytes()].into_iter().find(|&n| n >= 4 && has(n)) else {
-                continue;
-            };
-            if first < after {
-                continue;
-            }
-            after = first + lanes * step;
-            for lane in 0..lanes {
-                for &inst in &reads[&(first + lane * step)] {
-                    self.grouped.insert(inst, (groups.len() as u32, lane as u8));
-                }
-            }
-            let address = Address { offset: first, terms: place.terms.clone() };
-            groups.push(Group { buffer, address, bytes: lanes * size.bytes() });
-        }
-    }
-
-    /// Finds halves of registers of 16-bit numbers that lie side by side, as [`Select::group_splats`] does.
+    /// Finds halves of registers of 16-bit numbers that lie side by side, as [`group_splats`] does.
     pub(super) fn pair_loads(&mut self, block: Block) -> Vec<Group> {
         let kernel = self.kernel;
         let mut pairs = Vec::new();

@@ -26,6 +26,7 @@ use onnxc_ir::loops::legalize::Caps;
 use onnxc_ir::loops::{Block, Buffer, Inst, InstData, Kernel, LaneType, Stride, Val};
 use onnxc_ir::scalar::Scalar;
 
+use crate::machine::splats::Group;
 use crate::target::{Arch, Target};
 
 /// What Cranelift has beyond the common operations.
@@ -255,7 +256,7 @@ impl Translate<'_> {
             match &record.data {
                 InstData::LoadSplat { .. } if self.grouped.contains_key(&inst) => {
                     let (group, lane) = self.grouped[&inst];
-                    let (buffer, address) = &groups[group as usize];
+                    let Group { buffer, address, .. } = &groups[group as usize];
                     let vector = *loaded.entry(group).or_insert_with(|| self.load_bytes(*buffer, address));
                     let ty = self.ty(record.results[0]);
                     let splat = self.splat_lane(vector, lane, piece_type(ty));
