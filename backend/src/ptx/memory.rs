@@ -38,7 +38,7 @@ pub(super) struct Location {
 }
 
 impl Emit<'_> {
-    fn element_bytes(&self, buffer: Buffer) -> u64 {
+    pub(super) fn element_bytes(&self, buffer: Buffer) -> u64 {
         self.kernel.buffers[buffer].dtype.bytes().expect("elements have whole bytes").into()
     }
 

@@ -7,16 +7,8 @@ use onnxc_ir::loops::{Attend, Stride, TileKind, TileOperand};
 use super::super::facts::gcd;
 use super::super::kernel::{Emit, ins};
 use super::super::text::{Class, Reg};
+use super::super::tile::Way;
 use super::{CHUNK, Plan};
-
-/// How chunks come to shared memory.
-#[derive(Clone, Copy)]
-pub(super) enum Way {
-    /// By `cp.async` of so many bytes each.
-    Async(u32),
-    /// Through registers, so many neighbours at once.
-    Registers(u32),
-}
 
 /// An operand on its way to shared memory.
 pub(super) struct Source<'t> {
@@ -69,21 +61,10 @@ impl Emit<'_> {
         let inner = operand.depth.last().expect("there is a digit");
         let contiguous = inner.stride == Stride::Const(1) && inner.size % i64::from(elements) == 0;
         let place = self.location(operand.buffer, &operand.address, 0);
-        let mut base = place.base;
-        if place.offset != 0 {
-            base = self.reg(Class::B64);
-            ins!(self, "add.s64 {base}, {}, {}", place.base, place.offset);
-        }
+        let base = self.start(&place);
         // All other strides move a chunk; a piece of it is there or is not.
-        let others = operand.rows.iter().chain(&operand.depth).filter(|&digit| !std::ptr::eq(digit, inner));
         let whole = u64::from(length * size);
-        let alignment = others.fold(gcd(place.alignment, whole), |all, digit| {
-            let stride = match digit.stride {
-                Stride::Const(c) => c.unsigned_abs(),
-                Stride::Value(v) => self.facts[v].divisor,
-            };
-            gcd(all, stride.saturating_mul(size.into()))
-        });
+        let alignment = self.alignment_but_along(operand, inner, gcd(place.alignment, whole));
         let way = match alignment {
             _ if !contiguous => Way::Registers(1),
             4.. if size == u32::from(kind.bytes()) => Way::Async(alignment.min(CHUNK.into()) as u32),

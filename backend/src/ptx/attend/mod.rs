@@ -18,10 +18,10 @@ mod copy;
 
 use onnxc_ir::loops::{Attend, Block, Kernel, TileKind, Val};
 
-use self::copy::Way;
 use super::facts::Fact;
 use super::kernel::{Emit, Team, ins};
 use super::text::{Class, Reg};
+use super::tile::Way;
 
 /// Bytes of a chunk: what `ldmatrix` takes of a row, and the most that a thread copies at once.
 const CHUNK: u32 = 16;

@@ -1,10 +1,11 @@
 //! How the elements of a tile's operands come to the stages of its ring in shared memory.
 
 use onnxc_ir::dtype::DType;
-use onnxc_ir::loops::{Digits, Stride, Tile, TileKind, TileOperand};
+use onnxc_ir::loops::{Digit, Digits, Stride, Tile, TileKind, TileOperand};
 
 use super::super::facts::gcd;
 use super::super::kernel::{Emit, ins};
+use super::super::memory::Location;
 use super::super::text::{Class, Reg};
 use super::{CHUNK, Chunk, Filling, Layout, Side, Way, layout};
 
@@ -48,14 +49,7 @@ impl Emit<'_> {
         let place = self.location(operand.buffer, &operand.address, 0);
         if side.contiguous {
             // All other strides move a chunk; it begins at a multiple of its elements along its own.
-            let others = operand.rows.iter().chain(&operand.depth).filter(|&digit| !std::ptr::eq(digit, inner));
-            let alignment = others.fold(place.alignment, |all, digit| {
-                let stride = match digit.stride {
-                    Stride::Const(c) => c.unsigned_abs(),
-                    Stride::Value(v) => self.facts[v].divisor,
-                };
-                gcd(all, stride.saturating_mul(size))
-            });
+            let alignment = self.alignment_but_along(operand, inner, place.alignment);
             let as_it_is = size == u64::from(kind.bytes());
             // `wgmma` would cut off what `mma` gets rounded.
             let rounds = filling.wide && kind == TileKind::Tf32;
@@ -66,12 +60,7 @@ impl Emit<'_> {
         }
         // Words to round, and what is on its way through registers, take many of them.
         self.alone |= filling.wide || kind == TileKind::Tf32 || matches!(side.way, Way::Registers(_));
-        let mut base = place.base;
-        if place.offset != 0 {
-            let moved = self.reg(Class::B64);
-            ins!(self, "add.s64 {moved}, {base}, {}", place.offset);
-            base = moved;
-        }
+        let base = self.start(&place);
         let [first, bound] = [operand.first, operand.bound].map(|v| self.get1(v));
         let narrow = self.facts[operand.bound].high <= i32::MAX.into();
         let total = rows * filling.step / CHUNK;
@@ -125,6 +114,29 @@ impl Emit<'_> {
             side.chunks.push(Chunk { mine, place, depth, rows, valid });
         }
         side
+    }
+
+    /// The bytes that divide an address and what every digit of an operand but one adds to it.
+    pub(in super::super) fn alignment_but_along(&self, operand: &TileOperand, inner: &Digit, start: u64) -> u64 {
+        let size = self.element_bytes(operand.buffer);
+        let others = operand.rows.iter().chain(&operand.depth).filter(|&digit| !std::ptr::eq(digit, inner));
+        others.fold(start, |all, digit| {
+            let stride = match digit.stride {
+                Stride::Const(c) => c.unsigned_abs(),
+                Stride::Value(v) => self.facts[v].divisor,
+            };
+            gcd(all, stride.saturating_mul(size))
+        })
+    }
+
+    /// The address where an operand begins.
+    pub(in super::super) fn start(&mut self, place: &Location) -> Reg {
+        if place.offset == 0 {
+            return place.base;
+        }
+        let moved = self.reg(Class::B64);
+        ins!(self, "add.s64 {moved}, {}, {}", place.base, place.offset);
+        moved
     }
 
     /// What a number of either width adds to an address, in bytes.
